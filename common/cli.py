@@ -1,0 +1,114 @@
+"""The command line that every script shares: run flags, and errors a user can act on."""
+
+import argparse
+import errno
+import os
+import sys
+from pathlib import Path
+
+
+class UserError(Exception):
+    """A mistake the user can mend: one line that says what is wrong, where, and what to do."""
+
+
+def refuse_as_file(package, file):
+    """`python began/train.py` can't resolve `from .model import …`: say how to start it, exit 2."""
+    if not package:
+        module = f"{Path(file).resolve().parent.name}.{Path(file).stem}"
+        sys.exit(_fail(f"start this as a module from the repository's root: python -m {module}"))
+
+
+def _fail(message):
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def run_main(main):
+    """Run `main()`; a UserError becomes one line on stderr and exit code 2, without a traceback."""
+    try:
+        main()
+    except UserError as e:
+        sys.exit(_fail(e))
+    except OSError as e:
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        sys.exit(_fail(f"{os.strerror(e.errno)}: {e.filename or 'the run directory'}. "
+                       "Make room or choose another place with --out or --data-dir"))
+
+
+# --- flags --------------------------------------------------------------------------------------------------
+
+# Flags that may differ between a run and its resumption; every other one would make it a different run.
+CHANGEABLE = {"steps", "data_dir", "out", "resume", "device", "log_every", "sample_every", "save_every"}
+
+
+def new_parser(doc):
+    """A parser that prints the script's docstring as it stands and every default."""
+    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+        pass
+
+    return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+
+def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, batch_help):
+    """The run flags, the same words in every folder. Folder-specific defaults are passed in."""
+    run = parser.add_argument_group("run")
+    run.add_argument("--dataset", choices=datasets, default=dataset, help="data to train on")
+    run.add_argument("--data-dir", default="data", help="where data sets are looked for and put")
+    run.add_argument("--out", metavar="DIR", help="the run directory itself; none: runs/<folder>/<time>-seed<seed>")
+    run.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, exactly where its last.pt stands")
+    run.add_argument("--steps", type=positive_int, default=steps, help=steps_help)
+    run.add_argument("--batch-size", type=positive_int, default=batch_size, help=batch_help)
+    run.add_argument("--seed", type=int, default=0, help="fixes initial weights, batches and noise")
+    add_device_args(run)
+    run.add_argument("--quick", action="store_true", help="a real result on two CPU cores in about ten minutes")
+    run.add_argument("--smoke", action="store_true", help="under 20 s, synthetic data, for tests")
+    run.add_argument("--log-every", type=positive_int, default=20, help="steps between lines of log.jsonl")
+    run.add_argument("--sample-every", type=positive_int, default=500, help="steps between sample grids")
+    run.add_argument("--save-every", type=positive_int, default=500, help="steps between checkpoints")
+
+
+def add_device_args(group):
+    group.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}", help="where to compute")
+    group.add_argument("--amp", choices=("off", "bf16"), default="off",
+                       help="bf16 autocast: faster on GPUs and on CPUs with AMX or AVX512-BF16")
+
+
+def positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
+    return value
+
+
+def parse(parser, argv=None, presets=None):
+    """Parse; then fill in presets: defaults < presets in order < what was typed.
+
+    presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where the flag has
+    that value. With --resume the saved run's args take the place of defaults and presets, and a typed flag that
+    contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
+    """
+    unset = object()
+    typed = vars(parser.parse_args(argv, argparse.Namespace(**{a.dest: unset for a in parser._actions})))
+    typed = {k: v for k, v in typed.items() if v is not unset}
+    values = {a.dest: a.default for a in parser._actions if a.dest != "help"}
+    if typed.get("resume"):
+        from .runs import read_args
+        saved = read_args(typed["resume"])
+        if unknown := sorted(set(saved) - set(values)):
+            raise UserError(f"{typed['resume']}/args.json has flags that this script lacks: {', '.join(unknown)}")
+        for name, value in typed.items():
+            if name not in CHANGEABLE and value != saved.get(name, value):
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} {value}: the run in {typed['resume']} was started with {saved[name]}. "
+                                f"Leave {flag} out to resume, or start a new run with --out")
+        values |= saved | {"out": None}
+    else:
+        for flag, choices in (presets or {}).items():
+            preset = choices.get(typed.get(flag, values[flag]), {})
+            changed = {k: v for k, v in preset.items() if k not in typed and values[k] != v}
+            if changed and flag in ("quick", "smoke"):
+                changes = ", ".join(f"{k.replace('_', '-')} {values[k]} -> {v}" for k, v in changed.items())
+                print(f"--{flag} changes the paper's settings: {changes}", file=sys.stderr)
+            values |= changed
+    return argparse.Namespace(**(values | typed))

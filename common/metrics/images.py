@@ -1,0 +1,541 @@
+"""Scores of generated images: Fréchet distance, KID, Inception score, precision and recall, class coverage.
+
+A number means nothing without its feature extractor, sample count and split, so every key of `image_metrics`
+names the three: `fid_lenet_10k_test`. Two extractors: `InceptionTF`, whose FID compares with published ones,
+and `LeNet` (lenet.py), which needs no network and compares only with itself.
+
+    extractor = load_extractor("lenet", "fashion-mnist", device)
+    real = real_features(extractor, test_set, device=device, cache_dir="data/features")
+    fake = collect(extractor, batches_of_samples, n=10_000)
+    image_metrics(real, fake, extractor.name, "test")
+"""
+
+import hashlib
+import http.client
+import math
+import os
+import pickle
+import re
+import urllib.request
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..cli import UserError
+from .lenet import LeNet, match_channels
+
+INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
+INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # as torch-fidelity pins it
+
+
+# --- distances between two sets of features
+
+
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (D,) and unbiased covariance (D, D) of features (N, D), both float64. Warns when N <= D."""
+    n, dim = features.shape
+    if n < 2:
+        raise ValueError(f"a covariance needs two samples or more, not {n}")
+    if n <= dim:
+        warnings.warn(f"{n} samples of {dim} features give a singular covariance: "
+                      f"the Fréchet distance is strongly biased upwards; use more than {dim} samples", stacklevel=2)
+    mu = features.mean(0, dtype=torch.float64)
+    sigma = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
+    for block in features.split(4096):  # blockwise, so that no float64 copy of all features is made
+        centred = block.double() - mu
+        sigma += centred.T @ centred
+    return mu, sigma / (n - 1)
+
+
+def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
+    """|μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), Heusel et al. 2017 (arXiv:1706.08500), eq. 6.
+
+    mu (D,), sigma (D, D) symmetric, >= 0. Computed in float64; in [0, ∞).
+    Σ₁Σ₂ is similar to the symmetric Σ₁^½ Σ₂ Σ₁^½, so the trace is a sum of roots of real eigenvalues, and no
+    matrix square root with an imaginary part to throw away is needed.
+    """
+    mu1, sigma1, mu2, sigma2 = (torch.as_tensor(x, dtype=torch.float64) for x in (mu1, sigma1, mu2, sigma2))
+    if not all(x.isfinite().all() for x in (mu1, sigma1, mu2, sigma2)):
+        raise ValueError("the features are not finite, so they have no Fréchet distance")
+    values, vectors = torch.linalg.eigh(sigma1)
+    root1 = vectors * values.clamp(min=0).sqrt() @ vectors.T  # Σ₁^½
+    product = root1 @ sigma2 @ root1
+    trace_root = torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
+    distance = (mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * trace_root
+    return max(distance.item(), 0.0)
+
+
+def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset_size: int = 1000,
+                              seed: int = 0) -> tuple[float, float]:
+    """Unbiased MMD² under k(x, y) = (x·y/D + 1)³, Bińkowski et al. 2018 (arXiv:1801.01401), §4.
+
+    f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets of `subset_size`
+    (or of all that there is), in float64. The mean can be slightly negative.
+    """
+    size = min(subset_size, len(f1), len(f2))
+    if size < 2:
+        raise ValueError(f"KID needs two samples or more of each kind, got {len(f1)} and {len(f2)}")
+    generator = torch.Generator().manual_seed(seed)
+    values = []
+    for _ in range(subsets):
+        x = f1[torch.randperm(len(f1), generator=generator)[:size]].double()
+        y = f2[torch.randperm(len(f2), generator=generator)[:size]].double()
+        k_xx, k_yy, k_xy = ((a @ b.T / x.shape[1] + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+        within = (k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()) / (size * (size - 1))
+        values.append(within - 2 * k_xy.mean())
+    values = torch.stack(values)
+    return values.mean().item(), values.std(correction=0).item()
+
+
+def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
+    """Precision: share of fakes inside the manifold of reals; recall: share of reals inside the fakes'.
+
+    Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the balls around
+    its points, each as large as the distance to the k-th nearest neighbour. real (N, D), fake (M, D); N, M > k.
+    """
+    if min(len(real), len(fake)) <= k:
+        raise ValueError(f"precision and recall need more than k = {k} samples, got {len(real)} and {len(fake)}")
+    centre = real.mean(0, dtype=torch.float64)  # a common shift keeps distances, and digits in |a|² + |b|² − 2ab
+    real, fake = real.double() - centre, fake.double() - centre
+    return _share_inside(fake, real, k), _share_inside(real, fake, k)
+
+
+def _squared_distances(points: Tensor, others: Tensor, block: int = 1024):
+    """Blocks (start, |a − b|² (block, M), its rounding error): 10,000 x 10,000 never sits in memory at once."""
+    norms = others.square().sum(1)
+    for start in range(0, len(points), block):
+        a = points[start:start + block]
+        sums = a.square().sum(1, keepdim=True) + norms
+        yield start, torch.addmm(sums, a, others.T, alpha=-2), 1e-13 * sums
+
+
+def _share_inside(points: Tensor, manifold: Tensor, k: int) -> float:
+    radii = []
+    for start, squares, _ in _squared_distances(manifold, manifold):
+        rows = torch.arange(len(squares), device=squares.device)
+        squares[rows, start + rows] = math.inf  # a point is not its own neighbour
+        radii.append(squares.topk(k, largest=False).values[:, -1].clamp(min=0))
+    radii = torch.cat(radii)
+    # The slack: rounding must not push a twin out of a ball of radius 0 (repeated images).
+    inside = sum((squares <= radii + slack).any(1).sum() for _, squares, slack in _squared_distances(points, manifold))
+    return inside.item() / len(points)
+
+
+# --- scores of a classifier's answers
+
+
+def inception_score(logits: Tensor, splits: int = 1) -> tuple[float, float]:
+    """exp E_x KL(p(y|x) ‖ p(y)), Salimans et al. 2016 (arXiv:1606.03498), §4. In [1, classes].
+
+    logits (N, classes). Mean and standard deviation over `splits` consecutive parts. Splits of sorted samples
+    give a different number; one split (sd 0) does not depend on the order.
+    """
+    if not 1 <= splits <= len(logits):
+        raise ValueError(f"splits must be in 1..{len(logits)} (the number of samples), not {splits}")
+    scores = []
+    for part in logits.double().softmax(1).tensor_split(splits):
+        # E KL(p(y|x) ‖ p(y)) = H(E p(y|x)) − E H(p(y|x)): entropies need no care at p = 0
+        mean_entropy = torch.special.entr(part).sum(1).mean()
+        scores.append((torch.special.entr(part.mean(0)).sum() - mean_entropy).exp())
+    scores = torch.stack(scores)
+    return scores.mean().item(), scores.std(correction=0).item()
+
+
+def class_histogram(logits: Tensor) -> dict:
+    """How the classes that the classifier sees (argmax) are filled by samples with logits (N, classes).
+
+    counts: list of `classes` ints; entropy: of the shares, in nats, at most log(classes);
+    coverage: share of classes that hold at least 1 % of the samples, in [0, 1].
+    """
+    counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1])
+    shares = counts.double() / len(logits)
+    return {"counts": counts.tolist(), "entropy": torch.special.entr(shares).sum().item(),
+            "coverage": (counts * 100 >= len(logits)).double().mean().item()}
+
+
+# --- Inception v3 as TensorFlow's FID has it
+
+
+class InceptionTF(nn.Module):
+    """The Inception v3 of the original FID code, ported to torch; reads pytorch-fid's weights file.
+
+    `forward` takes images (B, 1 or 3, H, W) in [-1, 1] of any size; they are resized to 299 x 299 (bilinear, no
+    antialias, as pytorch-fid does). Returns the pool features (B, 2048) and 1008 logits *without* the bias,
+    because the original Inception score leaves it out (openai/improved-gan, torch-fidelity's logits_unbiased).
+    Architecture: Szegedy et al. 2015 (arXiv:1512.00567), but average pools do not count the padding, and the
+    last block pools by maximum.
+    """
+
+    def __init__(self, name: str = "inception_tf"):
+        super().__init__()
+        self.name, self.dim = name, 2048
+        self.Conv2d_1a_3x3 = _Conv(3, 32, 3, stride=2)
+        self.Conv2d_2a_3x3 = _Conv(32, 32, 3)
+        self.Conv2d_2b_3x3 = _Conv(32, 64, 3, padding=1)
+        self.Conv2d_3b_1x1 = _Conv(64, 80, 1)
+        self.Conv2d_4a_3x3 = _Conv(80, 192, 3)
+        self.Mixed_5b = _block_a(192, 32)
+        self.Mixed_5c = _block_a(256, 64)
+        self.Mixed_5d = _block_a(288, 64)
+        self.Mixed_6a = _block_b(288)
+        self.Mixed_6b = _block_c(768, 128)
+        self.Mixed_6c = _block_c(768, 160)
+        self.Mixed_6d = _block_c(768, 160)
+        self.Mixed_6e = _block_c(768, 192)
+        self.Mixed_7a = _block_d(768)
+        self.Mixed_7b = _block_e(1280, _average_pool)
+        self.Mixed_7c = _block_e(2048, _max_pool)
+        self.fc = nn.Linear(2048, 1008)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x = F.interpolate(match_channels(images, 3), (299, 299), mode="bilinear", align_corners=False)
+        x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (B, 64, 147, 147)
+        x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(_halve(x)))  # (B, 192, 71, 71)
+        x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(_halve(x))))  # (B, 288, 35, 35)
+        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))  # (B, 768, 17, 17)
+        x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # (B, 2048, 8, 8)
+        features = x.mean((2, 3))
+        return features, F.linear(features, self.fc.weight)
+
+
+class _Conv(nn.Module):
+    """Convolution, BatchNorm, ReLU; the attributes' names are the weights file's."""
+
+    def __init__(self, c_in, c_out, kernel, stride=1, padding=0):
+        super().__init__()
+        self.conv = nn.Conv2d(c_in, c_out, kernel, stride, padding, bias=False)
+        self.bn = nn.BatchNorm2d(c_out, eps=1e-3)
+
+    def forward(self, x):
+        return F.relu(self.bn(self.conv(x)))
+
+
+class _Mixed(nn.Module):
+    """Parallel branches on one input, concatenated by channel.
+
+    branches: dict from the branch's name to its layers (suffix, channels, kernel); a kernel "s2" is a 3x3 of
+    stride 2 without padding, all others keep the image's size. A list in place of a layer forks the branch.
+    pool: what the last branch pools with; pool_channels: of the convolution after it, None for none.
+    """
+
+    def __init__(self, c_in, branches, pool, pool_channels=None):
+        super().__init__()
+        self.pool, self.chains = pool, []
+        for name, layers in branches.items():
+            chain, c = [], c_in
+            for layer in layers:
+                fork = layer if isinstance(layer, list) else [layer]
+                chain.append([name + suffix for suffix, _, _ in fork])
+                for suffix, c_out, kernel in fork:
+                    self.add_module(name + suffix, _same(c, c_out, kernel))
+                c = sum(c_out for _, c_out, _ in fork)
+            self.chains.append(chain)
+        self.branch_pool = _Conv(c_in, pool_channels, 1) if pool_channels else nn.Identity()
+
+    def forward(self, x):
+        outputs = []
+        for chain in self.chains:
+            y = x
+            for fork in chain:
+                y = torch.cat([getattr(self, name)(y) for name in fork], 1)
+            outputs.append(y)
+        return torch.cat([*outputs, self.branch_pool(self.pool(x))], 1)
+
+
+def _same(c_in, c_out, kernel):
+    if kernel == "s2":
+        return _Conv(c_in, c_out, 3, stride=2)
+    height, width = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    return _Conv(c_in, c_out, (height, width), padding=(height // 2, width // 2))
+
+
+def _average_pool(x):
+    return F.avg_pool2d(x, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _max_pool(x):
+    return F.max_pool2d(x, 3, stride=1, padding=1)
+
+
+def _halve(x):
+    return F.max_pool2d(x, 3, stride=2)
+
+
+def _block_a(c_in, pool_channels):
+    return _Mixed(c_in, {
+        "branch1x1": [("", 64, 1)],
+        "branch5x5": [("_1", 48, 1), ("_2", 64, 5)],
+        "branch3x3dbl": [("_1", 64, 1), ("_2", 96, 3), ("_3", 96, 3)],
+    }, _average_pool, pool_channels)
+
+
+def _block_b(c_in):
+    return _Mixed(c_in, {
+        "branch3x3": [("", 384, "s2")],
+        "branch3x3dbl": [("_1", 64, 1), ("_2", 96, 3), ("_3", 96, "s2")],
+    }, _halve)
+
+
+def _block_c(c_in, c):
+    return _Mixed(c_in, {
+        "branch1x1": [("", 192, 1)],
+        "branch7x7": [("_1", c, 1), ("_2", c, (1, 7)), ("_3", 192, (7, 1))],
+        "branch7x7dbl": [("_1", c, 1), ("_2", c, (7, 1)), ("_3", c, (1, 7)), ("_4", c, (7, 1)), ("_5", 192, (1, 7))],
+    }, _average_pool, 192)
+
+
+def _block_d(c_in):
+    return _Mixed(c_in, {
+        "branch3x3": [("_1", 192, 1), ("_2", 320, "s2")],
+        "branch7x7x3": [("_1", 192, 1), ("_2", 192, (1, 7)), ("_3", 192, (7, 1)), ("_4", 192, "s2")],
+    }, _halve)
+
+
+def _block_e(c_in, pool):
+    return _Mixed(c_in, {
+        "branch1x1": [("", 320, 1)],
+        "branch3x3": [("_1", 384, 1), [("_2a", 384, (1, 3)), ("_2b", 384, (3, 1))]],
+        "branch3x3dbl": [("_1", 448, 1), ("_2", 384, 3), [("_3a", 384, (1, 3)), ("_3b", 384, (3, 1))]],
+    }, pool, 192)
+
+
+# --- extractors
+
+
+def load_extractor(kind: str, dataset: str, device="cpu", data_dir="data", inception_weights=None,
+                   download: bool = True) -> nn.Module:
+    """The frozen feature extractor `kind` ("lenet" or "inception"), in eval mode on `device`.
+
+    It has `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1] to (features (B, dim),
+    logits (B, classes)). A LeNet belongs to a data set; `dataset="synthetic"` gives one of fixed random
+    weights, for smoke tests. Draws nothing from the global random generators. UserError if weights are missing.
+    """
+    if kind == "lenet":
+        net = _random_lenet() if dataset == "synthetic" else _trained_lenet(dataset, Path(data_dir))
+    elif kind == "inception":
+        net = _inception(Path(data_dir), inception_weights, download)
+    else:
+        raise ValueError(f'kind must be "lenet" or "inception", not {kind!r}')
+    return net.eval().requires_grad_(False).to(device)
+
+
+def _build(make, state_dict=None, path=None):
+    """A module without the initialisation, which would draw from the run's random generator."""
+    with torch.device("meta"):
+        net = make()
+    net.to_empty(device="cpu")
+    if state_dict is not None:
+        try:
+            net.load_state_dict(state_dict)
+        except (RuntimeError, AttributeError, TypeError) as e:
+            raise UserError(f"{path} holds no weights of {type(net).__name__}. "
+                            "Delete it or name another file") from e
+    return net
+
+
+def _random_lenet():
+    net = _build(lambda: LeNet(name="lenet_random"))
+    generator = torch.Generator().manual_seed(0)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_parameters()
+        elif isinstance(module, (nn.Conv2d, nn.Linear)):
+            fan_in = module.weight[0].numel()
+            nn.init.normal_(module.weight, std=math.sqrt(2 / fan_in), generator=generator)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return net
+
+
+def _trained_lenet(dataset, data_dir):
+    file = f"lenet_{dataset}.pt"
+    places = [Path(__file__).parent / "weights" / file, data_dir / file]
+    path = next((p for p in places if p.is_file()), None)
+    if path is None:
+        raise UserError(f"no LeNet weights for {dataset}: looked for {places[0]} and {places[1]}. Train them with: "
+                        f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}")
+    saved = _load(path)
+    try:
+        state_dict, meta = saved["state_dict"], saved["meta"]
+        shape = {key: meta[key] for key in ("channels", "size", "classes")}
+    except (KeyError, TypeError) as e:
+        raise UserError(f"{path} is not a weights file of this repository's LeNet. Delete it and train it again with: "
+                        f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}") from e
+    return _build(lambda: LeNet(**shape), state_dict, path)
+
+
+def _inception(data_dir, weights, download):
+    name = "inception_tf"
+    if weights is not None:
+        path = Path(weights)
+        if not path.is_file():
+            raise UserError(f"--inception-weights {path}: no such file. It can be had from {INCEPTION_URL}")
+        digest = _sha256(path)
+        if digest != INCEPTION_SHA256:
+            name = f"inception_{digest[:8]}"
+            warnings.warn(f"{path} is not the FID weights file ({INCEPTION_FILE}): its numbers compare with no "
+                          f"published FID, and their keys say {name}", stacklevel=3)
+    else:
+        path = data_dir / INCEPTION_FILE
+        if not path.is_file():
+            _download_inception(path, download)
+        elif _sha256(path) != INCEPTION_SHA256:
+            raise UserError(f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then run again "
+                            f"or put the file from {INCEPTION_URL} there")
+    return _build(lambda: InceptionTF(name), _load(path), path)
+
+
+def _download_inception(path, download, timeout=10):
+    """Fetch the weights to a temporary file, check them, rename. Fails within seconds where there is no network."""
+    by_hand = (f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with --inception-weights FILE; "
+               "--extractor lenet needs no download")
+    if not download:
+        raise UserError(f"no Inception weights at {path}. {by_hand}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response, open(temporary, "wb") as file:
+            while chunk := response.read(1 << 20):
+                file.write(chunk)
+        if _sha256(temporary) != INCEPTION_SHA256:
+            raise ValueError("what came is not the file (its sha256 differs)")
+        os.replace(temporary, path)
+    except (OSError, http.client.HTTPException, ValueError) as e:
+        raise UserError(f"the Inception weights could not be downloaded ({e}). {by_hand}") from e
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _load(path):
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch.load has no common error class for damaged files
+        raise UserError(f"{path} cannot be read as weights ({type(e).__name__}): it is damaged or foreign. "
+                        "Delete it or name another file") from e
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --- images -> features
+
+
+@torch.no_grad()
+def collect(extractor: nn.Module, batches: Iterable[Tensor], n: int | None = None,
+            amp: bool = False) -> tuple[Tensor, Tensor]:
+    """Features (N, dim) and logits (N, classes), float32 on the CPU, of image batches in [-1, 1].
+
+    Images are read as they come and dropped, so `batches` may be a generator of 50,000 samples. Takes the first
+    `n` images and asks for no batch beyond them; ValueError if there are fewer. amp: bfloat16 autocast.
+    """
+    extractor.eval()
+    device = next(extractor.parameters()).device
+    features, logits, count = [], [], 0
+    for images in batches:
+        images = images[: None if n is None else n - count].to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            f, l = extractor(images)
+        features.append(f.float().cpu())
+        logits.append(l.float().cpu())
+        count += len(images)
+        if n is not None and count >= n:
+            break
+    if count == 0 or (n is not None and count < n):
+        raise ValueError(f"{'some' if n is None else n} images are needed, but the batches held {count}")
+    return torch.cat(features), torch.cat(logits)
+
+
+def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: int = 0, batch_size: int = 256,
+                  device="cpu", cache_dir=None) -> tuple[Tensor, Tensor]:
+    """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or too many).
+
+    image_set: has `len`, .name .split .size .channels and images_at(index, device) -> (B, C, H, W) in [-1, 1].
+    Take it at the model's own resolution, or the distance also measures the resizing. With cache_dir the result
+    is kept there; the file's name holds everything it depends on, and a damaged file is computed again.
+    """
+    total = len(image_set)
+    n = total if n is None else min(n, total)
+    index = torch.arange(total)
+    if n < total:
+        index = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n]
+    path = None
+    if cache_dir is not None:
+        path = Path(cache_dir) / _cache_name(extractor, image_set, n, seed)
+        if (saved := _read_cache(path, n)) is not None:
+            return saved
+    features, logits = collect(extractor, (image_set.images_at(i, device) for i in index.split(batch_size)))
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+        try:
+            torch.save({"features": features, "logits": logits}, temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return features, logits
+
+
+def _cache_name(extractor, image_set, n, seed):
+    weights = hashlib.sha256()
+    for key, value in sorted(extractor.state_dict().items()):
+        if not key.endswith("num_batches_tracked"):
+            weights.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    # Two folders of images may bear one name: a few of the images themselves tell them apart.
+    probe = torch.linspace(0, len(image_set) - 1, min(16, len(image_set))).long()
+    pixels = image_set.images_at(probe, "cpu").contiguous().numpy().tobytes()
+    data = hashlib.sha256(str(len(image_set)).encode() + pixels)
+    name = (f"{extractor.name}-{weights.hexdigest()[:10]}_{image_set.name}-{image_set.split}-"
+            f"{image_set.channels}x{image_set.size}-{data.hexdigest()[:10]}_n{n}_seed{seed}.pt")
+    return re.sub(r"[^\w.-]", "-", name)
+
+
+def _read_cache(path, n):
+    if not path.is_file():
+        return None
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if len(saved["features"]) == len(saved["logits"]) == n:
+            return saved["features"], saved["logits"]
+        cause = "it holds another number of samples"
+    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as e:
+        cause = type(e).__name__
+    warnings.warn(f"{path} is damaged ({cause}); its features are computed again", stacklevel=3)
+    return None
+
+
+# --- all scores
+
+
+def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extractor_name: str, split: str,
+                  kid_subsets: int = 100, seed: int = 0, max_neighbours: int = 10_000) -> dict[str, float]:
+    """All scores of `fake` against `real`, each a (features, logits) pair of `collect` or `real_features`.
+
+    Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5, "is_lenet_10k": …}.
+    Precision and recall compare all pairs, so they use a random `max_neighbours` of either set at most.
+    """
+    (real_f, _), (fake_f, fake_logits) = real, fake
+    generator = torch.Generator().manual_seed(seed)
+    near = [f[torch.randperm(len(f), generator=generator)[:max_neighbours]] for f in (real_f, fake_f)]
+    precision, recall = precision_recall(*near)
+    kid, kid_std = kernel_inception_distance(real_f, fake_f, subsets=kid_subsets, seed=seed)
+    tag, near_tag = (f"{extractor_name}_{_short(len(f))}" for f in (fake_f, near[1]))
+    return {
+        f"fid_{tag}_{split}": frechet_distance(*moments(real_f), *moments(fake_f)),
+        f"kid_{tag}_{split}": kid,
+        f"kid_std_{tag}_{split}": kid_std,
+        f"is_{tag}": inception_score(fake_logits)[0],
+        f"precision_{near_tag}_{split}": precision,
+        f"recall_{near_tag}_{split}": recall,
+    }
+
+
+def _short(n):
+    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: never rounded, so that two counts never share a key."""
+    return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)

@@ -1,0 +1,82 @@
+"""Pictures: sample grids, curves, histograms with a ratio panel. Everything is drawn off screen (Agg)."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from PIL import Image
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+
+def grid(images, nrow=8, pad=2):
+    """images (N, C, H, W) in [-1, 1], clamped -> uint8 (H', W', C) with `nrow` images a row."""
+    x = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+    n, c, h, w = x.shape
+    rows = -(-n // nrow)
+    out = np.full((rows * (h + pad) + pad, nrow * (w + pad) + pad, c), 255, np.uint8)
+    for i, image in enumerate(x):
+        top, left = pad + i // nrow * (h + pad), pad + i % nrow * (w + pad)
+        out[top:top + h, left:left + w] = image.transpose(1, 2, 0)
+    return out
+
+
+def save_grid(images, path, nrow=8, pad=2, zoom=1):
+    """Write a grid of images in [-1, 1] as a PNG, each pixel drawn zoom x zoom."""
+    picture = grid(images, nrow, pad).repeat(zoom, 0).repeat(zoom, 1)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+
+
+def save_figure(figure, path):
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+
+
+def curves(log, panels, path, smooth=1, points=None):
+    """Curves of a log over steps.
+
+    log: dicts with "step"; panels: [[key, …], …], one axis each; smooth: moving average over that many lines;
+    points: {key: (steps, values, label)} drawn as dots, e.g. a paper's printed values.
+    """
+    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.2 * len(panels)), sharex=True, squeeze=False)
+    for axis, keys in zip(axes[:, 0], panels):
+        for key in keys:
+            rows = [(line["step"], line[key]) for line in log if key in line]
+            if not rows:
+                continue
+            steps, values = (np.array(column, dtype=float) for column in zip(*rows))
+            width = min(smooth, len(values))
+            axis.plot(steps[width - 1:], np.convolve(values, np.ones(width) / width, "valid"), lw=1, label=key)
+            if points and key in points:
+                axis.plot(*points[key][:2], "ko", ms=4, label=points[key][2])
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
+    axes[-1, 0].set_xlabel("step")
+    save_figure(figure, path)
+
+
+def ratio_histogram(axis, ratio_axis, samples, reference, bins):
+    """Densities of `samples` ({label: values}) over `reference` (label, values), and their ratio below.
+
+    bins: edges. Bands are one Poisson standard deviation of the bin counts.
+    """
+    def density(values):
+        counts = np.histogram(values, bins)[0]
+        scale = len(values) * np.diff(bins)
+        return counts / scale, np.sqrt(counts) / scale
+
+    label, values = reference
+    expected, error = density(values)
+    axis.stairs(expected, bins, fill=True, alpha=0.3, color="k", label=label)
+    safe = np.where(expected > 0, expected, np.nan)
+    ratio_axis.stairs(1 + error / safe, bins, baseline=1 - error / safe, fill=True, alpha=0.3, color="k")
+    for label, values in samples.items():
+        found, error = density(values)
+        line = axis.stairs(found, bins, label=label)
+        centres = (bins[1:] + bins[:-1]) / 2
+        ratio_axis.errorbar(centres, found / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor())
+    ratio_axis.axhline(1, color="k", lw=0.5)
+    ratio_axis.set_ylim(0.5, 1.5)

@@ -1,0 +1,283 @@
+"""Run directory, log.jsonl, atomic checkpoints, exact resume.
+
+runs/<folder>/<time>-seed<seed>/ holds args.json, env.json, log.jsonl, samples/, curves.png, last.pt, eval_*.json.
+A checkpoint is one dict of tensors and plain Python: format, paper, step, args, state, rng.
+"""
+
+import io
+import json
+import math
+import os
+import pickle
+import platform
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from .cli import UserError
+from .device import device_name, rng_state, set_rng_state
+
+FORMAT = 1
+
+
+class Run:
+    """One training run on disk. With several processes only rank 0 writes."""
+
+    def __init__(self, paper, args, device, rank=0):
+        self.paper, self.args, self.device, self.rank = paper, args, device, rank
+        self.resumed = bool(args.resume)
+        self.stop = None                     # the signal that asked us to stop
+        self.saved_step = 0
+        self.metrics = {}                    # the last logged ones
+        self.started = time.time()
+        self._bar = None
+        if self.resumed:
+            self.dir = Path(args.resume)
+            if not (self.dir / "last.pt").is_file():
+                raise UserError(f"--resume {self.dir}: there is no last.pt in it. Give the directory of a run")
+            return
+        name = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{args.seed}"
+        self.dir = Path(args.out or f"runs/{paper}/{name}")
+        if rank:
+            return
+        if not args.out:
+            while self.dir.exists():
+                self.dir = self.dir.with_name(f"{self.dir.name}b")
+        if self.dir.is_file() or (self.dir.is_dir() and any(self.dir.iterdir())):
+            raise UserError(f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose another")
+        (self.dir / "samples").mkdir(parents=True, exist_ok=True)
+        write_json(self.dir / "args.json", vars(args))
+        write_json(self.dir / "env.json", environment(device))
+
+    def announce(self, what):
+        """The first lines of a run: where it goes, what it trains on what, how many steps."""
+        if self.rank == 0:
+            print(f"run directory: {self.dir}\n{what}", file=sys.stderr)
+
+    # --- checkpoints
+
+    def resume(self, **state):
+        """Load last.pt into the objects given by name, restore the generators. Returns (step, other values).
+
+        Without --resume: (0, {}).
+        """
+        if not self.resumed:
+            return 0, {}
+        checkpoint = load_checkpoint(self.dir / "last.pt", self.paper)
+        values = dict(checkpoint["state"])
+        for name, target in state.items():
+            load_state(target, values.pop(name), f"{name} in {self.dir / 'last.pt'}")
+        set_rng_state(checkpoint["rng"])
+        self.saved_step = checkpoint["step"]
+        if self.rank == 0:
+            self._drop_log_after(self.saved_step)
+        return self.saved_step, values
+
+    def save(self, step, **state):
+        """Write last.pt so that a kill at any moment leaves either the old or the new one, whole."""
+        state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
+        if bad := first_nonfinite(state):
+            raise UserError(f"step {step}: {bad} is not finite. {self._last_good()}")
+        if self.rank == 0:
+            save_atomic({"format": FORMAT, "paper": self.paper, "step": step, "args": vars(self.args),
+                         "state": state, "rng": rng_state()}, self.dir / "last.pt")
+        self.saved_step = step
+
+    def _last_good(self):
+        where = self.dir / "last.pt"
+        return f"The last good checkpoint is {where} at step {self.saved_step}" if self.saved_step else \
+            f"No checkpoint had been saved in {self.dir}"
+
+    # --- the loop
+
+    def steps(self, start, total):
+        """Yield start+1 … total, with a progress bar. SIGINT or SIGTERM finishes the step and saves (see `due`)."""
+        if start >= total:
+            raise UserError(f"the run in {self.dir} has done {start} steps already. Ask for more with --steps")
+        previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
+        self._bar = tqdm(total=total, initial=start, disable=True if self.rank else None, unit="step")
+        self.total = total
+        try:
+            for step in range(start + 1, total + 1):
+                if step == start + 4:        # the first steps warm caches up
+                    warm = time.time()
+                if step == start + 14:
+                    self._say_eta(step, (time.time() - warm) / 10)
+                yield step
+                self._bar.update()
+                if self.stop:
+                    self._bar.close()
+                    if self.rank == 0:
+                        print(f"stopped by {self.stop.name} after step {step}, saved. Go on with:\n"
+                              f"  {self.resume_command()}", file=sys.stderr)
+                    sys.exit(128 + self.stop)
+        finally:
+            self._bar.close()
+            for s, handler in previous.items():
+                signal.signal(s, handler)
+
+    def due(self, step, every):
+        """True each `every` steps, at the last step, and at the step after which a signal stops the run."""
+        return step % every == 0 or step == self.total or self.stop is not None
+
+    def log(self, step, **losses):
+        """Call each step with scalar tensors. They are read (a device sync) at log steps only; on a CPU each step
+        is checked. A non-finite one stops the run. Writes a line of log.jsonl, fills the bar's postfix."""
+        due = self.due(step, self.args.log_every)
+        if not due and self.device.type != "cpu":
+            return
+        values = {k: float(v) for k, v in losses.items()}
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise UserError(f"step {step}: {name} is {value}. {self._last_good()}")
+        if not due or self.rank:
+            return
+        self.metrics = {"step": step, **values}
+        self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
+        with open(self.dir / "log.jsonl", "a") as f:
+            f.write(json.dumps({**self.metrics, "seconds": round(time.time() - self.started, 2)}) + "\n")
+        if self._bar.disable and self.due(step, self.args.save_every):
+            print(f"step {step}/{self.total} " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
+
+    def resume_command(self):
+        main = sys.modules.get("__main__")
+        module = main.__spec__.name if getattr(main, "__spec__", None) else f"{self.paper}.train"
+        steps = f" --steps {self.args.steps}" if "--steps" in sys.argv else ""
+        return f"python -m {module} --resume {shlex.quote(str(self.dir))}{steps}"
+
+    def _on_signal(self, number, frame):
+        if self.stop:
+            raise KeyboardInterrupt
+        self.stop = signal.Signals(number)
+
+    def _say_eta(self, step, seconds):
+        if self.rank == 0:
+            left = (self.total - step) * seconds
+            tqdm.write(f"{seconds:.3g} s a step: about {left / 3600:.1f} h to go" if left > 5400 else
+                       f"{seconds:.3g} s a step: about {left / 60:.0f} min to go", file=sys.stderr)
+
+    def _drop_log_after(self, step):
+        """A killed run has logged past its last checkpoint; those steps will be done, and logged, again."""
+        path = self.dir / "log.jsonl"
+        if path.exists():
+            kept = [json.dumps(line) for line in read_log(path) if line["step"] <= step]
+            replace_file(path, "".join(line + "\n" for line in kept).encode())
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+
+def replace_file(path, data):
+    """Write bytes so that `path` holds either its old content or all of the new, also after a kill or a full disk."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(temporary, path)
+    except OSError as e:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"can't write {path}: {e.strerror}. What was there before is untouched") from e
+
+
+def write_json(path, value):
+    replace_file(path, (json.dumps(value, indent=1, default=str) + "\n").encode())
+
+
+def save_atomic(value, path):
+    buffer = io.BytesIO()                    # torch.save to a full disk raises a RuntimeError that names nothing
+    torch.save(value, buffer)
+    replace_file(path, buffer.getbuffer())
+
+
+def read_log(path):
+    """The lines of a log.jsonl as dicts; a last line cut short by a kill is left out."""
+    lines = []
+    for line in Path(path).read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return lines
+
+
+def read_args(directory):
+    path = Path(directory) / "args.json"
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
+    except json.JSONDecodeError:
+        raise UserError(f"{path} is damaged: not JSON") from None
+
+
+def load_checkpoint(path, paper):
+    """The checkpoint's dict, on the CPU. Damaged files and other folders' checkpoints are refused by name."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"there is no checkpoint {path}") from None
+    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as e:
+        raise UserError(f"{path} is damaged or not a checkpoint ({str(e).splitlines()[0][:80]})") from None
+    if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
+        raise UserError(f"{path} is not a checkpoint of this repository")
+    if checkpoint["paper"] != paper:
+        raise UserError(f"{path} is a checkpoint of {checkpoint['paper']}, not of {paper}")
+    if checkpoint["format"] != FORMAT:
+        raise UserError(f"{path} has format {checkpoint['format']}; this code reads format {FORMAT}")
+    return checkpoint
+
+
+def load_state(target, state, what):
+    """target.load_state_dict(state), with one line instead of torch's page when shapes differ."""
+    try:
+        target.load_state_dict(state)
+    except (RuntimeError, ValueError, KeyError) as e:
+        raise UserError(f"{what} doesn't fit: {str(e).splitlines()[-1].strip()}") from None
+
+
+def newest_checkpoint(paper):
+    """last.pt of the run under runs/<paper>/ that was saved last."""
+    found = sorted(Path("runs", paper).glob("*/last.pt"), key=lambda p: p.stat().st_mtime)
+    if not found:
+        raise UserError(f"no checkpoint under runs/{paper}/. Train first, or name one with --ckpt")
+    return found[-1]
+
+
+def first_nonfinite(value, name="state"):
+    """The name of the first non-finite floating tensor in nested dicts and lists, or None."""
+    if torch.is_tensor(value):
+        return name if value.is_floating_point() and not bool(value.isfinite().all()) else None
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    return next((bad for k, v in items if (bad := first_nonfinite(v, f"{name}.{k}"))), None)
+
+
+def environment(device):
+    """What a result depends on besides the arguments: commit, versions, device, command."""
+    def git(*words):
+        try:
+            return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True,
+                                  timeout=10, check=True).stdout.strip()
+        except (OSError, subprocess.SubprocessError):
+            return None
+
+    def version(package):
+        try:
+            return metadata.version(package)
+        except metadata.PackageNotFoundError:
+            return None
+
+    commit = git("rev-parse", "HEAD")
+    return {"commit": commit, "uncommitted_changes": bool(git("status", "--porcelain")) if commit else None,
+            "command": shlex.join(sys.orig_argv), "python": platform.python_version(), "platform": platform.platform(),
+            "device": device_name(device), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            **{p: version(p) for p in ("torch", "torchvision", "numpy", "scipy", "jetnet", "matplotlib")}}

@@ -1,0 +1,434 @@
+"""Data sets: batches from (seed, step), resizing, where files are looked for, and what is said when they are bad."""
+
+import gzip
+import io
+import os
+import pickle
+import socket
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import data
+from common.cli import UserError
+from common.data import ImageSet, batch_indices, load_images
+
+REAL = np.load(Path(__file__).parent / "data/fashion_mnist_test_1000.npz")
+
+
+def fashion(size, channels=1):
+    images = torch.from_numpy(REAL["images"])[:, None]
+    return ImageSet("fashion-mnist", "test", size, channels, images=images, labels=torch.from_numpy(REAL["labels"]))
+
+
+# --- batches
+
+
+def test_every_epoch_is_a_fresh_permutation_and_batches_straddle_epochs():
+    sequence = torch.cat([batch_indices(10, 4, seed=1, step=step) for step in range(15)])  # 6 epochs, 4 ∤ 10
+    epochs = sequence.view(6, 10)
+    assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
+    assert len({tuple(epoch.tolist()) for epoch in epochs}) == 6
+
+
+def test_batches_are_a_pure_function_of_seed_and_step():
+    first = [batch_indices(50, 8, seed=3, step=step).clone() for step in range(20)]
+    batch_indices(50, 8, seed=3, step=0).zero_()  # what the caller does to its batch is its own affair
+    torch.manual_seed(99)
+    again = [batch_indices(50, 8, seed=3, step=step) for step in reversed(range(20))][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    data._permutation.cache_clear()  # as in a resumed process
+    assert torch.equal(batch_indices(50, 8, seed=3, step=11), first[11])
+
+
+def test_seeds_and_epochs_do_not_share_permutations():
+    seen = {tuple(batch_indices(20, 20, seed, epoch).tolist()) for seed in range(-5, 30) for epoch in range(30)}
+    seen |= {tuple(batch_indices(20, 20, 2**32 * k, 0).tolist()) for k in range(1, 5)}
+    assert len(seen) == 35 * 30 + 4
+
+
+def test_batch_larger_than_the_set():
+    indices = batch_indices(3, 10, seed=0, step=2)  # places 20..29 of the sequence: epochs 6 (half) to 9
+    assert len(indices) == 10
+    assert torch.equal(indices, torch.cat([batch_indices(3, 1, 0, place) for place in range(20, 30)]))
+    with pytest.raises(UserError):
+        batch_indices(0, 4, 0, 0)
+
+
+# --- pixels
+
+
+def test_images_at_is_exact_at_the_stored_size():
+    x = fashion(28).images_at([5, 0, 999])
+    assert x.dtype == torch.float32 and x.shape == (3, 1, 28, 28)
+    assert torch.allclose(x[:, 0], torch.tensor(REAL["images"][[5, 0, 999]] / 127.5 - 1, dtype=torch.float32), atol=1e-6)
+    assert x.min() == -1 and x.max() <= 1
+
+
+@pytest.mark.parametrize("size", [14, 20, 32, 64])
+def test_resizing_agrees_with_pil(size):
+    data_set = fashion(size)
+    assert data_set.images.dtype == torch.uint8 and data_set.images.shape == (1000, 1, 28, 28)
+    x = data_set.images_at(torch.arange(50))
+    assert x.shape == (50, 1, size, size) and x.min() >= -1 and x.max() <= 1
+    pil = [Image.fromarray(im).resize((size, size), Image.Resampling.BILINEAR) for im in REAL["images"][:50]]
+    assert np.abs((x[:, 0].numpy() + 1) * 127.5 - np.array(pil, np.float32)).max() <= 2
+
+
+def test_channels_repeat_grey_and_take_luminance():
+    grey, rgb = fashion(32).images_at([1]), fashion(32, channels=3).images_at([1])
+    assert rgb.shape == (1, 3, 32, 32) and all(torch.equal(rgb[:, c], grey[:, 0]) for c in range(3))
+    colour = load_images("synthetic", None, size=32, channels=3)
+    x = ImageSet("s", "train", 32, 1, images=colour.images).images_at([0, 7])
+    for got, image in zip(x, colour.images[[0, 7]], strict=True):
+        wanted = np.array(Image.fromarray(image.permute(1, 2, 0).numpy()).convert("L"), np.float32)
+        assert np.abs((got[0].numpy() + 1) * 127.5 - wanted).max() < 1
+
+
+def test_batch_pairs_images_with_their_labels():
+    data_set = fashion(28).to("cpu")
+    x, y = data_set.batch(step=7, batch_size=16, seed=2)
+    indices = batch_indices(1000, 16, 2, 7)
+    assert torch.equal(x, data_set.images_at(indices))
+    assert y.tolist() == REAL["labels"][indices.numpy()].tolist()
+
+
+def test_synthetic_is_deterministic_fast_and_has_ten_classes_that_can_be_told_apart():
+    load_images("synthetic", None)
+    start = time.perf_counter()
+    train = load_images("synthetic", None, size=28)
+    assert time.perf_counter() - start < 0.5  # 0.2 s promised, the rest is for a busy machine
+    assert torch.equal(train.images, load_images("synthetic", None, size=28).images)
+    test = load_images("synthetic", None, "test", size=28)
+    assert len(train) == 512 and train.images.dtype == torch.uint8 and not torch.equal(train.images, test.images)
+    assert train.labels.unique().tolist() == list(range(10)) and len(set(train.classes)) == 10
+    mean = torch.stack([train.images_at(torch.where(train.labels == k)[0]).mean(0).flatten() for k in range(10)])
+    nearest = torch.cdist(test.images_at(range(512)).flatten(1), mean).argmin(1)
+    assert (nearest == test.labels).float().mean() > 0.6
+    assert load_images("synthetic", None, size=16, channels=3, limit=7).images.shape == (7, 3, 16, 16)
+
+
+# --- finding files
+
+
+def idx(array):
+    array = np.asarray(array, np.uint8)
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
+
+
+TINY = {}  # a data set of 6 training and 3 test images in FashionMNIST's format
+for _part, _n in (("train", 6), ("t10k", 3)):
+    TINY[f"{_part}-images-idx3-ubyte"] = idx(np.arange(_n * 784).reshape(_n, 28, 28) % 251)
+    TINY[f"{_part}-labels-idx1-ubyte"] = idx(np.arange(_n))
+IMAGES = "train-images-idx3-ubyte.gz"
+
+
+def put(folder, packed=True):
+    folder.mkdir(parents=True, exist_ok=True)
+    for file, raw in TINY.items():
+        (folder / (file + ".gz" * packed)).write_bytes(gzip.compress(raw) if packed else raw)
+    return folder
+
+
+@pytest.fixture
+def tiny(monkeypatch, tmp_path):
+    """FashionMNIST is TINY, no network, no system copy. Gives the data directory and the list of sources asked."""
+    asked = []
+
+    def unreachable(source):
+        def download(*_):
+            asked.append(source)
+            raise OSError(f"{source} is unreachable")
+        return download
+
+    for name in ("fashion-mnist", "mnist"):
+        monkeypatch.setitem(data.MD5, name, {file: data._md5(raw) for file, raw in TINY.items()})
+    monkeypatch.setattr(data, "SYSTEM_DIR", tmp_path / "system")
+    monkeypatch.setattr(data, "_from_torchvision", unreachable("torchvision"))
+    monkeypatch.setattr(data, "_from_debian", unreachable("debian"))
+    return tmp_path / "data", asked
+
+
+@pytest.mark.parametrize("place", ["FashionMNIST/raw", "fashion-mnist", ".", "../system/fashion-mnist"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_local_copies_are_found_without_asking_anyone(tiny, place, packed, capsys):
+    data_dir, asked = tiny
+    put(data_dir / place, packed)
+    train, test = (load_images("fashion-mnist", data_dir, split) for split in ("train", "test"))
+    assert (len(train), len(test)) == (6, 3) and not asked and capsys.readouterr().err == ""
+    assert train.images.flatten().tolist() == [i % 251 for i in range(6 * 784)]
+    assert train.labels.dtype == torch.int64 and train.labels.tolist() == list(range(6))
+    assert (train.size, train.channels, train.classes[9]) == (28, 1, "Ankle boot")
+    assert len(load_images("fashion-mnist", data_dir, limit=2)) == 2
+
+
+def test_downloads_are_tried_in_order_kept_and_not_repeated(tiny, monkeypatch, capsys):
+    data_dir, asked = tiny
+    monkeypatch.setattr(data, "_from_debian", lambda tmp: asked.append("debian") or put(tmp / "unpacked"))
+    assert len(load_images("fashion-mnist", data_dir)) == 6
+    assert asked == ["torchvision", "debian"]
+    assert "came from Debian's package" in capsys.readouterr().err
+    raw = data_dir / "FashionMNIST/raw"
+    assert sorted(os.listdir(raw)) == sorted(f"{file}.gz" for file in TINY)  # and no temporary folder
+    load_images("fashion-mnist", data_dir, "test")
+    assert asked == ["torchvision", "debian"]
+
+
+def test_a_killed_download_leaves_no_file_under_a_good_name(tiny, monkeypatch):
+    data_dir, _ = tiny
+
+    def killed(tmp):
+        put(tmp / "unpacked")
+        (tmp / "unpacked" / IMAGES).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(data, "_from_debian", killed)
+    with pytest.raises(KeyboardInterrupt):
+        load_images("fashion-mnist", data_dir)
+    assert [path for path in data_dir.rglob("*") if path.is_file()] == []
+
+
+def test_a_download_with_wrong_contents_is_refused(tiny, monkeypatch):
+    data_dir, _ = tiny
+
+    def wrong(tmp):
+        put(tmp)
+        (tmp / IMAGES).write_bytes(gzip.compress(b"<html>not found</html>"))
+        return tmp
+
+    monkeypatch.setattr(data, "_from_debian", wrong)
+    with pytest.raises(UserError, match="Debian's package dataset-fashion-mnist: train-images-idx3-ubyte.gz is damaged"):
+        load_images("fashion-mnist", data_dir)
+    assert [path for path in data_dir.rglob("*") if path.is_file()] == []
+
+
+def damage(kind):
+    whole = gzip.compress(TINY[IMAGES[:-3]])
+    flipped = bytearray(TINY[IMAGES[:-3]])
+    flipped[100] ^= 1
+    return {"truncated": whole[:-20], "flipped": gzip.compress(flipped), "empty": b"", "text": b"<html>"}[kind]
+
+
+@pytest.mark.parametrize("kind", ["truncated", "flipped", "empty", "text"])
+def test_a_damaged_file_is_named_and_left_alone(tiny, kind):
+    data_dir, asked = tiny
+    bad = put(data_dir / "FashionMNIST/raw") / IMAGES
+    bad.write_bytes(damage(kind))
+    with pytest.raises(UserError, match="train-images-idx3-ubyte.gz is damaged") as error:
+        load_images("fashion-mnist", data_dir)
+    assert str(bad.parent) in str(error.value) and bad.read_bytes() == damage(kind)
+    assert asked == ["torchvision", "debian"]
+    assert len(load_images("fashion-mnist", data_dir, "test")) == 3  # the other split is whole
+
+
+def test_a_good_copy_is_used_beside_a_damaged_one_with_a_warning(tiny, monkeypatch, capsys):
+    data_dir, _ = tiny
+    bad = put(data_dir / "FashionMNIST/raw") / IMAGES
+    bad.write_bytes(damage("truncated"))
+    monkeypatch.setattr(data, "_from_debian", put)
+    for _ in range(2):  # downloaded, then found where it was kept
+        assert len(load_images("fashion-mnist", data_dir)) == 6
+        warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        assert len(warnings) == 1 and IMAGES in warnings[0] and "another copy is used" in warnings[0]
+        monkeypatch.setattr(data, "_from_debian", None)
+    assert bad.read_bytes() == damage("truncated")
+    assert (data_dir / "fashion-mnist" / IMAGES).exists()
+
+
+def test_when_all_fails_the_message_names_every_place_on_one_line(tiny):
+    data_dir, _ = tiny
+    with pytest.raises(UserError) as error:
+        load_images("fashion-mnist", data_dir)
+    message = str(error.value)
+    for place in (data_dir / "FashionMNIST/raw", data_dir / "fashion-mnist", data_dir, data.SYSTEM_DIR / "fashion-mnist",
+                  "torchvision is unreachable", "debian is unreachable", "By hand: put train-images-idx3-ubyte"):
+        assert str(place) in message
+    assert "\n" not in message
+
+
+def test_download_false_asks_nobody_and_writes_nothing(tiny):
+    data_dir, asked = tiny
+    with pytest.raises(UserError, match="downloads are off"):
+        load_images("fashion-mnist", data_dir, download=False)
+    assert not asked and not data_dir.exists()
+
+
+def test_mnist_does_not_come_from_debian(tiny):
+    data_dir, asked = tiny
+    with pytest.raises(UserError, match=r"can't get mnist \(train\)"):
+        load_images("mnist", data_dir)
+    assert asked == ["torchvision"]
+
+
+def test_torchvision_s_download_fails_within_its_timeout_and_quietly(tiny, monkeypatch, capfd):
+    monkeypatch.undo()
+    timeouts = []
+
+    class Datasets:
+        def MNIST(root, download):
+            timeouts.append(socket.getdefaulttimeout())
+            print("Downloading http://…")
+            raise RuntimeError("several\nlines")
+
+    monkeypatch.setattr(data, "import_torchvision", lambda: type("torchvision", (), {"datasets": Datasets}))
+    with pytest.raises(UserError, match="torchvision's download: several lines"):
+        load_images("mnist", tiny[0])
+    assert timeouts == [10] and socket.getdefaulttimeout() is None and capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("tar", [False, True])
+def test_cifar10_from_its_folder_or_its_archive(tmp_path, monkeypatch, tar):
+    names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
+    rows = np.arange(6 * 2 * 3072).reshape(6, 2, 3072).astype(np.uint8) ** 2
+    raw = {n: pickle.dumps({"data": rows[i], "labels": [i, 9 - i]}) for i, n in enumerate(names)}
+    monkeypatch.setitem(data.MD5, "cifar10", {n: data._md5(r) for n, r in raw.items()})
+    archive = tmp_path / "cifar-10-python.tar.gz"
+    if tar:
+        with tarfile.open(archive, "w:gz") as out:
+            for n in reversed(names):
+                member = tarfile.TarInfo(f"cifar-10-batches-py/{n}")
+                member.size = len(raw[n])
+                out.addfile(member, io.BytesIO(raw[n]))
+    else:
+        (tmp_path / "cifar-10-batches-py").mkdir()
+        for n in names:
+            (tmp_path / "cifar-10-batches-py" / n).write_bytes(raw[n])
+    train, test = (load_images("cifar10", tmp_path, split, download=False) for split in ("train", "test"))
+    assert torch.equal(train.images, torch.from_numpy(rows[:5].reshape(10, 3, 32, 32)))
+    assert train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5] and test.labels.tolist() == [5, 4]
+    if tar:
+        archive.write_bytes(archive.read_bytes()[:-200])
+        with pytest.raises(UserError, match="cifar-10-python.tar.gz: damaged"):
+            load_images("cifar10", tmp_path, download=False)
+
+
+def test_cifar10_sums_and_layouts_are_torchvision_s():
+    datasets = data.import_torchvision().datasets
+    assert data.MD5["cifar10"] == dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list)
+    assert data.PLACES["cifar10"] == (datasets.CIFAR10.base_folder, datasets.CIFAR10.filename)
+    for name, kind in (("fashion-mnist", datasets.FashionMNIST), ("mnist", datasets.MNIST)):
+        assert list(data.MD5[name]) == [file[:-3] for file, _ in kind.resources]
+    assert data.CLASSES["fashion-mnist"] == datasets.FashionMNIST.classes
+
+
+# --- folders of images
+
+
+def photo(path, width, height, mode="RGB", seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
+    image = Image.fromarray(pixels).resize((width, height)).convert(mode)
+    image.save(path)
+    return image
+
+
+def test_a_folder_is_cropped_resized_sorted_and_labelled(tmp_path):
+    wide = photo(tmp_path / "cats/b.png", 60, 40)
+    tall = photo(tmp_path / "cats/deep/a.bmp", 30, 50, seed=1)
+    photo(tmp_path / "dogs/c.JPG", 32, 32, seed=2)
+    photo(tmp_path / "dogs/._c.jpg", 32, 32)  # macOS leaves such beside each file
+    (tmp_path / "notes.txt").write_text("not an image")
+    images = load_images("folder", tmp_path, size=20)
+    assert images.classes == ["cats", "dogs"] and images.labels.tolist() == [0, 0, 1]
+    assert images.images.shape == (3, 3, 20, 20) and images.images.dtype == torch.uint8
+    for i, square in ((0, wide.crop((10, 0, 50, 40))), (1, tall.crop((0, 10, 30, 40)))):
+        wanted = np.array(square.resize((20, 20), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+        assert np.array_equal(images.images[i].numpy(), wanted)
+    assert load_images("folder", tmp_path, size=20, limit=2).labels.tolist() == [0, 0]
+    photo(tmp_path / "top.png", 8, 8)
+    assert load_images("folder", tmp_path, size=20).labels is None
+
+
+def test_a_folder_has_splits_only_if_it_says_so(tmp_path):
+    photo(tmp_path / "train/a.png", 8, 8)
+    assert len(load_images("folder", tmp_path, "test", size=8)) == 1
+    photo(tmp_path / "test/b.png", 8, 8)
+    photo(tmp_path / "test/c.png", 8, 8)
+    assert [len(load_images("folder", tmp_path, split, size=8)) for split in ("train", "test")] == [1, 2]
+
+
+def test_a_folder_takes_its_channels_from_its_first_image(tmp_path):
+    photo(tmp_path / "a.png", 8, 8, "L")
+    photo(tmp_path / "b.png", 8, 8, "RGBA")
+    photo(tmp_path / "c.png", 8, 8, "P")
+    assert load_images("folder", tmp_path, size=8).images.shape == (3, 1, 8, 8)
+    assert load_images("folder", tmp_path, size=8, channels=3).images.shape == (3, 3, 8, 8)
+
+
+def test_lazy_decoding_gives_the_same_bits(tmp_path, monkeypatch):
+    for i in range(12):
+        photo(tmp_path / f"{i % 3}/{i}.jpg", 20 + i, 40 - i, seed=i)
+    held = load_images("folder", tmp_path, size=16)
+    monkeypatch.setattr(data, "_memory_budget", lambda: 12 * 3 * 16 * 16 - 1)
+    lazy = load_images("folder", tmp_path, size=16)
+    assert held.images is not None and lazy.images is None and len(lazy) == len(held) == 12
+    for step in range(4):
+        (x, y), (x_lazy, y_lazy) = (s.batch(step, 5, seed=0) for s in (held, lazy))
+        assert torch.equal(x, x_lazy) and torch.equal(y, y_lazy)
+
+
+def test_half_of_the_available_memory_is_the_budget():
+    assert 0 < data._memory_budget() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_truncated_image_is_named(tmp_path, monkeypatch, lazy):
+    for i in range(3):
+        photo(tmp_path / f"{i}.jpg", 64, 64, seed=i)
+    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:-300])
+    if lazy:
+        monkeypatch.setattr(data, "_memory_budget", lambda: 0)
+    with pytest.raises(UserError, match=r"can't decode the image .*1\.jpg"):
+        load_images("folder", tmp_path, size=16).images_at([0, 1, 2])
+
+
+def test_sixteen_bit_images_are_refused_not_clipped(tmp_path):
+    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(UserError, match=r"deep\.png has more than 8 bits"):
+        load_images("folder", tmp_path, size=8)
+
+
+def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
+    with pytest.raises(UserError, match="celeba/img_align_celeba.*img_align_celeba.zip"):
+        load_images("celeba", tmp_path)
+    faces = [photo(tmp_path / f"celeba/img_align_celeba/{i:06d}.jpg", 178, 218, seed=i) for i in range(1, 5)]
+    assert len(load_images("celeba", tmp_path)) == 4  # without the list all these are in the training range
+    with pytest.raises(UserError, match="no images of CelebA's test split"):
+        load_images("celeba", tmp_path, "test")
+    (tmp_path / "celeba/list_eval_partition.txt").write_text("".join(f"{i:06d}.jpg {i - 1}\n" for i in range(1, 5)))
+    train, test = load_images("celeba", tmp_path), load_images("celeba", tmp_path, "test", size=64)
+    assert train.images.shape == (1, 3, 178, 178) and test.images.shape == (1, 3, 64, 64)
+    wanted = np.array(faces[0].crop((0, 20, 178, 198)), np.float32).transpose(2, 0, 1)
+    assert np.abs(train.images[0].numpy() - wanted).mean() < 4  # JPEG's own loss; a crop at 0 is off by far more
+
+
+# --- wrong arguments
+
+
+@pytest.mark.parametrize("wrong, words", [
+    ({"name": "imagenet"}, "unknown data set 'imagenet'.*fashion-mnist, mnist, cifar10, celeba, folder"),
+    ({"split": "valid"}, "unknown split 'valid'"),
+    ({"size": 3}, "image size 3"), ({"size": 1025}, "image size 1025"), ({"size": 32.0}, "image size 32.0"),
+    ({"size": True}, "image size True"),
+    ({"channels": 2}, "2 channels"), ({"limit": 0}, "limit synthetic to 0"),
+    ({"name": "folder"}, "no folder .*nowhere.*--data-dir"),
+])
+def test_wrong_arguments_are_refused_in_one_line(tmp_path, wrong, words):
+    with pytest.raises(UserError, match=words) as error:
+        load_images(**({"name": "synthetic", "data_dir": tmp_path / "nowhere"} | wrong))
+    assert "\n" not in str(error.value)
+
+
+def test_empty_folder_no_size_and_a_file_as_data_dir(tmp_path):
+    with pytest.raises(UserError, match=f"no images under {tmp_path}"):
+        load_images("folder", tmp_path, size=8)
+    photo(tmp_path / "a.png", 8, 8)
+    with pytest.raises(UserError, match="give one"):
+        load_images("folder", tmp_path)
+    with pytest.raises(UserError, match="is a file"):
+        load_images("fashion-mnist", tmp_path / "a.png")
