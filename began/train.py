@@ -127,13 +127,14 @@ def main(argv=None):
 
     # --- data
     data = load_images(args.dataset, args.data_dir, "train", size=args.size, channels=args.channels).to(device)
+    args.channels = data.channels
 
     # --- networks and optimisers (§3.1, appendix)
     state = None
     if args.encoder == "resnet18" and not args.resume:
         state, args.encoder_weights = encoder_weights(args.encoder_weights)
     layout = torch.channels_last if args.amp == "bf16" else torch.contiguous_format
-    G, D = (net.to(device, memory_format=layout) for net in build(args, data.channels, state))
+    G, D = (net.to(device, memory_format=layout) for net in build(args, args.channels, state))
     opt_G = fused_adam(G.parameters(), device, lr=args.lr_g, betas=(args.beta1, 0.999))
     opt_D = fused_adam(D.parameters(), device, lr=args.lr_d, betas=(args.beta1, 0.999))
     k_t = torch.zeros((), device=device)                                          # k_0 = 0, §2.3

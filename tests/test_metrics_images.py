@@ -41,7 +41,8 @@ class ImageSet:
 
 @pytest.fixture
 def tiny_set():
-    return ImageSet(torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)))
+    generator = torch.Generator().manual_seed(1)
+    return ImageSet(torch.randint(256, (40, 1, 28, 28), dtype=torch.uint8, generator=generator))
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,8 @@ def test_frechet_refuses_non_finite_features():
 def test_kid_by_hand():
     """x = (1), (2); y = (0), (1); D = 1. k = (xy + 1)³:
     k(1,2) = 27; k(0,1) = 1; cross k: (1,0) 1, (1,1) 8, (2,0) 1, (2,1) 27 -> 27 + 1 − 2·37/4 = 9.5."""
-    mean, std = m.kernel_inception_distance(torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [1.0]]), subsets=3)
+    x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [1.0]])
+    mean, std = m.kernel_inception_distance(x, y, subsets=3)
     assert mean == pytest.approx(9.5, rel=1e-12)
     assert std == 0  # each subset is the whole set
 
@@ -123,11 +125,12 @@ def test_kid_scales_the_kernel_by_the_dimension():
     """Repeating each feature leaves x·y/D as it was."""
     x, y = correlated(30, 4, 0), correlated(30, 4, 1)
     once = m.kernel_inception_distance(x, y, subsets=2, subset_size=20)
-    assert m.kernel_inception_distance(x.repeat(1, 3), y.repeat(1, 3), subsets=2, subset_size=20) == pytest.approx(once)
+    thrice = m.kernel_inception_distance(x.repeat(1, 3), y.repeat(1, 3), subsets=2, subset_size=20)
+    assert thrice == pytest.approx(once)
 
 
 def test_kid_is_unbiased():
-    """Two halves of one distribution: zero on average, while the biased estimate would be ≈ 2 E k(x, x) / m."""
+    """Two halves of one distribution: zero on average, where a biased estimate is ≈ 2 E k(x, x) / m."""
     values = []
     for seed in range(40):
         x = torch.randn(100, 8, generator=torch.Generator().manual_seed(seed))
@@ -145,6 +148,13 @@ def test_kid_subsets_are_seeded():
     assert kid[0][1] > 0
 
 
+def test_kid_subsets_are_drawn_from_the_whole_of_both_sets():
+    x = correlated(40, 4, 0)
+    sorted_set = torch.cat([x, x + 5])  # its first half is x, its second is not
+    for pair in ((x, sorted_set), (sorted_set, x)):
+        assert m.kernel_inception_distance(*pair, subsets=5, subset_size=40)[0] > 10
+
+
 # --- Inception score, classes
 
 
@@ -152,12 +162,12 @@ def test_inception_score_bounds():
     assert m.inception_score(torch.zeros(50, 7))[0] == pytest.approx(1, rel=1e-12)
     one_hot = 1000 * torch.eye(7).repeat(10, 1)
     assert m.inception_score(one_hot)[0] == pytest.approx(7, rel=1e-12)
-    assert m.inception_score(one_hot[:1].repeat(50, 1))[0] == pytest.approx(1, rel=1e-12)  # sure, but one class
+    assert m.inception_score(one_hot[:1].repeat(50, 1))[0] == pytest.approx(1, rel=1e-12)  # one class
 
 
 def test_inception_score_by_hand():
-    """p = (.9, .1), (.3, .7); p(y) = (.6, .4); mean KL = (.9 ln 1.5 + .1 ln .25 + .3 ln .5 + .7 ln 1.75) / 2."""
-    logits = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64).log() + 5  # a shift of logits changes nothing
+    """p = (.9, .1), (.3, .7); p(y) = (.6, .4); KL = (.9 ln 1.5 + .1 ln .25 + .3 ln .5 + .7 ln 1.75) / 2."""
+    logits = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64).log() + 5  # a shift is no change
     expected = np.exp((0.9 * np.log(1.5) + 0.1 * np.log(0.25) + 0.3 * np.log(0.5) + 0.7 * np.log(1.75)) / 2)
     assert m.inception_score(logits) == (pytest.approx(expected, rel=1e-12), 0.0)
 
@@ -192,7 +202,7 @@ def test_precision_recall_of_identical_and_disjoint_sets():
 
 def test_precision_recall_of_a_collapsed_generator():
     real = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-    fake = 0.05 * torch.randn(500, 2, generator=torch.Generator().manual_seed(1))  # all near the densest point
+    fake = 0.05 * torch.randn(500, 2, generator=torch.Generator().manual_seed(1))  # all at the densest point
     precision, recall = m.precision_recall(real, fake)
     assert precision == 1.0
     assert recall < 0.05
@@ -201,7 +211,8 @@ def test_precision_recall_of_a_collapsed_generator():
 
 def test_precision_recall_by_hand():
     """k = 1, on a line. Reals 0 1 3: radii 1 1 2. Fakes 1.5 6 9: in the balls of 1 and 3; not; not -> 1/3.
-    Radii of the fakes 4.5 3 3: 1.5 ± 4.5 holds 0, 1 and 3 -> 1. k = 2: reals' radii 3 2 3, 3 ± 3 holds 6 -> 2/3."""
+    Radii of the fakes 4.5 3 3: 1.5 ± 4.5 holds 0, 1 and 3 -> 1.
+    k = 2: the reals' radii 3 2 3, 3 ± 3 holds 6 -> 2/3."""
     real, fake = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[1.5], [6.0], [9.0]])
     assert m.precision_recall(real, fake, k=1) == (pytest.approx(1 / 3), 1.0)
     assert m.precision_recall(real, fake, k=2) == (pytest.approx(2 / 3), 1.0)
@@ -257,7 +268,7 @@ def test_lenet_takes_other_sizes_and_channels(extractor):
     grey = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = extractor(grey)[0]
     torch.testing.assert_close(extractor(grey.expand(-1, 3, -1, -1))[0], plain, rtol=1e-4, atol=1e-5)
-    enlarged = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)  # antialiased halving takes most of this back
+    enlarged = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)  # mostly undone by the resizing
     assert (extractor(enlarged)[0] - plain).norm() < 0.5 * plain.norm()
     colour = lenet.LeNet(channels=3, size=32)
     features, logits = colour(grey)
@@ -281,12 +292,14 @@ def test_shipped_lenet_is_accurate(extractor):
 
 def test_lenet_distance_ranks_damage(extractor):
     """The shipped scale: halves of real data < blurred < noise."""
-    real = torch.from_numpy(np.load(DATA / "fashion_mnist_test_1000.npz")["images"])[:, None].float() / 127.5 - 1
+    pixels = np.load(DATA / "fashion_mnist_test_1000.npz")["images"]
+    real = torch.from_numpy(pixels)[:, None].float() / 127.5 - 1
     blurred = torch.nn.functional.avg_pool2d(real, 3, 1, 1)
     noise = torch.rand(500, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def distance(fake):
-        return m.frechet_distance(*(x for i in (real[:500], fake) for x in m.moments(m.collect(extractor, [i])[0])))
+        a, b = (m.moments(m.collect(extractor, [images])[0]) for images in (real[:500], fake))
+        return m.frechet_distance(*a, *b)
 
     same, blur, nothing = distance(real[500:]), distance(blurred[500:]), distance(noise)
     assert 5 * same < blur and 5 * blur < nothing
@@ -297,7 +310,8 @@ def test_real_features_are_cached(extractor, tiny_set, tmp_path):
     assert [len(r) for r in tiny_set.reads[1:]] == [16, 16, 8]  # reads[0] is the probe for the file's name
     assert [i for read in tiny_set.reads[1:] for i in read] == list(range(40))
     (path,) = tmp_path.iterdir()
-    assert path.name.startswith("lenet-") and "_tiny-test-1x28-" in path.name and path.name.endswith("_n40_seed0.pt")
+    assert path.name.startswith("lenet-") and path.name.endswith("_n40_seed0.pt")
+    assert "_tiny-test-1x28-" in path.name
     assert set(torch.load(path, weights_only=True)) == {"features", "logits"}
     tiny_set.reads.clear()
     second = m.real_features(extractor, tiny_set, cache_dir=tmp_path)
@@ -312,7 +326,8 @@ def test_real_features_cache_key(extractor, tiny_set, tmp_path):
     edited = tiny_set.images.clone()
     edited[0, 0, 3, 3] ^= 1
     calls = [(extractor, tiny_set, {}), (other, tiny_set, {}), (extractor, tiny_set, {"n": 10}),
-             (extractor, tiny_set, {"n": 10, "seed": 1}), (extractor, ImageSet(tiny_set.images, split="train"), {}),
+             (extractor, tiny_set, {"n": 10, "seed": 1}),
+             (extractor, ImageSet(tiny_set.images, split="train"), {}),
              (extractor, ImageSet(edited), {}), (extractor, ImageSet(tiny_set.images[:, :, :14, :14]), {}),
              (m.load_extractor("lenet", "synthetic"), tiny_set, {})]
     for made, (net, image_set, options) in enumerate(calls, start=1):
@@ -354,13 +369,15 @@ def test_image_metrics_keys_and_values():
     assert (got["kid_lenet_500_test"], got["kid_std_lenet_500_test"]) == kid
     assert got["is_lenet_500"] == m.inception_score(fake[1])[0]
     precision, recall = m.precision_recall(real[0], fake[0])  # order-free, so equal after the shuffle
-    assert (got["precision_lenet_500_test"], got["recall_lenet_500_test"]) == pytest.approx((precision, recall))
+    shuffled = got["precision_lenet_500_test"], got["recall_lenet_500_test"]
+    assert shuffled == pytest.approx((precision, recall))
     capped = m.image_metrics(real, fake, "lenet", "train", kid_subsets=1, max_neighbours=100)
     assert {"fid_lenet_500_train", "precision_lenet_100_train", "recall_lenet_100_train"} < set(capped)
 
 
-@pytest.mark.parametrize("n, text", [(10_000, "10k"), (5000, "5k"), (500, "500"), (2500, "2.5k"), (50_000, "50k"),
-                                     (1000, "1k"), (1234, "1234"), (10_016, "10016"), (999, "999"), (60_000, "60k")])
+@pytest.mark.parametrize("n, text", [(10_000, "10k"), (5000, "5k"), (500, "500"), (2500, "2.5k"),
+                                     (50_000, "50k"), (1000, "1k"), (999, "999"), (1234, "1234"),
+                                     (10_016, "10016"), (60_000, "60k")])
 def test_counts_in_keys(n, text):
     assert m._short(n) == text
 
@@ -505,15 +522,15 @@ def labelled_set(n, seed):
 
 def test_training_script(tmp_path, monkeypatch, capsys):
     data = types.ModuleType("common.data")
-    data.load_images = lambda name, data_dir, split, size: labelled_set(*{"train": (256, 0), "test": (64, 1)}[split])
+    sets = {"train": labelled_set(256, 0), "test": labelled_set(64, 1)}
+    data.load_images = lambda name, data_dir, split, size: sets[split]
     monkeypatch.setitem(sys.modules, "common.data", data)
     argv = ["--dataset", "two", "--data-dir", str(tmp_path), "--epochs", "4", "--batch-size", "32"]
     meta = lenet.main(argv)
     assert "test accuracy" in capsys.readouterr().out and meta["accuracy"] > 0.9
-    net = m.load_extractor("lenet", "two", data_dir=tmp_path)  # the default place is where load_extractor looks
+    net = m.load_extractor("lenet", "two", data_dir=tmp_path)  # it was written where this looks
     assert net.classes == 2
-    test_set = labelled_set(64, 1)
-    assert lenet.accuracy(net, test_set) == meta["accuracy"]
+    assert lenet.accuracy(net, sets["test"]) == meta["accuracy"]
     lenet.main([*argv, "--out", str(tmp_path / "again.pt")])
     a, b = (torch.load(tmp_path / f, weights_only=True)["state_dict"] for f in ("lenet_two.pt", "again.pt"))
     assert all(torch.equal(a[k], b[k]) for k in a)  # one seed, one result

@@ -30,7 +30,8 @@ from .lenet import LeNet, match_channels
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # as torch-fidelity pins it
+# The full sum as torch-fidelity pins it; its first digits are in the file's name.
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 # --- distances between two sets of features
@@ -43,7 +44,8 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(f"a covariance needs two samples or more, not {n}")
     if n <= dim:
         warnings.warn(f"{n} samples of {dim} features give a singular covariance: "
-                      f"the Fréchet distance is strongly biased upwards; use more than {dim} samples", stacklevel=2)
+                      f"the Fréchet distance is strongly biased upwards; use more than {dim} samples",
+                      stacklevel=2)
     mu = features.mean(0, dtype=torch.float64)
     sigma = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
     for block in features.split(4096):  # blockwise, so that no float64 copy of all features is made
@@ -95,18 +97,20 @@ def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
     """Precision: share of fakes inside the manifold of reals; recall: share of reals inside the fakes'.
 
-    Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the balls around
-    its points, each as large as the distance to the k-th nearest neighbour. real (N, D), fake (M, D); N, M > k.
+    Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the balls
+    around its points, each as large as the distance to its k-th nearest neighbour.
+    real (N, D), fake (M, D); N, M > k.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"precision and recall need more than k = {k} samples, got {len(real)} and {len(fake)}")
-    centre = real.mean(0, dtype=torch.float64)  # a common shift keeps distances, and digits in |a|² + |b|² − 2ab
+        raise ValueError(f"precision and recall need more than k = {k} samples, "
+                         f"got {len(real)} and {len(fake)}")
+    centre = real.mean(0, dtype=torch.float64)  # a common shift keeps distances, and saves digits below
     real, fake = real.double() - centre, fake.double() - centre
     return _share_inside(fake, real, k), _share_inside(real, fake, k)
 
 
 def _squared_distances(points: Tensor, others: Tensor, block: int = 1024):
-    """Blocks (start, |a − b|² (block, M), its rounding error): 10,000 x 10,000 never sits in memory at once."""
+    """Blocks (start, |a|² + |b|² − 2ab (block, M), its rounding error): never all pairs in memory at once."""
     norms = others.square().sum(1)
     for start in range(0, len(points), block):
         a = points[start:start + block]
@@ -122,7 +126,8 @@ def _share_inside(points: Tensor, manifold: Tensor, k: int) -> float:
         radii.append(squares.topk(k, largest=False).values[:, -1].clamp(min=0))
     radii = torch.cat(radii)
     # The slack: rounding must not push a twin out of a ball of radius 0 (repeated images).
-    inside = sum((squares <= radii + slack).any(1).sum() for _, squares, slack in _squared_distances(points, manifold))
+    blocks = _squared_distances(points, manifold)
+    inside = sum((squares <= radii + slack).any(1).sum() for _, squares, slack in blocks)
     return inside.item() / len(points)
 
 
@@ -164,9 +169,9 @@ def class_histogram(logits: Tensor) -> dict:
 class InceptionTF(nn.Module):
     """The Inception v3 of the original FID code, ported to torch; reads pytorch-fid's weights file.
 
-    `forward` takes images (B, 1 or 3, H, W) in [-1, 1] of any size; they are resized to 299 x 299 (bilinear, no
-    antialias, as pytorch-fid does). Returns the pool features (B, 2048) and 1008 logits *without* the bias,
-    because the original Inception score leaves it out (openai/improved-gan, torch-fidelity's logits_unbiased).
+    `forward` takes images (B, 1 or 3, H, W) in [-1, 1] of any size; they are resized to 299 x 299 (bilinear,
+    no antialias, as pytorch-fid does). Returns the pool features (B, 2048) and 1008 logits without the bias,
+    because the original Inception score leaves it out (improved-gan, torch-fidelity's logits_unbiased).
     Architecture: Szegedy et al. 2015 (arXiv:1512.00567), but average pools do not count the padding, and the
     last block pools by maximum.
     """
@@ -285,7 +290,8 @@ def _block_c(c_in, c):
     return _Mixed(c_in, {
         "branch1x1": [("", 192, 1)],
         "branch7x7": [("_1", c, 1), ("_2", c, (1, 7)), ("_3", 192, (7, 1))],
-        "branch7x7dbl": [("_1", c, 1), ("_2", c, (7, 1)), ("_3", c, (1, 7)), ("_4", c, (7, 1)), ("_5", 192, (1, 7))],
+        "branch7x7dbl": [("_1", c, 1), ("_2", c, (7, 1)), ("_3", c, (1, 7)),
+                         ("_4", c, (7, 1)), ("_5", 192, (1, 7))],
     }, _average_pool, 192)
 
 
@@ -311,9 +317,10 @@ def load_extractor(kind: str, dataset: str, device="cpu", data_dir="data", incep
                    download: bool = True) -> nn.Module:
     """The frozen feature extractor `kind` ("lenet" or "inception"), in eval mode on `device`.
 
-    It has `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1] to (features (B, dim),
-    logits (B, classes)). A LeNet belongs to a data set; `dataset="synthetic"` gives one of fixed random
-    weights, for smoke tests. Draws nothing from the global random generators. UserError if weights are missing.
+    It has `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1] to features
+    (B, dim) and logits (B, classes). A LeNet belongs to a data set; `dataset="synthetic"` gives one of fixed
+    random weights, for smoke tests. Draws nothing from the global random generators.
+    Raises UserError if the weights are missing or damaged.
     """
     if kind == "lenet":
         net = _random_lenet() if dataset == "synthetic" else _trained_lenet(dataset, Path(data_dir))
@@ -354,18 +361,17 @@ def _random_lenet():
 
 def _trained_lenet(dataset, data_dir):
     file = f"lenet_{dataset}.pt"
+    train_it = f"Train it with: python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}"
     places = [Path(__file__).parent / "weights" / file, data_dir / file]
     path = next((p for p in places if p.is_file()), None)
     if path is None:
-        raise UserError(f"no LeNet weights for {dataset}: looked for {places[0]} and {places[1]}. Train them with: "
-                        f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}")
+        raise UserError(f"no LeNet weights for {dataset}: looked for {places[0]} and {places[1]}. {train_it}")
     saved = _load(path)
     try:
         state_dict, meta = saved["state_dict"], saved["meta"]
         shape = {key: meta[key] for key in ("channels", "size", "classes")}
     except (KeyError, TypeError) as e:
-        raise UserError(f"{path} is not a weights file of this repository's LeNet. Delete it and train it again with: "
-                        f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}") from e
+        raise UserError(f"{path} is not a weights file of this LeNet. Delete it. {train_it}") from e
     return _build(lambda: LeNet(**shape), state_dict, path)
 
 
@@ -378,28 +384,28 @@ def _inception(data_dir, weights, download):
         digest = _sha256(path)
         if digest != INCEPTION_SHA256:
             name = f"inception_{digest[:8]}"
-            warnings.warn(f"{path} is not the FID weights file ({INCEPTION_FILE}): its numbers compare with no "
-                          f"published FID, and their keys say {name}", stacklevel=3)
+            warnings.warn(f"{path} is not the FID weights file ({INCEPTION_FILE}): its numbers compare with "
+                          f"no published FID, and their keys say {name}", stacklevel=3)
     else:
         path = data_dir / INCEPTION_FILE
         if not path.is_file():
             _download_inception(path, download)
         elif _sha256(path) != INCEPTION_SHA256:
-            raise UserError(f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then run again "
-                            f"or put the file from {INCEPTION_URL} there")
+            raise UserError(f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then "
+                            f"run again or put the file from {INCEPTION_URL} there")
     return _build(lambda: InceptionTF(name), _load(path), path)
 
 
 def _download_inception(path, download, timeout=10):
-    """Fetch the weights to a temporary file, check them, rename. Fails within seconds where there is no network."""
-    by_hand = (f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with --inception-weights FILE; "
-               "--extractor lenet needs no download")
+    """Fetch the weights to a temporary file, check, rename. Without a network it fails within seconds."""
+    by_hand = (f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with "
+               "--inception-weights FILE; --extractor lenet needs no download")
     if not download:
         raise UserError(f"no Inception weights at {path}. {by_hand}")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        with urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response, open(temporary, "wb") as file:
+        with urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response, temporary.open("wb") as file:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
         if _sha256(temporary) != INCEPTION_SHA256:
@@ -432,8 +438,8 @@ def collect(extractor: nn.Module, batches: Iterable[Tensor], n: int | None = Non
             amp: bool = False) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits (N, classes), float32 on the CPU, of image batches in [-1, 1].
 
-    Images are read as they come and dropped, so `batches` may be a generator of 50,000 samples. Takes the first
-    `n` images and asks for no batch beyond them; ValueError if there are fewer. amp: bfloat16 autocast.
+    Images are read as they come and dropped, so `batches` may be a generator of 50,000 samples. Takes the
+    first `n` images and asks for no batch beyond them; ValueError if there are fewer. amp: bfloat16 autocast.
     """
     extractor.eval()
     device = next(extractor.parameters()).device
@@ -456,9 +462,10 @@ def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: i
                   device="cpu", cache_dir=None) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or too many).
 
-    image_set: has `len`, .name .split .size .channels and images_at(index, device) -> (B, C, H, W) in [-1, 1].
-    Take it at the model's own resolution, or the distance also measures the resizing. With cache_dir the result
-    is kept there; the file's name holds everything it depends on, and a damaged file is computed again.
+    image_set: has `len`, .name .split .size .channels and images_at(index, device) -> (B, C, H, W) in
+    [-1, 1]. Take it at the model's own resolution, or the distance also measures the resizing. With cache_dir
+    the result is kept there; the file's name holds everything it depends on, and a damaged file
+    is computed again.
     """
     total = len(image_set)
     n = total if n is None else min(n, total)
@@ -537,5 +544,5 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
 
 
 def _short(n):
-    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: never rounded, so that two counts never share a key."""
+    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share a key."""
     return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)

@@ -22,7 +22,7 @@ from ..cli import UserError, run_main
 
 
 class LeNet(nn.Module):
-    """Three convolutions, each pooled by 2, - 64 features - classes: LeCun et al. 1998's, with BatchNorm and ReLU.
+    """Three convolutions, each pooled by 2, - 64 features - classes: LeCun et al. 1998, with BatchNorm, ReLU.
 
     channels, size: of the images it was trained on; others are averaged / repeated and resized to these.
     `forward` takes images (B, C, H, W) in [-1, 1] and returns features (B, 64) >= 0 (after the ReLU) and
@@ -56,7 +56,8 @@ class LeNet(nn.Module):
 def match_channels(images: Tensor, channels: int) -> Tensor:
     """(B, C, H, W) -> (B, channels, H, W): colour is averaged to grey, grey is repeated to colour."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"images of 1 or 3 channels, shape (B, C, H, W), are needed, not {tuple(images.shape)}")
+        raise ValueError(f"images of 1 or 3 channels, shape (B, C, H, W), are needed, "
+                         f"not {tuple(images.shape)}")
     if images.shape[1] == channels:
         return images
     return images.mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
@@ -102,7 +103,8 @@ def train(image_set, epochs: int, batch_size: int, lr: float, seed: int) -> LeNe
             optimiser.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}/{epochs}  loss {total / steps:.4f}  {time.time() - start:.1f} s", flush=True)
+        seconds = time.time() - start
+        print(f"epoch {epoch + 1}/{epochs}  loss {total / steps:.4f}  {seconds:.1f} s", flush=True)
     return net.eval()
 
 
@@ -138,9 +140,11 @@ def main(argv=None):
     net = train(train_set, args.epochs, args.batch_size, args.lr, args.seed)
     test_accuracy = accuracy(net, test_set)
     parameters = sum(p.numel() for p in net.parameters())
-    print(f"{args.dataset}: test accuracy {test_accuracy:.4f}, {parameters} parameters, {time.time() - start:.0f} s")
+    seconds = time.time() - start
+    print(f"{args.dataset}: test accuracy {test_accuracy:.4f}, {parameters} parameters, {seconds:.0f} s")
     meta = {"dataset": args.dataset, "channels": net.channels, "size": net.size, "classes": net.classes,
-            "accuracy": test_accuracy, "seed": args.seed, "epochs": args.epochs, "batch_size": args.batch_size,
+            "accuracy": test_accuracy, "seed": args.seed, "epochs": args.epochs,
+            "batch_size": args.batch_size,
             "lr": args.lr, "torch": str(torch.__version__)}
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")

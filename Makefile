@@ -1,0 +1,69 @@
+# GAN papers, one folder each. `make` lists what there is.
+#   ARGS="--steps 1000"   more flags          CKPT=FILE      a checkpoint (else the newest run's)
+#   PYTHON=python3.12     the interpreter     CONSTRAINTS=   install without the tested versions' pins
+
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+ARGS ?=
+CKPT ?=
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+FOLDERS := $(patsubst %/train.py,%,$(wildcard */train.py))
+
+# Two busy processes make OpenMP's spinning threads wait on each other (seen: 15x slower). Sleeping costs little.
+export OMP_WAIT_POLICY ?= passive
+export GOMP_SPINCOUNT ?= 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test lint smoke bench clean FORCE
+
+help:  ## list the targets
+	@echo "folders: $(FOLDERS)"
+	@echo
+	@sed -n -E 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | sed 's/%/<folder>/; s/data-<folder>/data-<set>/' \
+	  | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+	@echo
+	@sed -n -E 's/^#   (.*)/  \1/p' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## make .venv and install requirements (done once; other targets do it by themselves)
+
+$(STAMP): requirements.txt requirements-dev.txt $(CONSTRAINTS)
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+	  -r requirements.txt -r requirements-dev.txt
+	touch $@
+
+test: $(STAMP)  ## run the tests (CPU, a few minutes)
+	$(PY) -m pytest $(ARGS)
+
+lint: $(STAMP)  ## ruff
+	$(PY) -m ruff check .
+
+data-%: $(STAMP) FORCE  ## fetch a data set, e.g. data-fashion-mnist
+	$(PY) -m common.data $* $(ARGS)
+
+train-%: $(STAMP) FORCE  ## train with the paper's settings
+	$(PY) -m $*.train $(ARGS)
+
+quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
+	$(PY) -m $*.train --quick $(ARGS)
+
+eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
+	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
+
+smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
+	rm -rf runs/$*/smoke
+	$(PY) -m $*.train --smoke --steps 6 --out runs/$*/smoke
+	$(PY) -m $*.train --resume runs/$*/smoke --steps 12
+	$(PY) -m $*.eval --ckpt runs/$*/smoke/last.pt --n 64
+
+smoke: $(addprefix smoke-,$(FOLDERS))  ## smoke of every folder
+
+bench: $(STAMP)  ## steps per second of every folder on this machine
+	$(PY) -m tests.bench $(ARGS)
+
+clean:  ## remove .venv and caches; runs/ and data/ stay
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

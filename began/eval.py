@@ -1,0 +1,214 @@
+"""The thesis' figures and table, and the numbers that it leaves to the eye. From the repository's root:
+
+  python -m began.eval                                   the newest run under runs/began
+  python -m began.eval --ckpt DIR/last.pt --n 10000      a checkpoint; FID from 10,000 samples
+  python -m began.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
+  python -m began.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz and PNGs
+  python -m began.eval --gammas 0.3 0.5 0.7              the newest run of each γ side by side
+
+Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
+statistics); D reconstructs in train mode (batch statistics), as it does all through training.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from common.cli import UserError, add_device_args, new_parser, positive_int, refuse_as_file, run_main
+
+refuse_as_file(__package__, __file__)
+
+from common import plots
+from common.data import load_images
+from common.device import autocast, choose_device, import_torchvision
+from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, write_json
+
+from .train import EPOCH, THESIS_LOG, THESIS_POINTS, build, sample_z
+
+
+def parse_args(argv=None):
+    parser = new_parser(__doc__)
+    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/began")
+    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
+    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
+    parser.add_argument("--inception-weights", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth; none: fetched")
+    parser.add_argument("--n", type=positive_int, default=10_000, help="generated images for the metrics")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
+    parser.add_argument("--batch-size", type=positive_int, default=250, help="images per forward pass")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated images")
+    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
+    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
+    parser.add_argument("--export", metavar="DIR", help="only write --n samples to DIR/samples.npz and DIR/*.png")
+    parser.add_argument("--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ")
+    add_device_args(parser.add_argument_group("run"))
+    return parser.parse_args(argv)
+
+
+def load(path, device):
+    """(G, D, training args, checkpoint) from a checkpoint file alone."""
+    checkpoint = load_checkpoint(path, "began")
+    trained = argparse.Namespace(**checkpoint["args"])
+    if trained.encoder == "resnet18":
+        import_torchvision()
+    G, D = build(trained, trained.channels)
+    for name, net in (("G", G), ("D", D)):
+        load_state(net, checkpoint["state"][name], f"{name} in {path}")
+    return G.to(device).eval(), D.to(device), trained, checkpoint
+
+
+@torch.no_grad()
+def sample(G, n, trained, device, seed=0, batch_size=250, amp="off"):
+    """Yield n images (B, C, H, W) in [-1, 1]: clamped, since Berthelot's generator is not squashed."""
+    rng = torch.Generator().manual_seed(seed)
+    for start in range(0, n, batch_size):
+        z = sample_z(min(batch_size, n - start), trained, rng).to(device)
+        with autocast(device, amp):
+            images = G(z)
+        yield images.float().clamp(-1, 1)
+
+
+def slerp(z0, z1, t):
+    """Spherical interpolation (Shoemake 1985) between rows of z0 and z1 (B, N); t in [0, 1].
+
+    Keeps the norm of normal z where a straight line would pass through untypically short ones. Rows that point
+    the same way are interpolated linearly, the limit of the formula.
+    """
+    cosine = torch.nn.functional.cosine_similarity(z0, z1, dim=1).clamp(-1, 1)[:, None]
+    angle = torch.acos(cosine)
+    curved = (torch.sin((1 - t) * angle) * z0 + torch.sin(t * angle) * z1) / torch.sin(angle).clamp(min=1e-12)
+    return torch.where(angle.sin() < 1e-4, torch.lerp(z0, z1, t), curved)
+
+
+@torch.no_grad()
+def reconstruct(D, images):
+    D.train()
+    return D(images).float().clamp(-1, 1)
+
+
+def thesis_table(log):
+    """[(epoch, our mean M over the last 100 steps up to step 900 of that epoch, the thesis' M there), …]."""
+    rows = []
+    for epoch, printed in enumerate(THESIS_LOG):
+        end = 900 + EPOCH * epoch
+        ours = [line["M"] for line in log if end - 100 < line["step"] <= end]
+        if ours and log[-1]["step"] >= end:
+            rows.append({"epoch": epoch + 1, "M_ours": float(np.mean(ours)), "M_thesis": printed[3]})
+    return rows
+
+
+def gamma_sweep(args, device):
+    """The newest run of each γ: a row of samples, FID and class entropy over γ. -> runs/began/gammas.png."""
+    found = {}
+    for path in sorted(Path("runs/began").glob("*/last.pt"), key=lambda p: p.stat().st_mtime):
+        found[load_checkpoint(path, "began")["args"]["gamma"]] = path
+    if missing := [g for g in args.gammas if g not in found]:
+        raise UserError(f"--gammas: no run under runs/began with γ = {missing}. There are: {sorted(found)}. "
+                        "Train one with --gamma")
+    rows, results = [], []
+    for gamma in args.gammas:
+        G, _, trained, checkpoint = load(found[gamma], device)
+        rows.append(torch.cat(list(sample(G, 12, trained, device, args.seed))).cpu())
+        results.append(measure(G, trained, args, device) | {"gamma": gamma, "step": checkpoint["step"],
+                                                            "checkpoint": str(found[gamma])})
+    figure, axes = plots.plt.subplots(len(rows), 1, figsize=(9, 1.1 * len(rows)), squeeze=False)
+    for axis, images, result in zip(axes[:, 0], rows, results):
+        fid = next((v for k, v in result.items() if k.startswith("fid")), math.nan)
+        axis.imshow(plots.grid(images, 12).squeeze(), cmap="gray")
+        axis.set_title(f"γ = {result['gamma']}: FID {fid:.1f}, class entropy {result.get('entropy', math.nan):.2f} "
+                       f"of {math.log(10):.2f}, step {result['step']}", fontsize=8)
+        axis.axis("off")
+    plots.save_figure(figure, "runs/began/gammas.png")
+    write_json("runs/began/gammas.json", results)
+    print(json.dumps(results, indent=1))
+    return results
+
+
+def measure(G, trained, args, device):
+    """FID, KID, IS, precision and recall of samples, and how the classifier sees their classes."""
+    extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
+    real_set = load_images(trained.dataset, args.data_dir, args.split, trained.size, trained.channels)
+    real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
+    batches = sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp)
+    fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
+    metrics = image_metrics(real, fake, extractor.name, args.split)
+    if args.extractor == "lenet":
+        found = class_histogram(fake[1])
+        metrics |= {"classes": real_set.classes, **found}
+    return metrics
+
+
+def draw(G, D, trained, args, device, where):
+    """Samples, reconstructions of real and generated images, interpolations, curves beside the checkpoint."""
+    images = torch.cat(list(sample(G, 64, trained, device, args.seed)))
+    plots.save_grid(images, where / "samples.png", zoom=max(1, 64 // trained.size))
+
+    real_set = load_images(trained.dataset, args.data_dir, args.split, trained.size, trained.channels)
+    real = real_set.images_at(torch.arange(64), device)
+    pairs = [real[:16], reconstruct(D, real)[:16], images[:16], reconstruct(D, images)[:16]]
+    plots.save_grid(torch.cat(pairs), where / "reconstructions.png", nrow=16)
+
+    z = sample_z(8, trained, torch.Generator().manual_seed(args.seed)).to(device)
+    t = torch.linspace(0, 1, 11).tolist()
+    with torch.no_grad():
+        rows = [torch.stack([G(path(z[:4], z[4:], s)).float() for s in t], 1).flatten(0, 1)
+                for path in (torch.lerp, slerp)]
+    plots.save_grid(torch.cat(rows), where / "interpolation.png", nrow=11)
+
+    log = read_log(where / "log.jsonl") if (where / "log.jsonl").exists() else []
+    if log:
+        as_thesis = trained.arch == "thesis" and trained.batch_size == 64
+        plots.curves(log, [["L_x", "L_G"], ["L_D"], ["k"], ["M"]], where / "curves.png", smooth=10,
+                     points=THESIS_POINTS if as_thesis else None)
+    return thesis_table(log) if log and trained.arch == "thesis" and trained.batch_size == 64 else []
+
+
+def export(G, trained, args, device):
+    """--n samples as one NPZ (images: uint8 (N, H, W, C)) and as PNGs that other tools can score."""
+    folder = Path(args.export)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--export {folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    batches = [((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+               for x in sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp)]
+    images = np.concatenate(batches)
+    np.savez_compressed(folder / "samples.npz", images=images)
+    for i, image in enumerate(images):
+        plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
+    print(f"{len(images)} samples in {folder}")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    device = choose_device(args.device)
+    if args.gammas:
+        return gamma_sweep(args, device)
+    path = Path(args.ckpt or newest_checkpoint("began"))
+    G, D, trained, checkpoint = load(path, device)
+    if args.samples:
+        images = torch.cat(list(sample(G, args.samples, trained, device, args.seed, args.batch_size)))
+        return plots.save_grid(images, args.grid_out, nrow=max(1, round(math.sqrt(args.samples))))
+    if args.export:
+        return export(G, trained, args, device)
+
+    print(f"{path}: BEGAN, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
+    table = draw(G, D, trained, args, device, path.parent)
+    metrics = measure(G, trained, args, device)
+    write_json(path.parent / f"eval_{checkpoint['step']}.json",
+               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "thesis_table": table,
+                "train_args": vars(trained), "env": environment(device)})
+    for key, value in metrics.items():
+        if key != "classes":
+            print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
+    for row in table:
+        print(f"epoch {row['epoch']}: M {row['M_ours']:.4f}, thesis {row['M_thesis']:.4f}")
+    return metrics
+
+
+if __name__ == "__main__":
+    run_main(main)

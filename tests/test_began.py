@@ -1,0 +1,273 @@
+"""BEGAN: each equation of §2.3 against numbers worked out by hand, who gets gradient in each step, the networks."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from began import eval as began_eval
+from began import train
+from began.model import (Autoencoder, BerthelotDecoder, BerthelotEncoder, ConvTransposeDecoder, Generator,
+                         autoencoder_error, convergence_measure, discriminator_loss, generator_loss, update_k)
+from common.cli import UserError
+from common.device import import_torchvision, step_rng
+
+T = torch.tensor
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+# --- equations
+
+
+def test_autoencoder_error_is_the_mean_over_pixels_per_image():
+    v = T([[[[1.0, -1.0], [0.5, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
+    r = T([[[[0.0, -1.0], [0.0, 0.5]]], [[[0.0, 0.0], [0.0, 2.0]]]])
+    assert autoencoder_error(v, r).tolist() == [0.5, 0.5]            # (1 + 0 + .5 + .5) / 4 ; 2 / 4
+    assert autoencoder_error(v, r, 2).tolist() == [0.375, 1.0]       # (1 + 0 + .25 + .25) / 4 ; 4 / 4
+
+
+def test_autoencoder_error_is_computed_in_fp32_under_bf16():
+    v = torch.full((1, 1, 1, 3), 1.0, dtype=torch.bfloat16)
+    error = autoencoder_error(v, v * 0.99)
+    assert error.dtype == torch.float32
+
+
+def test_losses_by_hand():
+    real, fake = T([0.2, 0.4]), T([0.1, 0.3])
+    assert discriminator_loss(real, fake, 0.5).item() == pytest.approx(0.3 - 0.5 * 0.2)
+    assert discriminator_loss(real, fake, T(1.0)).item() == pytest.approx(0.1)
+    assert generator_loss(fake).item() == pytest.approx(0.2)
+
+
+def test_k_and_M_by_hand():
+    L_x, L_G = T(0.2), T(0.05)
+    assert update_k(T(0.0), L_x, L_G, 0.5, 1e-3).item() == pytest.approx(5e-5)   # 1e-3 (.1 − .05)
+    assert convergence_measure(L_x, L_G, 0.5).item() == pytest.approx(0.25)      # .2 + |.1 − .05|
+    assert convergence_measure(L_x, T(0.3), 0.5).item() == pytest.approx(0.4)    # .2 + |.1 − .3|
+
+
+def test_k_stays_in_0_1():
+    assert update_k(T(0.0), T(0.1), T(0.9), 0.5, 1.0).item() == 0.0
+    assert update_k(T(1.0), T(0.9), T(0.1), 0.5, 1.0).item() == 1.0
+    assert update_k(T(0.3), T(0.5), T(0.2), 0.0, 10.0).item() == 0.0             # γ = 0: k can't rise
+
+
+def test_perfect_autoencoder_is_an_equilibrium():
+    v = torch.rand(4, 1, 8, 8)
+    L = autoencoder_error(v, v.clone()).mean()
+    assert L == 0 and convergence_measure(L, L, 0.5) == 0 and update_k(T(0.3), L, L, 0.5, 1e-3) == T(0.3)
+
+
+def test_k_and_M_carry_no_gradient():
+    L_x, L_G = T(0.2, requires_grad=True), T(0.1, requires_grad=True)
+    assert not update_k(T(0.1), L_x, L_G, 0.5, 1e-3).requires_grad
+    assert not convergence_measure(L_x, L_G, 0.5).requires_grad
+
+
+def test_thesis_log_is_consistent_with_our_formulas():
+    """L_x = L_D + k·L_G (up to the printed k being one step newer) must give the printed M."""
+    for L_D, L_G, k, M in train.THESIS_LOG:
+        assert convergence_measure(T(L_D + k * L_G), T(L_G), 0.5).item() == pytest.approx(M, abs=3e-4)
+
+
+def test_error_is_invariant_to_order_and_duplication_without_batchnorm():
+    D = Autoencoder(8, 16, 1, 4, "berthelot", "conv").double()
+    x = torch.rand(6, 1, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        a = autoencoder_error(x, D(x))
+        order = torch.tensor([3, 1, 0, 5, 4, 2])
+        assert torch.allclose(autoencoder_error(x[order], D(x[order])), a[order], atol=1e-6)   # the error itself is fp32
+        twice = torch.cat([x, x])
+        assert autoencoder_error(twice, D(twice)).mean().item() == pytest.approx(a.mean().item(), abs=1e-6)
+
+
+# --- who gets gradient: the loop of train.py itself, observed just before each optimiser step
+
+
+@pytest.fixture
+def observed_step(tmp_path, monkeypatch):
+    """The second step of a run with k_2 ≠ 0: networks, batch, z's and all gradients before each step()."""
+    nets, seen, k_used = {}, [], []
+    build = train.build
+
+    def remember(*a):
+        nets["G"], nets["D"] = build(*a)
+        return nets["G"], nets["D"]
+
+    def grads(net):
+        return {n: None if p.grad is None else p.grad.clone() for n, p in net.named_parameters()}
+
+    def spy(net):
+        seen.append({"net": "G" if net is nets["G"] else "D", **{f"grad_{k}": grads(v) for k, v in nets.items()},
+                     **{f"state_{k}": {n: t.clone() for n, t in v.state_dict().items()} for k, v in nets.items()}})
+
+    def loss(real_error, fake_error, k_t):
+        k_used.append(float(k_t))
+        return discriminator_loss(real_error, fake_error, k_t)
+
+    monkeypatch.setattr(train, "build", remember)
+    monkeypatch.setattr(train, "average_gradients", spy)
+    monkeypatch.setattr(train, "discriminator_loss", loss)
+    argv = ["--smoke", "--arch", "berthelot", "--width", "4", "--code-dim", "8", "--z-dim", "6", "--batch-size", "4",
+            "--steps", "2", "--lambda-k", "0.5", "--gamma", "1", "--out", str(tmp_path / "run")]
+    train.main(argv)
+    args = train.parse_args(argv)
+    rng = step_rng(args.seed, 2)
+    z_D, z_G = (train.sample_z(4, args, rng) for _ in range(2))
+    x, _ = train.load_images("synthetic", "none", "train", args.size, 1).batch(1, 4, args.seed)
+    G, D = build(args, 1)
+    return dict(first_D_step=seen[0], seen=seen[2:], k=k_used[1], x=x, z_D=z_D, z_G=z_G, G=G, D=D)
+
+
+def assert_same(found, expected):
+    for (name, a), b in zip(found.items(), expected):
+        assert torch.allclose(a, b, atol=1e-7, rtol=1e-4), name
+
+
+def test_D_step_has_the_gradient_of_L_D_and_nothing_of_L_G(observed_step):
+    s, before = observed_step, observed_step["seen"][0]
+    assert before["net"] == "D" and 0.05 < s["k"] <= 1
+    s["G"].load_state_dict(before["state_G"])
+    s["D"].load_state_dict(before["state_D"])
+    params = list(s["D"].parameters())
+    fake = s["G"](s["z_D"]).detach()
+    grad_x = torch.autograd.grad((s["x"] - s["D"](s["x"])).abs().mean(), params)
+    grad_fake = torch.autograd.grad((fake - s["D"](fake)).abs().mean(), params)
+    assert_same(before["grad_D"], [a - s["k"] * b for a, b in zip(grad_x, grad_fake)])
+
+
+def test_G_step_has_the_gradient_of_L_G_against_the_updated_D(observed_step):
+    s, (first, second) = observed_step, observed_step["seen"]
+    assert second["net"] == "G"
+    assert any(not torch.equal(a, first["state_D"][n]) for n, a in second["state_D"].items()), "D was not updated"
+    s["G"].load_state_dict(second["state_G"])
+    s["D"].load_state_dict(second["state_D"])
+    fake = s["G"](s["z_G"])
+    assert_same(second["grad_G"], torch.autograd.grad((fake - s["D"](fake)).abs().mean(), list(s["G"].parameters())))
+
+
+def test_each_step_leaves_the_other_network_alone(observed_step):
+    first, second = observed_step["seen"]
+    assert all(g is None for g in observed_step["first_D_step"]["grad_G"].values()), "D's step reached G"
+    assert all(torch.equal(a, second["state_G"][n]) for n, a in first["state_G"].items()), "D's step moved G"
+    assert all(torch.equal(a, second["grad_D"][n]) for n, a in first["grad_D"].items()), "G's step wrote into D.grad"
+
+
+# --- networks
+
+
+def test_thesis_parameter_counts():
+    import_torchvision()
+    assert count(Generator()) == 3_157_313
+    D = Autoencoder()
+    assert count(D.encoder) == 11_170_240          # ResNet-18 of one channel without fc: 11,689,512 − 513,000 − 6,272
+    assert count(D.decoder) == 6_958_401           # 512·8192 + 8192, then as G
+    assert D(torch.zeros(2, 1, 64, 64)).shape == (2, 1, 64, 64)
+
+
+def test_resnet_encoder_takes_pretrained_weights_but_a_new_first_convolution():
+    donor = import_torchvision().models.resnet18(weights=None)
+    D = Autoencoder(size=32, width=8, encoder_state=donor.state_dict())
+    own = D.encoder.net.state_dict()
+    assert torch.equal(own["layer4.1.conv2.weight"], donor.state_dict()["layer4.1.conv2.weight"])
+    assert own["conv1.weight"].shape == (64, 1, 7, 7)
+
+
+def test_xavier_initialisation_of_G_and_of_Ds_decoder():
+    D = Autoencoder(64, 64, 1, 64, encoder="conv")
+    for decoder in (Generator().net, D.decoder):
+        conv = decoder[4]                          # ConvT 512 -> 256, 4x4: fans 256·16 and 512·16
+        assert conv.weight.std().item() == pytest.approx(0.02 * math.sqrt(2 / (16 * (256 + 512))), rel=0.02)
+        assert conv.bias.abs().sum() == 0
+    assert count(D) > 0 and D.decoder[-1](T(50.0)) == 1  # tanh
+
+
+@pytest.mark.parametrize("size", [8, 16, 32, 64])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_berthelot_shapes(size, channels):
+    scales = int(math.log2(size // 8)) + 1
+    E, Dec = BerthelotEncoder(size, channels, 4, 10), BerthelotDecoder(10, size, channels, 4)
+    assert E[-1].in_features == 8 * 8 * 4 * scales                     # filters grow linearly: n, 2n, 3n, …
+    x = torch.rand(2, channels, size, size)
+    assert E(x).shape == (2, 10) and Dec(E(x)).shape == x.shape
+    assert (Dec(torch.full((1, 10), 1e4)).abs() > 1).any(), "Berthelot's output is not squashed"
+
+
+def test_berthelot_generator_has_the_shape_of_Ds_decoder():
+    G, D = Generator(64, 32, 3, 8, "berthelot"), Autoencoder(64, 32, 3, 8, "berthelot", "conv")
+    assert [p.shape for p in G.net.parameters()] == [p.shape for p in D.decoder.parameters()]
+
+
+@pytest.mark.parametrize("net, size", [(BerthelotEncoder, 28), (BerthelotDecoder, 4), (ConvTransposeDecoder, 48)])
+def test_sizes_that_do_not_halve_are_refused(net, size):
+    with pytest.raises(ValueError, match=f"{size} is not"):
+        net(size, 1, 4, 8) if net is BerthelotEncoder else net(8, size, 1, 4)
+
+
+# --- train.py's own rules
+
+
+def test_defaults_are_the_thesis(capsys):
+    args = train.parse_args([])
+    found = {k: getattr(args, k) for k in ("dataset", "size", "z_dim", "batch_size", "lr_g", "lr_d", "gamma", "lambda_k",
+                                           "target_norm", "steps", "beta1", "width", "arch", "encoder", "z_dist")}
+    assert found == dict(dataset="fashion-mnist", size=64, z_dim=48, batch_size=64, lr_g=1e-4, lr_d=1e-5, gamma=0.5,
+                         lambda_k=0.001, target_norm=1, steps=8 * 938, beta1=0.5, width=64, arch="thesis",
+                         encoder="resnet18", z_dist="normal")
+
+
+def test_z_distributions():
+    uniform = train.sample_z(2000, train.parse_args(["--z-dist", "uniform"]), step_rng(0, 1))
+    normal = train.sample_z(2000, train.parse_args([]), step_rng(0, 1))
+    assert uniform.abs().max() <= 1 and uniform.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02)
+    assert normal.std().item() == pytest.approx(1, rel=0.02) and normal.abs().max() > 3
+
+
+def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
+    def no_network(*a, **k):
+        raise OSError("no route to host")
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nonexistent-torch-hub")
+    state, used = train.encoder_weights("imagenet")
+    assert state is None and used.startswith("none")
+    assert capsys.readouterr().err.count("\n") == 1
+    with pytest.raises(UserError, match="existing file"):
+        train.encoder_weights("no-such-file.pth")
+
+
+@pytest.mark.parametrize("M, factor", [(lambda step: 1.0, 1 / 4), (lambda step: 1 / step, 1.0)])
+def test_learning_rates_halve_when_M_stalls(tmp_path, monkeypatch, M, factor):
+    """Windows of 2 in 6 steps: the first sets the mark; a constant M halves at 4 and 6, a falling one never."""
+    step = iter(range(1, 100))
+    monkeypatch.setattr(train, "convergence_measure", lambda *a: T(M(next(step))))
+    train.main(["--smoke", "--arch", "berthelot", "--width", "4", "--code-dim", "8", "--lr-d", "0.001",
+                "--steps", "6", "--lr-halve-patience", "2", "--out", str(tmp_path / "r")])
+    state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
+    assert state["opt_G"]["param_groups"][0]["lr"] == pytest.approx(1e-4 * factor)
+    assert state["opt_D"]["param_groups"][0]["lr"] == pytest.approx(1e-3 * factor)
+
+
+# --- eval.py
+
+
+def test_slerp():
+    a, b = T([[1.0, 0.0]]), T([[0.0, 1.0]])
+    assert torch.allclose(began_eval.slerp(a, b, 0.5), T([[0.5, 0.5]]).sqrt(), atol=1e-6)
+    assert torch.allclose(began_eval.slerp(a, b, 0.0), a) and torch.allclose(began_eval.slerp(a, b, 1.0), b, atol=1e-6)
+    third = began_eval.slerp(a, b, 1 / 3)                      # 30 degrees
+    assert torch.allclose(third, T([[math.cos(math.pi / 6), 0.5]]), atol=1e-6)
+    assert torch.allclose(began_eval.slerp(a, 2 * a, 0.5), 1.5 * a), "parallel vectors"
+
+
+def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
+    log = [{"step": s, "M": float(s)} for s in range(20, 1900, 20)]
+    rows = began_eval.thesis_table(log)
+    assert [r["epoch"] for r in rows] == [1, 2]
+    assert rows[0]["M_ours"] == pytest.approx((820 + 840 + 860 + 880 + 900) / 5) and rows[0]["M_thesis"] == 0.2177
+    assert rows[1]["M_thesis"] == 0.1383
+    assert json.dumps(rows)
