@@ -13,16 +13,19 @@ statistics); D reconstructs in train mode (batch statistics), as it does all thr
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from common.cli import UserError, add_device_args, new_parser, positive_int, refuse_as_file, run_main
+if not __package__:                          # started as a file: relative imports can't work
+    print("error: start this as a module from the repository's root: "
+          f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
+    sys.exit(2)
 
-refuse_as_file(__package__, __file__)
-
+from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
 from common import plots
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
@@ -37,7 +40,7 @@ def parse_args(argv=None):
     parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/began")
     parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
     parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="pt_inception-2015-12-05-6726825d.pth; none: fetched")
+    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
     parser.add_argument("--n", type=positive_int, default=10_000, help="generated images for the metrics")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
     parser.add_argument("--batch-size", type=positive_int, default=250, help="images per forward pass")

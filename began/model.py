@@ -31,9 +31,7 @@ Where both are silent: L is the mean over pixels (k has no scale invariance, so 
 
 import math
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 # --- Thesis preset (§3.1 and appendix) ----------------------------------------------------------------------
 
@@ -194,5 +192,5 @@ def update_k(k_t: Tensor, L_x: Tensor, L_G: Tensor, gamma: float, lambda_k: floa
 
 
 def convergence_measure(L_x: Tensor, L_G: Tensor, gamma: float) -> Tensor:
-    """M = L(x) + |γ L(x) − L(G(z_G))|, §2.3. Scalars in, scalar out, no gradient. Lower is better; blind to collapse."""
+    """M = L(x) + |γ L(x) − L(G(z_G))|, §2.3. Scalars in, scalar out, no gradient. Blind to collapse."""
     return L_x.detach() + (gamma * L_x.detach() - L_G.detach()).abs()

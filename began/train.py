@@ -12,12 +12,19 @@ Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z), last.pt.
 import sys
 from pathlib import Path
 
+if not __package__:                          # a file can't resolve `from .model import …`, nor find common
+    print(f"error: start it from the repository's root with python -m {Path(__file__).parent.name}.train",
+          file=sys.stderr)
+    sys.exit(2)
+
 import torch
 
-from common.cli import UserError, add_run_args, new_parser, parse, refuse_as_file, run_main
+if not __package__:                          # started as a file: relative imports can't work
+    print("error: start this as a module from the repository's root: "
+          f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
+    sys.exit(2)
 
-refuse_as_file(__package__, __file__)
-
+from common.cli import UserError, add_run_args, new_parser, parse, run_main
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, choose_device, fused_adam, import_torchvision,
                            init_processes, seed_all, shard, step_rng)

@@ -4,18 +4,10 @@ import argparse
 import errno
 import os
 import sys
-from pathlib import Path
 
 
 class UserError(Exception):
     """A mistake the user can mend: one line that says what is wrong, where, and what to do."""
-
-
-def refuse_as_file(package, file):
-    """`python began/train.py` can't resolve `from .model import …`: say how to start it, exit 2."""
-    if not package:
-        module = f"{Path(file).resolve().parent.name}.{Path(file).stem}"
-        sys.exit(_fail(f"start this as a module from the repository's root: python -m {module}"))
 
 
 def _fail(message):

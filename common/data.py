@@ -4,10 +4,11 @@
     x, y = train.batch(step, batch_size=16, seed=0, device=device)    # (16, 1, 64, 64) in [-1, 1], (16,)
 
 Images stay uint8 at the resolution they are stored in and are resized a batch at a time, on the device of the
-batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no DataLoader and no worker process.
+batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no DataLoader, no worker process.
 As batch number `step` depends on nothing but the seed, resuming a run needs no saved data order.
 """
 
+import argparse
 import contextlib
 import functools
 import gzip
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cli import UserError
+from .cli import UserError, run_main
 from .device import import_torchvision
 
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")
@@ -39,8 +40,8 @@ SYSTEM_DIR = Path("/usr/share/datasets")  # where Debian's package dataset-fashi
 CUT_OFF = (EOFError, zlib.error)
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 
-# md5 sums of the unpacked contents: Debian's .gz files are torchvision's without the name and time in the header.
-# (Put back, those give torchvision's published sums of all four .gz: so Debian's FashionMNIST is the original.)
+# md5 sums of the unpacked contents: Debian's .gz files are torchvision's less the header's name and time.
+# (Put back, those give torchvision's published sums of all four .gz: Debian's FashionMNIST is the original.)
 MD5 = {
     "fashion-mnist": {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -80,7 +81,8 @@ CLASSES = {
                       "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
     "mnist": [str(digit) for digit in range(10)],
     "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
-    "synthetic": ["disc", "ring", "square", "frame", "triangle", "plus", "cross", "rows", "columns", "checkers"],
+    "synthetic": ["disc", "ring", "square", "frame", "triangle",
+                  "plus", "cross", "rows", "columns", "checkers"],
 }
 
 
@@ -91,7 +93,7 @@ class ImageSet:
     """Images in memory, or decoded from files a batch at a time when they would not fit.
 
     images: uint8 (N, C, H0, W0) as stored, or None where decoded lazily; labels: int64 (N,) or None.
-    size, channels: what `images_at` returns, whatever is stored. classes: names of the labels, [] without labels.
+    size, channels: what `images_at` returns, however stored. classes: the labels' names, [] without labels.
     """
 
     def __init__(self, name, split, size, channels, classes=(), images=None, labels=None, files=None):
@@ -102,7 +104,7 @@ class ImageSet:
         return len(self.files if self.images is None else self.images)
 
     def to(self, device):
-        """Keep the uint8 images on `device` (where <= 2 GiB), so that a batch copies nothing from the host."""
+        """Keep the uint8 images on `device` (if <= 2 GiB), so that a batch copies nothing from the host."""
         if self.images is not None and self.images.nbytes <= 2 << 30:
             self.images = self.images.to(device)
         return self
@@ -123,7 +125,7 @@ class ImageSet:
         if x.shape[1] == 3 and self.channels == 1:
             x = (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
         if x.shape[-1] != self.size:
-            x = F.interpolate(x, size=(self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
         if x.shape[1] == 1 and self.channels == 3:
             x = x.repeat(1, 3, 1, 1)
         return (x / 127.5 - 1).clamp_(-1, 1)
@@ -142,7 +144,7 @@ def batch_indices(n, batch_size, seed, step):
     dropped, and may be larger than n.
     """
     if n < 1 or batch_size < 1 or step < 0:
-        raise UserError(f"no batch {step} of size {batch_size} from {n} images: need step >= 0 and the others >= 1")
+        raise UserError(f"no batch {step} of {batch_size} from {n} images: need step >= 0, the others >= 1")
     parts, missing = [], batch_size
     while missing:
         epoch, offset = divmod((step + 1) * batch_size - missing, n)
@@ -153,21 +155,21 @@ def batch_indices(n, batch_size, seed, step):
 
 @functools.lru_cache(maxsize=4)
 def _permutation(n, seed, epoch):
-    mixed = np.random.SeedSequence(abs(seed), spawn_key=(epoch, int(seed < 0))).generate_state(1, np.uint64)[0]
-    return torch.randperm(n, generator=torch.Generator().manual_seed(int(mixed)))
+    mixed = np.random.SeedSequence(abs(seed), spawn_key=(epoch, int(seed < 0))).generate_state(1, np.uint64)
+    return torch.randperm(n, generator=torch.Generator().manual_seed(int(mixed[0])))
 
 
 def load_images(name, data_dir, split="train", size=None, channels=None, download=True, limit=None):
     """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for --smoke).
 
     split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178, synthetic 32); a
-    folder has none. channels: None is native; 1 makes colour luminance; 3 repeats grey. limit: at most so many
-    images (the first ones; of files, evenly spaced ones, so that no class is lost).
+    folder has none. channels: None is native; 1 makes colour luminance; 3 repeats grey. limit: at most so
+    many images (the first ones; of files, evenly spaced ones, so that no class is lost).
 
     FashionMNIST, MNIST and CIFAR-10 are looked for in data_dir and /usr/share/datasets, then downloaded into
-    data_dir unless `download` is False. CelebA must be put there by hand. "folder" is any tree of images under
-    data_dir: the largest centred square of each, resized; the first-level folders, if all images lie in such, are
-    the labels; both splits are all images unless data_dir has the folders train/ and test/.
+    data_dir unless `download` is False. CelebA must be put there by hand. "folder" is any tree of images
+    under data_dir: the largest centred square of each, resized; the first-level folders, if all images lie in
+    such, are the labels; both splits are all images unless data_dir has the folders train/ and test/.
     Raises UserError for a wrong argument, for data that can't be had, and for an image that can't be decoded.
     """
     if name not in (*DATASETS, "synthetic"):
@@ -192,7 +194,8 @@ def load_images(name, data_dir, split="train", size=None, channels=None, downloa
             return _image_files(name, split, size, channels, files, labels, classes, limit)
         images, labels = (_read_cifar if name == "cifar10" else _read_mnist)(name, split, data_dir, download)
     images, labels = torch.from_numpy(images[:limit]), torch.from_numpy(labels[:limit])
-    return ImageSet(name, split, size or images.shape[-1], channels or images.shape[1], CLASSES[name], images, labels)
+    size, channels = size or images.shape[-1], channels or images.shape[1]
+    return ImageSet(name, split, size, channels, CLASSES[name], images, labels)
 
 
 def _synthetic(n, size, channels, seed):
@@ -217,8 +220,8 @@ def _synthetic(n, size, channels, seed):
     inside = np.empty((n, 1, size, size), bool)
     for k, shape in enumerate(shapes):
         inside[labels == k, 0] = shape(u[labels == k], v[labels == k])
-    light, dark = rng.integers((150, 0), (256, 60), (n, channels, 2), np.uint8).transpose(2, 0, 1)[..., None, None]
-    return np.where(inside, light, dark), labels
+    colours = rng.integers((150, 0), (256, 60), (n, channels, 2), np.uint8)  # of the shape, of its ground
+    return np.where(inside, *colours.transpose(2, 0, 1)[..., None, None]), labels
 
 
 # --- FashionMNIST, MNIST, CIFAR-10: find the files, or fetch them
@@ -266,15 +269,15 @@ def _find_files(name, split, need, data_dir, download):
         files = _fetch(name, need, [place for place in places if place.suffix != ".gz"], tried)
     if files is None:
         raise UserError(
-            f"can't get {name} ({split}). Tried " + "; ".join(tried) + ("" if download else "; downloads are off")
-            + f". By hand: put {', '.join(MD5[name])} from {HOMEPAGES[name]} into {places[0]}")
+            f"can't get {name} ({split}). Tried {'; '.join(tried)}{'' if download else '; downloads are off'}"
+            f". By hand: put {', '.join(MD5[name])} from {HOMEPAGES[name]} into {places[0]}")
     for line in damaged:
         _say(f"warning: {line}; another copy is used")
     return files
 
 
 def _read_place(place, need, md5):
-    """{file name: unpacked bytes} from a folder or a tar.gz. OSError: not there. ValueError: damaged, named."""
+    """{file name: unpacked bytes} from a folder or tar.gz. OSError: not there. ValueError: damaged, named."""
     if place.suffix != ".gz":
         return {file: _read_file(place, file, md5[file]) for file in need}
     raw = {}
@@ -313,7 +316,7 @@ def _fetch(name, need, folders, tried):
     """Download all files of `name` and keep them in the first folder where no damaged file is in the way.
 
     They are checked in a temporary folder beside, then renamed into place: a kill leaves no half file under a
-    good name, and no file of the user's is overwritten. None if every source failed; the reasons go to `tried`.
+    good name, and no file of the user's is overwritten. None if every source failed; why goes to `tried`.
     """
     target = next((folder for folder in folders if not _damaged(folder, MD5[name])), None)
     if target:
@@ -429,7 +432,8 @@ def _celeba(data_dir, split):
     else:
         files = files[:162770] if split == "train" else files[182637:]
     if not files:
-        raise UserError(f"no images of CelebA's {split} split in {root}: unpack all 202,599 of img_align_celeba.zip there")
+        raise UserError(f"no images of CelebA's {split} split in {root}: "
+                        "unpack all 202,599 of img_align_celeba.zip there")
     return files, None, []
 
 
@@ -494,3 +498,17 @@ def _memory_budget():
         return int(rows["MemAvailable"].split()[0]) * 1024 // 2
     except (OSError, KeyError, ValueError):
         return 4 << 30
+
+
+def main():
+    parser = argparse.ArgumentParser(description="Fetch a data set, check it, say what is there.")
+    parser.add_argument("name", choices=DATASETS)
+    parser.add_argument("--data-dir", default="data")
+    args = parser.parse_args()
+    for split in ("train", "test"):
+        found = load_images(args.name, args.data_dir, split, size=None if args.name != "folder" else 64)
+        print(f"{args.name} {split}: {len(found):,} images of {found.size}x{found.size}x{found.channels}")
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -80,7 +80,7 @@ def test_error_is_invariant_to_order_and_duplication_without_batchnorm():
     with torch.no_grad():
         a = autoencoder_error(x, D(x))
         order = torch.tensor([3, 1, 0, 5, 4, 2])
-        assert torch.allclose(autoencoder_error(x[order], D(x[order])), a[order], atol=1e-6)   # the error itself is fp32
+        assert torch.allclose(autoencoder_error(x[order], D(x[order])), a[order], atol=1e-6)  # the error is fp32
         twice = torch.cat([x, x])
         assert autoencoder_error(twice, D(twice)).mean().item() == pytest.approx(a.mean().item(), abs=1e-6)
 
@@ -213,11 +213,10 @@ def test_sizes_that_do_not_halve_are_refused(net, size):
 
 def test_defaults_are_the_thesis(capsys):
     args = train.parse_args([])
-    found = {k: getattr(args, k) for k in ("dataset", "size", "z_dim", "batch_size", "lr_g", "lr_d", "gamma", "lambda_k",
-                                           "target_norm", "steps", "beta1", "width", "arch", "encoder", "z_dist")}
-    assert found == dict(dataset="fashion-mnist", size=64, z_dim=48, batch_size=64, lr_g=1e-4, lr_d=1e-5, gamma=0.5,
+    thesis = dict(dataset="fashion-mnist", size=64, z_dim=48, batch_size=64, lr_g=1e-4, lr_d=1e-5, gamma=0.5,
                          lambda_k=0.001, target_norm=1, steps=8 * 938, beta1=0.5, width=64, arch="thesis",
-                         encoder="resnet18", z_dist="normal")
+                         encoder="resnet18", encoder_weights="imagenet", z_dist="normal")
+    assert {k: getattr(args, k) for k in thesis} == thesis
 
 
 def test_z_distributions():

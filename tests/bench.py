@@ -1,0 +1,45 @@
+"""Steps per second of every folder on this machine: `make bench`. Each row is a real, short training run.
+
+Rows run one after the other; nothing else should be running. Compare rows of one run only.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+
+import torch
+
+from common.device import choose_device, device_name
+from common.runs import read_log
+
+ROWS = [  # folder, what, flags
+    ("began", "thesis preset, fp32", []),
+    ("began", "thesis preset, bf16 + channels_last", ["--amp", "bf16"]),
+    ("began", "--quick, fp32", ["--quick", "--amp", "off"]),
+    ("began", "--quick (bf16 + channels_last)", ["--quick"]),
+]
+COMMON = {"began": ["--encoder-weights", "none"]}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=15)
+    parser.add_argument("--only", help="a folder")
+    parser.add_argument("--device", default="auto")
+    args = parser.parse_args()
+    print(f"torch {torch.__version__}, {device_name(choose_device(args.device))}")
+    for folder, what, flags in ROWS:
+        if args.only in (None, folder):
+            with tempfile.TemporaryDirectory() as out:
+                command = [sys.executable, "-m", f"{folder}.train", "--out", f"{out}/run", "--steps", str(args.steps),
+                           "--log-every", "1", "--device", args.device, *COMMON[folder], *flags]
+                subprocess.run(command, check=True, capture_output=True)
+                seconds = [line["seconds"] for line in read_log(f"{out}/run/log.jsonl")]
+            step = statistics.median(b - a for a, b in zip(seconds[4:], seconds[5:]))
+            print(f"{folder:14} {what:40} {1 / step:8.2f} steps/s   {1000 * step:8.0f} ms/step", flush=True)
+
+
+if __name__ == "__main__":
+    main()

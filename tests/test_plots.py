@@ -1,0 +1,104 @@
+"""Pictures, by their pixels."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import plots
+
+
+def read(path):
+    with Image.open(path) as image:
+        return np.asarray(image), image.mode
+
+
+def flat(*values, size=(2, 3), channels=1):
+    """One constant image per value."""
+    return torch.tensor(values).view(-1, 1, 1, 1).expand(-1, channels, *size)
+
+
+def test_grid_layout():
+    """Three 2x3 images, two a row, 1 pixel of white between: black, mid grey, white; the fourth place is white."""
+    picture = plots.grid(flat(-1.0, 0.0, 1.0), nrow=2, pad=1)
+    W, b, g = 255, 0, 128
+    assert picture.dtype == np.uint8 and picture[..., 0].tolist() == [
+        [W, W, W, W, W, W, W, W, W],
+        [W, b, b, b, W, g, g, g, W],
+        [W, b, b, b, W, g, g, g, W],
+        [W] * 9, [W] * 9, [W] * 9, [W] * 9]
+
+
+def test_grid_keeps_orientation_and_clamps():
+    image = torch.tensor([[-3.0, 3.0], [-0.5, 0.5]]).view(1, 1, 2, 2)
+    assert plots.grid(image, pad=0, nrow=1)[..., 0].tolist() == [[0, 255], [64, 191]]
+
+
+def test_grid_takes_bfloat16_with_gradient():
+    image = flat(0.0).bfloat16().clone().requires_grad_()
+    assert plots.grid(image, pad=0, nrow=1)[0, 0, 0] == 128
+
+
+def test_save_grid_in_grey_and_zoomed(tmp_path):
+    plots.save_grid(flat(-1.0, 1.0), tmp_path / "new/grid.png", nrow=1, pad=1, zoom=3)
+    picture, mode = read(tmp_path / "new/grid.png")
+    once = plots.grid(flat(-1.0, 1.0), nrow=1, pad=1)[..., 0]
+    assert mode == "L" and picture.shape == (7 * 3, 5 * 3)
+    assert np.array_equal(picture, np.kron(once, np.ones((3, 3), np.uint8)))
+
+
+def test_save_grid_in_colour(tmp_path):
+    red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
+    plots.save_grid(red, tmp_path / "red.png", nrow=1, pad=0)
+    picture, mode = read(tmp_path / "red.png")
+    assert mode == "RGB" and (picture == [255, 0, 0]).all() and picture.shape == (2, 2, 3)
+
+
+@pytest.fixture
+def axes_of(monkeypatch):
+    """save_figure keeps the figure for us to look at."""
+    kept = []
+    original = plots.save_figure
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (kept.append(figure), original(figure, path)))
+    return lambda: kept[-1].axes
+
+
+LOG = [{"step": 10 * i, "a": float(i), **({"b": 1.0} if i % 2 else {})} for i in range(1, 7)]
+
+
+def test_curves(tmp_path, axes_of):
+    plots.curves(LOG, [["a", "b", "absent"], ["a"]], tmp_path / "sub/curves.png", smooth=2,
+                 points={"b": ([15], [0.5], "paper"), "absent": ([1], [1], "no line, no dot")})
+    assert read(tmp_path / "sub/curves.png")[0].std() > 0
+    first, second = axes_of()
+    lines = {line.get_label(): line.get_xydata().tolist() for line in first.lines}
+    assert set(lines) == {"a", "b", "paper"}
+    assert lines["a"] == [[20, 1.5], [30, 2.5], [40, 3.5], [50, 4.5], [60, 5.5]]  # a mean stands at its last step
+    assert lines["b"] == [[30, 1], [50, 1]] and lines["paper"] == [[15, 0.5]]
+    assert [line.get_label() for line in second.lines] == ["a"]
+
+
+@pytest.mark.parametrize("log", [[], LOG[:1]])
+@pytest.mark.filterwarnings("error")
+def test_curves_of_almost_nothing(tmp_path, log):
+    plots.curves(log, [["a"], ["absent"]], tmp_path / "curves.png", smooth=10)
+    assert read(tmp_path / "curves.png")[0].size
+
+
+def test_figures_are_closed(tmp_path):
+    before = plots.plt.get_fignums()
+    plots.curves(LOG, [["a"]], tmp_path / "curves.png")
+    assert plots.plt.get_fignums() == before
+
+
+def test_ratio_histogram(tmp_path):
+    figure, (axis, ratio_axis) = plots.plt.subplots(2, 1)
+    bins = np.array([0.0, 1.0, 3.0, 4.0])
+    reference = np.array([0.5] * 4 + [2.0] * 4)                  # densities 0.5, 0.25 (twice as wide), 0
+    plots.ratio_histogram(axis, ratio_axis, {"ours": np.array([0.5, 2.0, 2.0, 3.5])}, ("theirs", reference), bins)
+    stairs = {patch.get_label(): patch.get_data().values.tolist() for patch in axis.patches}
+    assert stairs == {"theirs": [0.5, 0.25, 0.0], "ours": [0.25, 0.25, 0.25]}
+    dots = ratio_axis.lines[0].get_xydata()
+    assert dots[:, 0].tolist() == [0.5, 2.0, 3.5] and dots[:2, 1].tolist() == [0.5, 1.0] and np.isnan(dots[2, 1])
+    plots.save_figure(figure, tmp_path / "ratio.png")
+    assert read(tmp_path / "ratio.png")[0].std() > 0

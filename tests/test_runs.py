@@ -1,0 +1,460 @@
+"""Run directories: exact resume after kills and signals, and what is left when something goes wrong."""
+
+import builtins
+import errno
+import json
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from began import train
+from common import runs
+from common.cli import UserError, run_main
+from common.runs import Run, read_log
+
+SMOKE = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4", "--log-every", "2"]
+
+
+@pytest.fixture
+def no_curves(monkeypatch):
+    """Most of a tiny run's time is matplotlib."""
+    monkeypatch.setattr(train, "curves", lambda *args, **kwargs: None)
+
+
+def run_began(*argv):
+    return train.main([str(word) for word in argv])
+
+
+def checkpoint(directory):
+    return torch.load(Path(directory) / "last.pt", weights_only=True)
+
+
+def leaves(value, path=""):
+    """(path, bytes or value) of everything in nested dicts and lists: NaN, -0.0 and dtypes count."""
+    if isinstance(value, dict):
+        return [leaf for k, v in value.items() for leaf in leaves(v, f"{path}.{k}")]
+    if isinstance(value, (list, tuple)):
+        return [leaf for k, v in enumerate(value) for leaf in leaves(v, f"{path}.{k}")]
+    if torch.is_tensor(value):
+        return [(path, str(value.dtype), value.contiguous().numpy().tobytes())]
+    return [(path, value)]
+
+
+def differing(a, b):
+    a, b = checkpoint(a), checkpoint(b)
+    assert a["step"] == b["step"]
+    return [x[0] for x, y in zip(leaves([a["state"], a["rng"]]), leaves([b["state"], b["rng"]]), strict=True) if x != y]
+
+
+def wait_for(condition, process, seconds=120):
+    end = time.time() + seconds
+    while not condition():
+        assert process.poll() is None, f"ended by itself: {process.communicate()}"
+        assert time.time() < end, "nothing happened"
+        time.sleep(0.005)
+
+
+def logged(directory):
+    path = Path(directory) / "log.jsonl"
+    return [line["step"] for line in read_log(path)] if path.exists() else []
+
+
+def other_weights(directory):
+    state = checkpoint(directory)["state"]
+    return [leaf for leaf in leaves(state) if ".exp_avg" in leaf[0]], state
+
+
+# --- exact resume
+
+
+def test_terminated_then_killed_then_resumed_is_the_undisturbed_run(here, env, no_curves, capfd):
+    """SIGTERM at some step; the command that it prints, executed as printed, is killed at a random later step by
+    SIGKILL; what is left goes on here. Weights, optimisers, k_t and the log are the undisturbed run's."""
+    words = [*SMOKE, "--steps=60", "--save-every", "3", "--sample-every", "1000", "--log-every", "1"]
+    start = dict(cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    broken = "a broken run"                                      # the space must be quoted in what is printed
+    process = subprocess.Popen([sys.executable, "-m", "began.train", *words, "--out", broken], **start)
+    wait_for(lambda: len(logged(broken)) >= 2, process)
+    process.send_signal(signal.SIGTERM)
+    err = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signal.SIGTERM, err
+    stopped = checkpoint(broken)["step"]
+    assert f"stopped by SIGTERM after step {stopped}, saved." in err and logged(broken)[-1] == stopped < 60
+    command = err.splitlines()[-1]
+    assert command.startswith("  python -m began.train --resume ")
+
+    kill_at = random.randint(stopped + 4, stopped + 16)
+    process = subprocess.Popen(["bash", "-c", "exec" + command], **start)
+    wait_for(lambda: (logged(broken) or [0])[-1] >= kill_at, process)
+    process.kill()
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    saved = checkpoint(broken)["step"]
+    assert saved % 3 == 0 and stopped < saved < 60, f"killed at {kill_at}, {stopped} {saved}"
+    with open(f"{broken}/log.jsonl", "a") as f:
+        f.write('{"step": 59, "L_x"')                            # a line that the kill cut short
+
+    run_began("--resume", broken)
+    run_began(*words, "--out", "whole")
+    assert logged(broken) == logged("whole") == list(range(1, 61))
+    assert differing(broken, "whole") == [], f"stopped at {stopped}, killed at {kill_at}"
+    for a, b in zip(read_log(f"{broken}/log.jsonl"), read_log("whole/log.jsonl")):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+
+    names = {leaf[0].split(".")[1] for leaf in leaves(checkpoint("whole")["state"])}
+    assert {"G", "D", "opt_G", "opt_D", "k_t"} <= names and checkpoint("whole")["state"]["k_t"] > 0
+    run_began(*words, "--steps", 6, "--seed", 1, "--out", "other")    # the comparison can fail
+    run_began(*words, "--steps", 6, "--out", "short")
+    assert any(".G." in f".{name}" or "net" in name for name in differing("other", "short"))
+
+
+def test_resume_with_the_plateau_halving_of_learning_rates(here, no_curves):
+    words = [*SMOKE, "--lr-halve-patience", 2, "--steps", 11, "--lr-d", 0.05]
+    run_began(*words, "--out", "whole")
+    run_began(*words, "--steps", 5, "--out", "parts")
+    run_began("--resume", "parts", "--steps", 11)
+    assert differing("whole", "parts") == []
+    assert checkpoint("whole")["state"]["opt_D"]["param_groups"][0]["lr"] < 0.05
+
+
+def test_rerun_is_bit_identical_and_other_seeds_are_not(here, no_curves):
+    for out, seed in (("a", 0), ("b", 0), ("c", 1)):
+        torch.rand(7)                                            # what happened before must not matter
+        run_began(*SMOKE, "--steps", 3, "--seed", seed, "--out", out)
+    assert differing("a", "b") == [] and differing("a", "c")
+
+
+# --- signals
+
+
+def signal_in_step(monkeypatch, step, number=signal.SIGINT):
+    """Send ourselves a signal while step `step` computes."""
+    calls = []
+
+    def update_k(*args, original=train.update_k):
+        calls.append(1)
+        if len(calls) == step:
+            os.kill(os.getpid(), number)
+        return original(*args)
+    monkeypatch.setattr(train, "update_k", update_k)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_finish_the_step_save_and_print_the_command(here, monkeypatch, no_curves, capsys, number):
+    handler = signal.getsignal(number)
+    with monkeypatch.context() as patch:
+        signal_in_step(patch, 4, number)
+        with pytest.raises(SystemExit) as e:
+            run_began(*SMOKE, "--steps", 9, "--out", "x")
+    assert e.value.code == 128 + number and signal.getsignal(number) is handler
+    lines = capsys.readouterr().err.splitlines()
+    assert f"stopped by {number.name} after step 4, saved. Go on with:" == lines[-2]
+    assert checkpoint("x")["step"] == 4 and logged("x") == [2, 4]
+    command = shlex.split(lines[-1])
+    assert command[:3] == ["python", "-m", "began.train"]
+    run_began(*command[3:])
+    assert checkpoint("x")["step"] == 9 and logged("x") == [2, 4, 6, 8, 9]
+
+
+def test_the_printed_command_keeps_the_steps_that_a_resumption_asked_for(here, monkeypatch, no_curves, capsys):
+    run_began(*SMOKE, "--steps", 2, "--out", "x")
+    signal_in_step(monkeypatch, 1)
+    with pytest.raises(SystemExit):
+        run_began("--resume", "x", "--steps=7")
+    run_began(*shlex.split(capsys.readouterr().err.splitlines()[-1])[3:])
+    assert checkpoint("x")["step"] == 7
+
+
+def test_a_signal_after_the_last_chance_to_save_costs_one_more_step(here, monkeypatch, no_curves, capsys):
+    """It comes in step 4 after `due` has said that nothing is to be saved."""
+    def due(self, step, every, original=Run.due):
+        answer = original(self, step, every)
+        if step == 4 and every == 100:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer
+    monkeypatch.setattr(Run, "due", due)
+    with pytest.raises(SystemExit):
+        run_began(*SMOKE, "--steps", 9, "--log-every", 99, "--sample-every", 99, "--save-every", 100, "--out", "x")
+    assert "after step 5, saved" in capsys.readouterr().err and checkpoint("x")["step"] == 5
+
+
+def test_a_signal_in_the_last_step_leaves_a_finished_run(here, monkeypatch, no_curves):
+    signal_in_step(monkeypatch, 3)
+    assert run_began(*SMOKE, "--steps", 3, "--out", "x")["step"] == 3 == checkpoint("x")["step"]
+
+
+# --- what is refused
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run of 3 steps. Copy what you damage."""
+    directory = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "curves", lambda *args, **kwargs: None)
+        run_began(*SMOKE, "--steps", 3, "--out", directory)
+    return directory
+
+
+@pytest.fixture
+def copy(finished, here):
+    (here / "run").mkdir()
+    for name in ("args.json", "log.jsonl", "last.pt"):
+        (here / "run" / name).write_bytes((finished / name).read_bytes())
+    return Path("run")
+
+
+def snapshot(directory):
+    return {str(p): p.read_bytes() for p in sorted(Path(directory).rglob("*")) if p.is_file()}
+
+
+def refused(capsys, directory, *argv):
+    """run_main's one line and exit code 2; nothing on disk is changed."""
+    before = snapshot(".")
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as e:
+        run_main(lambda: run_began("--resume", directory, "--steps", 6, *argv))
+    lines = capsys.readouterr().err.splitlines()
+    assert e.value.code == 2 and len(lines) == 1 and snapshot(".") == before
+    return lines[0]
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b[:10], lambda b: b"", lambda b: b"hello\n",
+                                    lambda b: b"\x80\x02e.", lambda b: b[:-1]])
+def test_a_damaged_checkpoint_is_named(copy, capsys, damage):
+    path = copy / "last.pt"
+    path.write_bytes(damage(path.read_bytes()))
+    assert "run/last.pt is damaged" in refused(capsys, "run")
+
+
+def test_any_damaged_bytes_end_in_a_user_error(copy):
+    """torch.load lets out IndexError, KeyError, AssertionError, … of a pickle with flipped bytes."""
+    path, rng, found = copy / "small.pt", random.Random(0), 0
+    runs.save_atomic({"format": 1, "paper": "began", "args": {"a": 1}, "state": {"w": torch.zeros(2)}}, path)
+    whole = path.read_bytes()
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for _ in range(3):
+            damaged[rng.randrange(len(whole))] = rng.randrange(256)
+        path.write_bytes(damaged)
+        try:
+            runs.load_checkpoint(path, "began")
+        except UserError as e:
+            assert "small.pt" in str(e) and "\n" not in str(e)
+            found += 1
+    assert found > 100
+
+
+@pytest.mark.parametrize("change, words", [(dict(paper="egan"), "is a checkpoint of egan, not of began"),
+                                           (dict(format=99), "has format 99"), (dict(format=None), "has format None")])
+def test_another_folders_or_formats_checkpoint_is_named(copy, capsys, change, words):
+    torch.save(checkpoint(copy) | change, copy / "last.pt")
+    assert f"run/last.pt {words}" in refused(capsys, "run")
+
+
+@pytest.mark.parametrize("content", [{"w": torch.zeros(2)}, [1, 2], torch.zeros(3), {"paper": "began"}])
+def test_another_pt_file_is_named(copy, capsys, content):
+    torch.save(content, copy / "last.pt")
+    assert refused(capsys, "run").startswith("error: run/last.pt ")
+
+
+def test_a_pickle_that_would_run_code_is_not_run(copy, capsys):
+    class Evil:
+        def __reduce__(self):
+            return Path("hacked").touch, ()
+    torch.save(checkpoint(copy) | {"evil": Evil()}, copy / "last.pt")
+    assert "run/last.pt is damaged or not a checkpoint" in refused(capsys, "run")
+
+
+def test_missing_directories_and_checkpoints_are_named(copy, capsys):
+    assert "--resume nowhere: no args.json there" in refused(capsys, "nowhere")
+    (copy / "last.pt").unlink()
+    assert "--resume run: there is no last.pt in it" in refused(capsys, "run")
+    with pytest.raises(UserError, match="no checkpoint nothing.pt"):
+        runs.load_checkpoint("nothing.pt", "began")
+
+
+@pytest.mark.parametrize("content", [b"", b'{"steps": 3', b"\xff\xfe\x00", b"[1]", b"null"])
+def test_damaged_arguments_are_named(copy, capsys, content):
+    (copy / "args.json").write_bytes(content)
+    assert "run/args.json is damaged" in refused(capsys, "run")
+
+
+def test_a_full_run_directory_is_refused(copy, capsys):
+    before = snapshot(".")
+    with pytest.raises(UserError, match="--out run is not empty.* --resume run"):
+        run_began(*SMOKE, "--out", "run")
+    with pytest.raises(UserError, match="--out run/args.json is not empty"):
+        run_began(*SMOKE, "--out", "run/args.json")
+    assert snapshot(".") == before
+
+
+def test_resume_with_other_networks_is_refused(copy, capsys):
+    assert "--z-dim 5: the run in run was started with 48" in refused(capsys, "run", "--z-dim", 5)
+    args = json.loads((copy / "args.json").read_text())
+    (copy / "args.json").write_text(json.dumps(args | {"z_dim": 5}))
+    assert "G in run/last.pt doesn't fit" in refused(capsys, "run")
+
+
+def test_resume_that_asks_for_no_more_steps(copy, capsys):
+    for steps in (3, 2):
+        line = refused(capsys, "run", "--steps", steps)
+        assert "the run in run has done 3 steps already" in line and "--steps" in line
+
+
+# --- full disks, kills while writing
+
+
+def no_space(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def half_write(path, mode="r", *args, **kwargs):
+    f = builtins.open(path, mode, *args, **kwargs)
+    if "w" in mode:
+        class Half:
+            def __enter__(self):
+                return self
+
+            def __exit__(self, *error):
+                f.close()
+
+            def write(self, data):
+                f.write(data[:len(data) // 2])
+                no_space()
+        return Half()
+    return f
+
+
+@pytest.mark.parametrize("where", ["open", "write", "fsync", "replace"])
+def test_no_space_left_keeps_the_old_checkpoint(here, monkeypatch, where):
+    path = here / "last.pt"
+    runs.save_atomic({"old": torch.ones(100)}, path)
+    before = snapshot(".")
+    if where == "open":
+        monkeypatch.setattr(runs, "open", no_space, raising=False)
+    elif where == "write":
+        monkeypatch.setattr(runs, "open", half_write, raising=False)
+    else:
+        monkeypatch.setattr(os, where, no_space)
+    with pytest.raises(UserError, match="can't write .*last.pt: No space left on device.*untouched"):
+        runs.save_atomic({"new": torch.zeros(100)}, path)
+    monkeypatch.undo()
+    assert snapshot(here) == {str(here / k): v for k, v in before.items()}     # and no temporary file
+
+
+def test_a_disk_that_fills_up_in_a_run(here, monkeypatch, no_curves, capsys):
+    def fsync(fd, original=os.fsync):
+        return no_space() if logged("x")[-1:] == [4] else original(fd)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(SystemExit) as e:
+        run_main(lambda: run_began(*SMOKE, "--save-every", 2, "--steps", 9, "--out", "x"))
+    assert e.value.code == 2 and "x/last.pt: No space left" in capsys.readouterr().err.splitlines()[-1]
+    assert checkpoint("x")["step"] == 2 and not list(here.rglob("*.tmp"))
+
+
+def test_killed_while_writing_keeps_the_old_file(here):
+    path = here / "last.pt"
+    runs.save_atomic({"old": torch.ones(100)}, path)
+    before = path.read_bytes()
+    child = os.fork()
+    if child == 0:                                               # all but the last bytes are written, then SIGKILL
+        os.fsync = lambda fd: (os.ftruncate(fd, 500), os.kill(os.getpid(), signal.SIGKILL))
+        runs.save_atomic({"new": torch.zeros(100)}, path)
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    assert path.read_bytes() == before
+
+
+# --- non-finite numbers
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_non_finite_loss_stops_the_run_and_leaves_the_last_good_checkpoint(here, monkeypatch, no_curves, bad):
+    calls = []
+
+    def generator_loss(error):
+        calls.append(1)
+        return error.mean() * (bad if len(calls) == 5 else 1)
+    monkeypatch.setattr(train, "generator_loss", generator_loss)
+    with pytest.raises(UserError, match=r"^step 5: L_G is (nan|inf)\. The last good checkpoint is x/last.pt at step 3$"):
+        run_began(*SMOKE, "--steps", 9, "--save-every", 3, "--log-every", 100, "--out", "x")
+    assert checkpoint("x")["step"] == 3 and runs.first_nonfinite(checkpoint("x")) is None
+    monkeypatch.undo()
+    run_began("--resume", "x")                                   # from which one can go on
+
+
+def toy_run(out, **more):
+    args = Namespace(out=str(out), resume=None, seed=0, steps=4, log_every=1, save_every=2, **more)
+    return Run("toy", args, torch.device("cpu"))
+
+
+def test_non_finite_states_are_never_saved(here):
+    run, net = toy_run("x"), torch.nn.BatchNorm1d(2)
+    opt = torch.optim.Adam(net.parameters())
+    net(torch.randn(4, 2)).pow(3).sum().backward()
+    opt.step()
+    run.save(1, net=net, opt=opt)
+    good = Path("x/last.pt").read_bytes()
+    for name, tensor in (("net.weight", net.weight), ("net.running_var", net.running_var),
+                         ("opt.state.0.exp_avg", opt.state[net.weight]["exp_avg"])):
+        kept = tensor.detach().clone()
+        with torch.no_grad():
+            tensor[1] = float("nan")
+        with pytest.raises(UserError, match=f"step 2: state.{name} is not finite. The last good .* at step 1"):
+            run.save(2, net=net, opt=opt)
+        with torch.no_grad():
+            tensor.copy_(kept)
+    with pytest.raises(UserError, match="state.k is not finite"):
+        run.save(2, k=float("inf"))
+    assert Path("x/last.pt").read_bytes() == good
+
+
+# --- files of a run
+
+
+def test_files_of_a_run(finished):
+    assert {p.name for p in finished.iterdir()} == {"args.json", "env.json", "log.jsonl", "last.pt", "samples"}
+    args, env = (json.loads((finished / name).read_text()) for name in ("args.json", "env.json"))
+    assert args["steps"] == 3 and args["size"] == 8 and args["channels"] == 1
+    assert {"commit", "command", "device", "torch", "python"} <= set(env) and env["torch"] == torch.__version__
+    saved = checkpoint(finished)                                 # weights_only=True
+    assert set(saved) == {"format", "paper", "step", "args", "state", "rng"}
+    assert (saved["format"], saved["paper"], saved["step"], saved["args"]["size"]) == (1, "began", 3, 8)
+    lines = read_log(finished / "log.jsonl")
+    assert [line["step"] for line in lines] == [2, 3]
+    assert set(lines[0]) == {"step", "L_x", "L_G", "L_D", "k", "M", "seconds"}
+
+
+def test_directories_without_out_do_not_collide(here, monkeypatch):
+    monkeypatch.setattr(time, "strftime", lambda *args: "20260101-000000")
+    dirs = [toy_run("").dir for _ in range(3)]
+    assert len(set(dirs)) == 3 and all(d.parent == Path("runs/toy") and d.is_dir() for d in dirs)
+
+
+def test_due(here):
+    run = toy_run("x")
+    run.total = 10
+    assert [step for step in range(1, 11) if run.due(step, 4)] == [4, 8, 10]
+    run.stop = signal.SIGINT
+    assert run.due(1, 4)
+
+
+def test_newest_checkpoint(here):
+    with pytest.raises(UserError, match="runs/toy"):
+        runs.newest_checkpoint("toy")
+    for age, name in ((50, "b"), (10, "a"), (90, "c")):
+        path = Path("runs/toy", name, "last.pt")
+        path.parent.mkdir(parents=True)
+        path.touch()
+        os.utime(path, (1e9 - age, 1e9 - age))
+    assert runs.newest_checkpoint("toy") == Path("runs/toy/a/last.pt")
