@@ -533,7 +533,7 @@ def test_training_script(tmp_path, monkeypatch, capsys):
     assert "test accuracy" in capsys.readouterr().out and meta["accuracy"] > 0.9
     net = m.load_extractor("lenet", "two", data_dir=tmp_path)  # it was written where this looks
     assert net.classes == 2
-    assert lenet.accuracy(net.train(), sets["test"], batch_size=1) == meta["accuracy"]
+    assert lenet.accuracy(net.train(), sets["test"]) == meta["accuracy"] and not net.training
     lenet.main([*argv, "--out", str(tmp_path / "again.pt")])
     a, b = (torch.load(tmp_path / f, weights_only=True)["state_dict"] for f in ("lenet_two.pt", "again.pt"))
     assert all(torch.equal(a[k], b[k]) for k in a)  # one seed, one result
