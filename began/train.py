@@ -12,11 +12,6 @@ Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z), last.pt.
 import sys
 from pathlib import Path
 
-if not __package__:                          # a file can't resolve `from .model import …`, nor find common
-    print(f"error: start it from the repository's root with python -m {Path(__file__).parent.name}.train",
-          file=sys.stderr)
-    sys.exit(2)
-
 import torch
 
 if not __package__:                          # started as a file: relative imports can't work
@@ -24,7 +19,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, run_main
+from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, choose_device, fused_adam, import_torchvision,
                            init_processes, seed_all, shard, step_rng)
@@ -60,11 +55,11 @@ def parse_args(argv=None):
                        help="what ResNet-18 starts from (§3.1: pretrained)")
     paper.add_argument("--size", type=int, default=64, help="image side (appendix: 64)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (appendix: 1)")
-    paper.add_argument("--width", type=int, default=64, help="filters: base_dim (appendix) / n (arXiv §3.4: 128)")
-    paper.add_argument("--z-dim", type=int, default=48, help="N_z (appendix; §3.1 says 64)")
+    paper.add_argument("--width", type=positive_int, default=64, help="filters: base_dim (appendix) / n (arXiv §3.4: 128)")
+    paper.add_argument("--z-dim", type=positive_int, default=48, help="N_z (appendix; §3.1 says 64)")
     paper.add_argument("--z-dist", choices=("normal", "uniform"), default="normal",
                        help="appendix: normal; §2.3: uniform in [-1, 1]")
-    paper.add_argument("--code-dim", type=int, default=512, help="N_h (§3.1: 512; arXiv §3.4: 64)")
+    paper.add_argument("--code-dim", type=positive_int, default=512, help="N_h (§3.1: 512; arXiv §3.4: 64)")
     paper.add_argument("--gamma", type=float, default=0.5, help="γ, diversity ratio in [0, 1] (appendix)")
     paper.add_argument("--lambda-k", type=float, default=0.001, help="λ_k, gain of k (§2.3)")
     paper.add_argument("--target-norm", type=int, choices=(1, 2), default=1, help="η (appendix: 1)")
@@ -77,7 +72,8 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=DATASETS + ("synthetic",), dataset="fashion-mnist", steps=8 * EPOCH, batch_size=64,
                  steps_help="updates of G, and of D (appendix: 8 epochs of 938)", batch_help="(appendix)")
     args = parse(parser, argv, PRESETS)
-    for name, low, high in (("gamma", 0, 1), ("lambda_k", 0, None), ("lr_g", 0, None), ("lr_d", 0, None)):
+    for name, low, high in (("gamma", 0, 1), ("lambda_k", 0, None), ("lr_g", 0, None), ("lr_d", 0, None),
+                            ("beta1", 0, 0.999), ("lr_halve_patience", 0, None)):
         value = getattr(args, name)
         if not value >= low or (high is not None and value > high):
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}"

@@ -52,7 +52,8 @@ def curves(log, panels, path, smooth=1, points=None):
             axis.plot(steps[width - 1:], np.convolve(values, np.ones(width) / width, "valid"), lw=1, label=key)
             if points and key in points:
                 axis.plot(*points[key][:2], "ko", ms=4, label=points[key][2])
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
         axis.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("step")
     save_figure(figure, path)

@@ -8,7 +8,6 @@ import io
 import json
 import math
 import os
-import pickle
 import platform
 import shlex
 import signal
@@ -76,6 +75,8 @@ class Run:
             load_state(target, values.pop(name), f"{name} in {self.dir / 'last.pt'}")
         set_rng_state(checkpoint["rng"])
         self.saved_step = checkpoint["step"]
+        if self.saved_step >= self.args.steps:
+            raise UserError(f"the run in {self.dir} has done {self.saved_step} steps already. Ask for more with --steps")
         if self.rank == 0:
             self._drop_log_after(self.saved_step)
         return self.saved_step, values
@@ -99,8 +100,6 @@ class Run:
 
     def steps(self, start, total):
         """Yield start+1 … total, with a progress bar. SIGINT or SIGTERM finishes the step and saves (see `due`)."""
-        if start >= total:
-            raise UserError(f"the run in {self.dir} has done {start} steps already. Ask for more with --steps")
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar = tqdm(total=total, initial=start, disable=True if self.rank else None, unit="step")
         self.total = total
@@ -112,7 +111,7 @@ class Run:
                     self._say_eta(step, (time.time() - warm) / 10)
                 yield step
                 self._bar.update()
-                if self.stop:
+                if self.stop and self.saved_step == step < total:  # else the signal came after `due` said no
                     self._bar.close()
                     if self.rank == 0:
                         print(f"stopped by {self.stop.name} after step {step}, saved. Go on with:\n"
@@ -149,8 +148,7 @@ class Run:
     def resume_command(self):
         main = sys.modules.get("__main__")
         module = main.__spec__.name if getattr(main, "__spec__", None) else f"{self.paper}.train"
-        steps = f" --steps {self.args.steps}" if "--steps" in sys.argv else ""
-        return f"python -m {module} --resume {shlex.quote(str(self.dir))}{steps}"
+        return f"python -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
 
     def _on_signal(self, number, frame):
         if self.stop:
@@ -200,9 +198,9 @@ def save_atomic(value, path):
 
 
 def read_log(path):
-    """The lines of a log.jsonl as dicts; a last line cut short by a kill is left out."""
+    """The lines of a log.jsonl as dicts; a last line cut short by a kill is left out. [] where there is none yet."""
     lines = []
-    for line in Path(path).read_text().splitlines():
+    for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:
@@ -213,11 +211,14 @@ def read_log(path):
 def read_args(directory):
     path = Path(directory) / "args.json"
     try:
-        return json.loads(path.read_text())
+        args = json.loads(path.read_text())
     except FileNotFoundError:
         raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
-    except json.JSONDecodeError:
-        raise UserError(f"{path} is damaged: not JSON") from None
+    except ValueError:                       # also a UnicodeDecodeError
+        args = None
+    if not isinstance(args, dict):
+        raise UserError(f"{path} is damaged: not the arguments of a run")
+    return args
 
 
 def load_checkpoint(path, paper):
@@ -226,14 +227,14 @@ def load_checkpoint(path, paper):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
-    except (RuntimeError, EOFError, pickle.UnpicklingError, ValueError, OSError) as e:
-        raise UserError(f"{path} is damaged or not a checkpoint ({str(e).splitlines()[0][:80]})") from None
+    except Exception as e:                   # damaged bytes make torch.load raise nearly anything
+        raise UserError(f"{path} is damaged or not a checkpoint ({e!r:.100})") from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")
     if checkpoint["paper"] != paper:
         raise UserError(f"{path} is a checkpoint of {checkpoint['paper']}, not of {paper}")
-    if checkpoint["format"] != FORMAT:
-        raise UserError(f"{path} has format {checkpoint['format']}; this code reads format {FORMAT}")
+    if checkpoint.get("format") != FORMAT:
+        raise UserError(f"{path} has format {checkpoint.get('format')}; this code reads format {FORMAT}")
     return checkpoint
 
 
@@ -254,7 +255,9 @@ def newest_checkpoint(paper):
 
 
 def first_nonfinite(value, name="state"):
-    """The name of the first non-finite floating tensor in nested dicts and lists, or None."""
+    """The name of the first non-finite float or floating tensor in nested dicts and lists, or None."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else name
     if torch.is_tensor(value):
         return name if value.is_floating_point() and not bool(value.isfinite().all()) else None
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()

@@ -1,0 +1,187 @@
+"""Devices, random generators, weight averages, several processes, torchvision."""
+
+import json
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+
+from began import train
+from common import device
+from common.cli import UserError
+from common.device import (EMA, average, average_gradients, choose_device, import_torchvision, init_processes,
+                           rng_state, seed_all, set_rng_state, shard, step_rng)
+
+# --- choice
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cpu:0", "cuda:x", "mps:0", "CPU"])
+def test_unknown_devices_are_refused(name):
+    with pytest.raises(UserError, match="must be auto, cpu, cuda, cuda:N or mps"):
+        choose_device(name)
+
+
+def test_absent_devices_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == torch.device("cpu")
+    for name in ("cuda", "cuda:0", "mps"):
+        with pytest.raises(UserError, match=f"--device {name}: .*--device cpu"):
+            choose_device(name)
+
+
+def test_gpus_are_chosen_by_number_or_local_rank(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert choose_device("auto") == torch.device("cuda", 0) and choose_device("cuda:1") == torch.device("cuda", 1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
+    with pytest.raises(UserError, match=r"cuda:2: this machine has 2 GPU\(s\)"):
+        choose_device("cuda:2")
+
+
+# --- randomness
+
+
+def test_step_rng_is_a_pure_function_of_seed_and_step():
+    def draw(seed, step):
+        return tuple(torch.randn(4, generator=step_rng(seed, step)).tolist())
+
+    pairs = [(seed, step) for seed in (-1, 0, 1, 2, 2**31, 2**32, 2**33 + 1) for step in (*range(50), 2**32)]
+    first = [draw(*pair) for pair in pairs]
+    torch.manual_seed(5)
+    assert [draw(*pair) for pair in reversed(pairs)][::-1] == first
+    assert len(set(first)) == len(pairs)
+
+
+def test_step_rng_draws_nothing_from_the_global_generators():
+    before = rng_state()
+    step_rng(0, 1)
+    assert str(rng_state()) == str(before)
+
+
+def draws():
+    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), *torch.randn(3).tolist()]
+
+
+def test_rng_state_round_trip(tmp_path):
+    seed_all(3)
+    random.gauss(0, 1), np.random.randn(), torch.randn(3)        # leave half of a pair of normals behind
+    torch.save(rng_state(), tmp_path / "rng.pt")
+    first = draws()
+    assert draws() != first
+    set_rng_state(torch.load(tmp_path / "rng.pt", weights_only=True))
+    assert draws() == first
+
+
+@pytest.mark.parametrize("seed", [0, -1, 2**40])
+def test_seed_all_fixes_every_generator(seed):
+    seed_all(seed)
+    first = draws()
+    seed_all(seed + 1)
+    assert all(a != b for a, b in zip(draws(), first))
+    seed_all(seed)
+    assert draws() == first
+
+
+# --- weight averages
+
+
+def test_ema_averages_parameters_and_copies_buffers():
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
+    ema = EMA(net, decay=0.75)
+    old = [p.detach().clone() for p in net.parameters()]
+    with torch.no_grad():
+        for p in net.parameters():
+            p += 4
+    net(torch.randn(8, 2))                                       # moves the BatchNorm buffers
+    ema.update(net)
+    for average_, before in zip(ema.net.parameters(), old):
+        torch.testing.assert_close(average_, before + 1)         # 0.75·p + 0.25·(p + 4)
+        assert not average_.requires_grad
+    assert all(torch.equal(a, b) for a, b in zip(ema.net.buffers(), net.buffers()))
+    assert ema.net[1].num_batches_tracked == 1 and not ema.net.training and net.training
+    torch.testing.assert_close(net[0].bias.detach(), old[1] + 4)      # the net itself is left alone
+
+
+def test_ema_round_trip():
+    ema, other = EMA(torch.nn.Linear(2, 2)), EMA(torch.nn.Linear(2, 2))
+    other.load_state_dict(ema.state_dict())
+    assert torch.equal(other.net.weight, ema.net.weight)
+
+
+# --- several processes
+
+
+def test_without_torchrun_nothing_is_shared(monkeypatch):
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert init_processes(torch.device("cpu")) == (0, 1) and not dist.is_initialized()
+    batch, net = torch.randn(7, 2), torch.nn.Linear(2, 1)
+    net(batch).sum().backward()
+    grads = [p.grad.clone() for p in net.parameters()]
+    average_gradients(net)
+    assert shard(batch) is batch and all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), grads))
+    value = net(batch).mean()
+    assert torch.equal(average(value), value) and not average(value).requires_grad
+
+
+@pytest.fixture
+def two_processes(monkeypatch):
+    """We are rank 1 of 2; the other one's tensors are 3 times ours."""
+    monkeypatch.setattr(dist, "is_initialized", lambda: True)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "get_rank", lambda: 1)
+    monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(4))
+
+
+def test_shards_and_averages(two_processes):
+    assert shard(torch.arange(6)).tolist() == [3, 4, 5]
+    with pytest.raises(UserError, match="--batch-size 7 can't be split evenly over 2 processes"):
+        shard(torch.arange(7))
+    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
+    net[1].bias.requires_grad_(False)                            # a parameter without .grad
+    net(torch.randn(4, 2)).sum().backward()
+    grads = [p.grad.clone() for p in net.parameters() if p.grad is not None]
+    average_gradients(net)
+    for p, g in zip(net.parameters(), grads):
+        torch.testing.assert_close(p.grad, 2 * g)                # (g + 3g) / 2
+    assert average(torch.tensor(3.0)) == 6
+
+
+def test_two_processes_train_as_one(python, monkeypatch):
+    """torchrun with 2 processes and one process on the whole batch reach the same weights to 1e-6, a hundredth of
+    one Adam step (1e-4): the sums differ in order only. Only rank 0 writes."""
+    words = ["--smoke", "--arch", "berthelot", "--size", "16", "--width", "4", "--z-dim", "4", "--code-dim", "8",
+             "--batch-size", "8", "--steps", "3", "--log-every", "1", "--lambda-k", "0.5"]
+    done = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "began.train", *words)
+    assert done.returncode == 0, done.stderr
+    directories = list(Path("runs/began").iterdir())
+    assert len(directories) == 1 and done.stderr.count("run directory: ") == 1 and "over 2 processes" in done.stderr
+    two = directories[0]
+    assert not list(two.rglob("*.tmp")) and {p.name for p in Path().iterdir()} <= {"runs", "data"}
+    log = [json.loads(line) for line in (two / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [1, 2, 3]
+
+    monkeypatch.setattr(train, "curves", lambda *args, **kwargs: None)
+    last = train.main([*words, "--out", "one"])
+    ours, theirs = (torch.load(d / "last.pt", weights_only=True)["state"] for d in (Path("one"), two))
+    for name in ("G", "D"):
+        torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=1e-6)
+    torch.testing.assert_close(theirs["k_t"], ours["k_t"], rtol=0, atol=1e-6)
+    assert ours["k_t"] > 0.01
+    for key in ("L_x", "L_G", "L_D", "k", "M"):
+        assert log[-1][key] == pytest.approx(last[key], abs=1e-5)
+
+
+# --- torchvision
+
+
+def test_torchvision_is_usable_beside_a_cpu_torch():
+    torchvision = import_torchvision()
+    assert import_torchvision() is torchvision and len(device._kept) <= 1
+    net = torchvision.models.resnet18(weights=None).eval()
+    assert net(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
+    assert len(torchvision.datasets.FakeData(3)) == 3 and torchvision.datasets.FashionMNIST.mirrors
