@@ -33,8 +33,8 @@ EPOCH = 938                                  # steps: 60,000 images in batches o
 PRESETS = {
     "arch": {"berthelot": dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, encoder="conv",
                                encoder_weights="none", z_dist="uniform", lr_halve_patience=0, steps=200_000)},
-    "quick": {True: dict(size=32, width=32, encoder="conv", encoder_weights="none", batch_size=32, gamma=0.7,
-                         lr_g=5e-4, lr_d=5e-4, lambda_k=0.003, steps=2000, amp="bf16")},
+    "quick": {True: dict(size=32, width=32, encoder="conv", encoder_weights="none", batch_size=32, gamma=0.8,
+                         lr_g=1e-3, lr_d=1e-4, steps=5000, amp="bf16")},
     "smoke": {True: dict(dataset="synthetic", size=16, width=8, encoder="conv", encoder_weights="none", code_dim=16,
                          batch_size=8, steps=12, log_every=2, sample_every=6, save_every=6)},
 }
@@ -55,7 +55,8 @@ def parse_args(argv=None):
                        help="what ResNet-18 starts from (§3.1: pretrained)")
     paper.add_argument("--size", type=int, default=64, help="image side (appendix: 64)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (appendix: 1)")
-    paper.add_argument("--width", type=positive_int, default=64, help="filters: base_dim (appendix) / n (arXiv §3.4: 128)")
+    paper.add_argument("--width", type=positive_int, default=64,
+                       help="filters: base_dim (appendix) / n (arXiv §3.4: 128)")
     paper.add_argument("--z-dim", type=positive_int, default=48, help="N_z (appendix; §3.1 says 64)")
     paper.add_argument("--z-dist", choices=("normal", "uniform"), default="normal",
                        help="appendix: normal; §2.3: uniform in [-1, 1]")

@@ -76,7 +76,8 @@ class Run:
         set_rng_state(checkpoint["rng"])
         self.saved_step = checkpoint["step"]
         if self.saved_step >= self.args.steps:
-            raise UserError(f"the run in {self.dir} has done {self.saved_step} steps already. Ask for more with --steps")
+            raise UserError(f"the run in {self.dir} has done {self.saved_step} steps already. "
+                            "Ask for more with --steps")
         if self.rank == 0:
             self._drop_log_after(self.saved_step)
         return self.saved_step, values
@@ -146,8 +147,8 @@ class Run:
             print(f"step {step}/{self.total} " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
 
     def resume_command(self):
-        main = sys.modules.get("__main__")
-        module = main.__spec__.name if getattr(main, "__spec__", None) else f"{self.paper}.train"
+        started = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
+        module = started if started.endswith(".train") else f"{self.paper}.train"
         return f"python -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
 
     def _on_signal(self, number, frame):

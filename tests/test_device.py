@@ -50,7 +50,7 @@ def test_step_rng_is_a_pure_function_of_seed_and_step():
     def draw(seed, step):
         return tuple(torch.randn(4, generator=step_rng(seed, step)).tolist())
 
-    pairs = [(seed, step) for seed in (-1, 0, 1, 2, 2**31, 2**32, 2**33 + 1) for step in (*range(50), 2**32)]
+    pairs = [(seed, step) for seed in (-1, 0, 1, 2, 2**31, 2**32 - 1) for step in (*range(50), 10**9)]
     first = [draw(*pair) for pair in pairs]
     torch.manual_seed(5)
     assert [draw(*pair) for pair in reversed(pairs)][::-1] == first

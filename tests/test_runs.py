@@ -68,11 +68,6 @@ def logged(directory):
     return [line["step"] for line in read_log(path)] if path.exists() else []
 
 
-def other_weights(directory):
-    state = checkpoint(directory)["state"]
-    return [leaf for leaf in leaves(state) if ".exp_avg" in leaf[0]], state
-
-
 # --- exact resume
 
 
@@ -114,7 +109,7 @@ def test_terminated_then_killed_then_resumed_is_the_undisturbed_run(here, env, n
     assert {"G", "D", "opt_G", "opt_D", "k_t"} <= names and checkpoint("whole")["state"]["k_t"] > 0
     run_began(*words, "--steps", 6, "--seed", 1, "--out", "other")    # the comparison can fail
     run_began(*words, "--steps", 6, "--out", "short")
-    assert any(".G." in f".{name}" or "net" in name for name in differing("other", "short"))
+    assert {".0.G.net.0.weight", ".0.D.decoder.0.weight", ".0.k_t"} <= set(differing("other", "short"))
 
 
 def test_resume_with_the_plateau_halving_of_learning_rates(here, no_curves):
@@ -340,16 +335,14 @@ def test_no_space_left_keeps_the_old_checkpoint(here, monkeypatch, where):
     path = here / "last.pt"
     runs.save_atomic({"old": torch.ones(100)}, path)
     before = snapshot(".")
-    if where == "open":
-        monkeypatch.setattr(runs, "open", no_space, raising=False)
-    elif where == "write":
-        monkeypatch.setattr(runs, "open", half_write, raising=False)
-    else:
-        monkeypatch.setattr(os, where, no_space)
-    with pytest.raises(UserError, match="can't write .*last.pt: No space left on device.*untouched"):
-        runs.save_atomic({"new": torch.zeros(100)}, path)
-    monkeypatch.undo()
-    assert snapshot(here) == {str(here / k): v for k, v in before.items()}     # and no temporary file
+    with monkeypatch.context() as patch:
+        if where in ("open", "write"):
+            patch.setattr(runs, "open", no_space if where == "open" else half_write, raising=False)
+        else:
+            patch.setattr(os, where, no_space)
+        with pytest.raises(UserError, match="can't write .*last.pt: No space left on device.*untouched"):
+            runs.save_atomic({"new": torch.zeros(100)}, path)
+    assert snapshot(".") == before                               # and no temporary file
 
 
 def test_a_disk_that_fills_up_in_a_run(here, monkeypatch, no_curves, capsys):
@@ -385,11 +378,11 @@ def test_a_non_finite_loss_stops_the_run_and_leaves_the_last_good_checkpoint(her
     def generator_loss(error):
         calls.append(1)
         return error.mean() * (bad if len(calls) == 5 else 1)
-    monkeypatch.setattr(train, "generator_loss", generator_loss)
-    with pytest.raises(UserError, match=r"^step 5: L_G is (nan|inf)\. The last good checkpoint is x/last.pt at step 3$"):
+    words = "^step 5: L_G is (nan|inf). The last good checkpoint is x/last.pt at step 3$"
+    with monkeypatch.context() as patch, pytest.raises(UserError, match=words):
+        patch.setattr(train, "generator_loss", generator_loss)
         run_began(*SMOKE, "--steps", 9, "--save-every", 3, "--log-every", 100, "--out", "x")
     assert checkpoint("x")["step"] == 3 and runs.first_nonfinite(checkpoint("x")) is None
-    monkeypatch.undo()
     run_began("--resume", "x")                                   # from which one can go on
 
 

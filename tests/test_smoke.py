@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import socket
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,14 @@ FOLDERS = sorted(path.parent.name for path in REPO.glob("*/train.py"))
 
 def files(directory):
     return {str(p.relative_to(directory)) for p in Path(directory).rglob("*") if "__pycache__" not in p.parts}
+
+
+def test_tests_have_no_network():
+    for address in (("192.0.2.1", 80), ("example.org", 80)):
+        with pytest.raises(OSError, match="tests have no network"):
+            socket.create_connection(address, timeout=1)
+    with pytest.raises(ConnectionRefusedError):                         # this machine is there
+        socket.create_connection(("127.0.0.1", 1), timeout=1)
 
 
 def test_folders_are_found():
