@@ -13,6 +13,7 @@ import time
 from argparse import Namespace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -126,6 +127,23 @@ def test_rerun_is_bit_identical_and_other_seeds_are_not(here, no_curves):
         torch.rand(7)                                            # what happened before must not matter
         run_began(*SMOKE, "--steps", 3, "--seed", seed, "--out", out)
     assert differing("a", "b") == [] and differing("a", "c")
+
+
+def test_resume_restores_the_global_generators_and_values(here):
+    run, net = toy_run("x"), torch.nn.Linear(2, 2)
+    run.save(1, net=net, k=0.25, population=[{"w": torch.ones(1)}])
+    first = draws()
+    again = Run("toy", Namespace(**vars(run.args) | {"resume": "x"}), run.device)
+    other = torch.nn.Linear(2, 2)
+    step, values = again.resume(net=other)
+    assert draws() == first
+    assert step == 1 and values == {"k": 0.25, "population": [{"w": torch.ones(1)}]}
+    assert torch.equal(other.weight, net.weight)
+    assert toy_run("y").resume(net=other) == (0, {})
+
+
+def draws():
+    return [random.random(), np.random.randn(), *torch.randn(3).tolist()]
 
 
 # --- signals
