@@ -31,7 +31,7 @@ def run_main(main):
 # --- flags --------------------------------------------------------------------------------------------------
 
 # Flags that may differ between a run and its resumption; every other one would make it a different run.
-CHANGEABLE = {"steps", "data_dir", "out", "resume", "device", "log_every", "sample_every", "save_every"}
+CHANGEABLE = {"steps", "data_dir", "resume", "device", "log_every", "sample_every", "save_every"}
 
 
 def new_parser(doc):
@@ -85,6 +85,8 @@ def parse(parser, argv=None, presets=None):
     typed = {k: v for k, v in typed.items() if v is not unset}
     values = {a.dest: a.default for a in parser._actions if a.dest != "help"}
     if typed.get("resume"):
+        if typed.get("out"):
+            raise UserError(f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory")
         from .runs import read_args
         saved = read_args(typed["resume"])
         if unknown := sorted(set(saved) - set(values)):

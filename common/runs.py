@@ -18,6 +18,7 @@ from importlib import metadata
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from tqdm import tqdm
 
 from .cli import UserError
@@ -32,15 +33,14 @@ class Run:
     def __init__(self, paper, args, device, rank=0):
         self.paper, self.args, self.device, self.rank = paper, args, device, rank
         self.resumed = bool(args.resume)
-        self.stop = None                     # the signal that asked us to stop
+        self.stop = None                     # the signal that makes this step the last one
+        self._asked = 0                      # the number of a signal that came
         self.saved_step = 0
         self.metrics = {}                    # the last logged ones
         self.started = time.time()
         self._bar = None
         if self.resumed:
             self.dir = Path(args.resume)
-            if not (self.dir / "last.pt").is_file():
-                raise UserError(f"--resume {self.dir}: there is no last.pt in it. Give the directory of a run")
             return
         name = f"{time.strftime('%Y%m%d-%H%M%S')}-seed{args.seed}"
         self.dir = Path(args.out or f"runs/{paper}/{name}")
@@ -65,9 +65,14 @@ class Run:
     def resume(self, **state):
         """Load last.pt into the objects given by name, restore the generators. Returns (step, other values).
 
-        Without --resume: (0, {}).
+        Without --resume, and for a run that was killed before its first checkpoint: (0, {}).
         """
         if not self.resumed:
+            return 0, {}
+        if not (self.dir / "last.pt").exists():
+            if self.rank == 0:
+                print(f"{self.dir} has no last.pt yet: starting from step 0", file=sys.stderr)
+                self._drop_log_after(0)
             return 0, {}
         checkpoint = load_checkpoint(self.dir / "last.pt", self.paper)
         values = dict(checkpoint["state"])
@@ -80,6 +85,7 @@ class Run:
                             "Ask for more with --steps")
         if self.rank == 0:
             self._drop_log_after(self.saved_step)
+            write_json(self.dir / "args.json", vars(self.args))      # --steps, --device, … may have changed
         return self.saved_step, values
 
     def save(self, step, **state):
@@ -110,6 +116,8 @@ class Run:
                     warm = time.time()
                 if step == start + 14:
                     self._say_eta(step, (time.time() - warm) / 10)
+                if dist.is_initialized():
+                    self.stop = self._agree_on_stop(step)
                 yield step
                 self._bar.update()
                 if self.stop and self.saved_step == step < total:  # else the signal came after `due` said no
@@ -152,9 +160,19 @@ class Run:
         return f"python -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
 
     def _on_signal(self, number, frame):
-        if self.stop:
+        if self._asked:
             raise KeyboardInterrupt
-        self.stop = signal.Signals(number)
+        self._asked = number
+        if not dist.is_initialized():
+            self.stop = signal.Signals(number)
+
+    def _agree_on_stop(self, step):
+        """Processes must stop at the same step, so under torchrun they ask each other, at log steps."""
+        if step % self.args.log_every:
+            return None
+        asked = torch.tensor(self._asked, device=self.device)
+        dist.all_reduce(asked, dist.ReduceOp.MAX)
+        return signal.Signals(int(asked)) if asked else None
 
     def _say_eta(self, step, seconds):
         if self.rank == 0:
@@ -165,9 +183,11 @@ class Run:
     def _drop_log_after(self, step):
         """A killed run has logged past its last checkpoint; those steps will be done, and logged, again."""
         path = self.dir / "log.jsonl"
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        if kept:
+            self.started -= kept[-1]["seconds"]                      # "seconds" counts training time, over all parts
         if path.exists():
-            kept = [json.dumps(line) for line in read_log(path) if line["step"] <= step]
-            replace_file(path, "".join(line + "\n" for line in kept).encode())
+            replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 # --- files --------------------------------------------------------------------------------------------------
@@ -176,7 +196,7 @@ class Run:
 def replace_file(path, data):
     """Write bytes so that `path` holds either its old content or all of the new, also after a kill or a full disk."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")      # one name: what a kill leaves, the next save overwrites
     try:
         with open(temporary, "wb") as f:
             f.write(data)

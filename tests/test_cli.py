@@ -105,7 +105,7 @@ def test_resume_allows_run_flags_to_change_and_paper_flags_to_be_repeated(tmp_pa
 
 
 def test_only_flags_that_leave_the_mathematics_alone_may_change():
-    assert CHANGEABLE == {"steps", "data_dir", "out", "resume", "device", "log_every", "sample_every", "save_every"}
+    assert CHANGEABLE == {"steps", "data_dir", "resume", "device", "log_every", "sample_every", "save_every"}
 
 
 def test_resume_names_flags_of_another_version(tmp_path):

@@ -290,10 +290,31 @@ def test_a_pickle_that_would_run_code_is_not_run(copy, capsys):
 
 def test_missing_directories_and_checkpoints_are_named(copy, capsys):
     assert "--resume nowhere: no args.json there" in refused(capsys, "nowhere")
-    (copy / "last.pt").unlink()
-    assert "--resume run: there is no last.pt in it" in refused(capsys, "run")
     with pytest.raises(UserError, match="no checkpoint nothing.pt"):
         runs.load_checkpoint("nothing.pt", "began")
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_again(copy, capsys):
+    whole = checkpoint(copy)
+    (copy / "last.pt").unlink()
+    run_began("--resume", copy)
+    assert "no last.pt yet: starting from step 0" in capsys.readouterr().err
+    again = checkpoint(copy)
+    assert again["step"] == whole["step"]
+    assert leaves(again["state"]) == leaves(whole["state"])
+    assert logged(copy) == sorted(set(logged(copy)))
+
+
+def test_out_beside_resume_is_refused(copy, capsys):
+    assert "--out y with --resume run" in refused(capsys, "run", "--out", "y")
+
+
+def test_args_follow_a_resumption(copy):
+    run_began("--resume", copy, "--steps", 11, "--log-every", 1)
+    saved = json.loads((copy / "args.json").read_text())
+    assert saved["steps"] == 11 and saved["log_every"] == 1
+    seconds = [line["seconds"] for line in runs.read_log(copy / "log.jsonl")]
+    assert seconds == sorted(seconds)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"steps": 3', b"\xff\xfe\x00", b"[1]", b"null"])
