@@ -34,7 +34,7 @@ PRESETS = {
     "arch": {"berthelot": dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, encoder="conv",
                                encoder_weights="none", z_dist="uniform", lr_halve_patience=0, steps=200_000)},
     "quick": {True: dict(size=32, width=32, encoder="conv", encoder_weights="none", batch_size=32, gamma=0.8,
-                         lr_g=1e-3, lr_d=1e-4, steps=6000, amp="bf16")},
+                         lr_g=1e-3, lr_d=1e-4, steps=5000, amp="bf16")},
     "smoke": {True: dict(dataset="synthetic", size=16, width=8, encoder="conv", encoder_weights="none", code_dim=16,
                          batch_size=8, steps=12, log_every=2, sample_every=6, save_every=6)},
 }
