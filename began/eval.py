@@ -4,7 +4,7 @@
   python -m began.eval --ckpt DIR/last.pt --n 10000      a checkpoint; FID from 10,000 samples
   python -m began.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
   python -m began.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz and PNGs
-  python -m began.eval --gammas 0.3 0.5 0.7              the newest run of each γ side by side
+  python -m began.eval --gammas 0.3 0.5 0.7              the newest run of each γ side by side, from --runs
 
 Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
 statistics); D reconstructs in train mode (batch statistics), as it does all through training.
@@ -29,7 +29,8 @@ from common.cli import UserError, add_device_args, new_parser, positive_int, run
 from common import plots
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
-from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from common.metrics.images import (class_histogram, collect, count_tag, image_metrics, load_extractor,
+                                   real_features)
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, write_json
 
 from .train import EPOCH, THESIS_LOG, THESIS_POINTS, build, sample_z
@@ -49,6 +50,7 @@ def parse_args(argv=None):
     parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
     parser.add_argument("--export", metavar="DIR", help="only write --n samples to DIR/samples.npz and DIR/*.png")
     parser.add_argument("--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ")
+    parser.add_argument("--runs", default="runs/began/*", metavar="GLOB", help="where --gammas looks for runs")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
 
@@ -106,34 +108,39 @@ def thesis_table(log):
 
 
 def gamma_sweep(args, device):
-    """The newest run of each γ: a row of samples, FID and class entropy over γ. -> runs/began/gammas.png."""
+    """The newest run of each γ: a row of samples, FID, recall and class entropy. -> gammas.png beside the runs."""
     found = {}
-    for path in sorted(Path("runs/began").glob("*/last.pt"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(Path().glob(f"{args.runs}/last.pt"), key=lambda p: p.stat().st_mtime):
         found[load_checkpoint(path, "began")["args"]["gamma"]] = path
     if missing := [g for g in args.gammas if g not in found]:
-        raise UserError(f"--gammas: no run under runs/began with γ = {missing}. There are: {sorted(found)}. "
-                        "Train one with --gamma")
+        raise UserError(f"--gammas: no run in {args.runs} with γ = {missing}. There are: {sorted(found)}. "
+                        "Train one with --gamma, or name others with --runs")
     rows, results = [], []
     for gamma in args.gammas:
         G, _, trained, checkpoint = load(found[gamma], device)
         rows.append(torch.cat(list(sample(G, 12, trained, device, args.seed))).cpu())
-        results.append(measure(G, trained, args, device) | {"gamma": gamma, "step": checkpoint["step"],
-                                                            "checkpoint": str(found[gamma])})
+        results.append({"gamma": gamma, "step": checkpoint["step"], "checkpoint": str(found[gamma]),
+                        **measure(G, trained, args, device)[0]})
     figure, axes = plots.plt.subplots(len(rows), 1, figsize=(9, 1.1 * len(rows)), squeeze=False)
     for axis, images, result in zip(axes[:, 0], rows, results):
-        fid = next((v for k, v in result.items() if k.startswith("fid")), math.nan)
         axis.imshow(plots.grid(images, 12).squeeze(), cmap="gray")
-        axis.set_title(f"γ = {result['gamma']}: FID {fid:.1f}, class entropy {result.get('entropy', math.nan):.2f} "
-                       f"of {math.log(10):.2f}, step {result['step']}", fontsize=8)
+        axis.set_title(f"γ = {result['gamma']}: FID {pick(result, 'fid'):.1f}, recall {pick(result, 'recall'):.2f}, "
+                       f"class entropy {pick(result, 'class_entropy'):.2f}, step {result['step']}", fontsize=8)
         axis.axis("off")
-    plots.save_figure(figure, "runs/began/gammas.png")
-    write_json("runs/began/gammas.json", results)
+    beside = found[args.gammas[0]].parent.parent
+    plots.save_figure(figure, beside / "gammas.png")
+    write_json(beside / "gammas.json", results)
     print(json.dumps(results, indent=1))
     return results
 
 
+def pick(metrics, start):
+    """The value whose key starts so: keys carry extractor, sample count and split behind."""
+    return next((value for key, value in metrics.items() if key.startswith(start + "_")), math.nan)
+
+
 def measure(G, trained, args, device):
-    """FID, KID, IS, precision and recall of samples, and how the classifier sees their classes."""
+    """FID, KID, IS, precision and recall of samples, and how the classifier sees their classes. -> (dict, names)"""
     extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
     real_set = load_images(trained.dataset, args.data_dir, args.split, trained.size, trained.channels)
     real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
@@ -141,9 +148,9 @@ def measure(G, trained, args, device):
     fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
     metrics = image_metrics(real, fake, extractor.name, args.split)
     if args.extractor == "lenet":
-        found = class_histogram(fake[1])
-        metrics |= {"classes": real_set.classes, **found}
-    return metrics
+        tag = f"{extractor.name}_{count_tag(args.n)}"
+        metrics |= {f"class_{key}_{tag}": value for key, value in class_histogram(fake[1]).items()}
+    return metrics, real_set.classes
 
 
 def draw(G, D, trained, args, device, where):
@@ -169,6 +176,19 @@ def draw(G, D, trained, args, device, where):
         plots.curves(log, [["L_x", "L_G"], ["L_D"], ["k"], ["M"]], where / "curves.png", smooth=10,
                      points=THESIS_POINTS if as_thesis else None)
     return thesis_table(log) if log and trained.arch == "thesis" and trained.batch_size == 64 else []
+
+
+def draw_classes(metrics, classes, path):
+    """The class histogram: what the classifier sees in the samples, against the data's equal shares."""
+    counts, entropy = (np.array(pick(metrics, f"class_{key}")) for key in ("counts", "entropy"))
+    figure, axis = plots.plt.subplots(figsize=(7, 2.4))
+    axis.bar(range(len(counts)), 100 * counts / counts.sum())
+    axis.axhline(100 / len(counts), color="k", lw=1, ls="--")
+    axis.set_xticks(range(len(counts)), classes, rotation=30, ha="right", fontsize=8)
+    axis.set_ylabel("% of samples")
+    axis.set_title(f"{counts.sum():,} samples: entropy {entropy:.2f} of {math.log(len(counts)):.2f} nats, "
+                   f"{(counts * 100 >= counts.sum()).sum()} of {len(counts)} classes hold 1 % or more", fontsize=9)
+    plots.save_figure(figure, path)
 
 
 def export(G, trained, args, device):
@@ -201,13 +221,14 @@ def main(argv=None):
 
     print(f"{path}: BEGAN, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
     table = draw(G, D, trained, args, device, path.parent)
-    metrics = measure(G, trained, args, device)
+    metrics, classes = measure(G, trained, args, device)
+    if args.extractor == "lenet":
+        draw_classes(metrics, classes, path.parent / "classes.png")
     write_json(path.parent / f"eval_{checkpoint['step']}.json",
                {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "thesis_table": table,
                 "train_args": vars(trained), "env": environment(device)})
     for key, value in metrics.items():
-        if key != "classes":
-            print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
+        print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
     for row in table:
         print(f"epoch {row['epoch']}: M {row['M_ours']:.4f}, thesis {row['M_thesis']:.4f}")
     return metrics

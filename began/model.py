@@ -102,7 +102,7 @@ def xavier_init(m: nn.Module) -> None:
             nn.init.zeros_(m.bias)
 
 
-# --- Berthelot preset (arXiv:1703.10717, §3.4 "Model architecture", Fig. 1) ----------------------------------
+# --- Berthelot preset (arXiv:1703.10717 §3.5 "Model architecture", Fig. 1) ----------------------------------
 
 
 def conv_elu(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:

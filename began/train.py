@@ -32,7 +32,7 @@ from .model import (Autoencoder, Generator, autoencoder_error, convergence_measu
 EPOCH = 938                                  # steps: 60,000 images in batches of 64 (appendix)
 PRESETS = {
     "arch": {"berthelot": dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, encoder="conv",
-                               encoder_weights="none", z_dist="uniform", lr_halve_patience=0, steps=200_000)},
+                               encoder_weights="none", z_dist="uniform", beta1=0.9, steps=200_000)},
     "quick": {True: dict(size=32, width=32, encoder="conv", encoder_weights="none", batch_size=32, gamma=0.8,
                          lr_g=1e-3, lr_d=1e-4, steps=5000, amp="bf16")},
     "smoke": {True: dict(dataset="synthetic", size=16, width=8, encoder="conv", encoder_weights="none", code_dim=16,
@@ -49,18 +49,18 @@ THESIS_POINTS = {key: ([900 + EPOCH * i for i in range(8)], [row[j] for row in T
 def parse_args(argv=None):
     parser = new_parser(__doc__)
     paper = parser.add_argument_group("paper (thesis; --arch berthelot takes arXiv:1703.10717's)")
-    paper.add_argument("--arch", choices=("thesis", "berthelot"), default="thesis", help="§3.1 / arXiv §3.4")
+    paper.add_argument("--arch", choices=("thesis", "berthelot"), default="thesis", help="§3.1 / arXiv §3.5")
     paper.add_argument("--encoder", choices=("resnet18", "conv"), default="resnet18", help="D's encoder (§3.1)")
     paper.add_argument("--encoder-weights", default="imagenet", metavar="{imagenet,none,FILE}",
                        help="what ResNet-18 starts from (§3.1: pretrained)")
     paper.add_argument("--size", type=int, default=64, help="image side (appendix: 64)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (appendix: 1)")
     paper.add_argument("--width", type=positive_int, default=64,
-                       help="filters: base_dim (appendix) / n (arXiv §3.4: 128)")
+                       help="filters: base_dim (appendix) / n (arXiv §4.1: 128)")
     paper.add_argument("--z-dim", type=positive_int, default=48, help="N_z (appendix; §3.1 says 64)")
     paper.add_argument("--z-dist", choices=("normal", "uniform"), default="normal",
                        help="appendix: normal; §2.3: uniform in [-1, 1]")
-    paper.add_argument("--code-dim", type=positive_int, default=512, help="N_h (§3.1: 512; arXiv §3.4: 64)")
+    paper.add_argument("--code-dim", type=positive_int, default=512, help="N_h (§3.1: 512; arXiv §4.1: 64)")
     paper.add_argument("--gamma", type=float, default=0.5, help="γ, diversity ratio in [0, 1] (appendix)")
     paper.add_argument("--lambda-k", type=float, default=0.001, help="λ_k, gain of k (§2.3)")
     paper.add_argument("--target-norm", type=int, choices=(1, 2), default=1, help="η (appendix: 1)")
@@ -68,8 +68,8 @@ def parse_args(argv=None):
     paper.add_argument("--lr-d", type=float, default=1e-5, help="Adam's learning rate for D (appendix)")
     paper.add_argument("--beta1", type=float, default=0.5, help="Adam's β₁ (appendix); β₂ is 0.999")
     paper.add_argument("--lr-halve-patience", type=int, default=0, metavar="STEPS",
-                       help="halve both rates when M's mean over STEPS did not fall; 0: never (arXiv §3.2: decays "
-                            "when M stalls, no number given)")
+                       help="halve both rates when M's mean over STEPS did not fall; 0: never (arXiv §4.1: halved "
+                            "when M stalls; over how many steps is not given)")
     add_run_args(parser, datasets=DATASETS + ("synthetic",), dataset="fashion-mnist", steps=8 * EPOCH, batch_size=64,
                  steps_help="updates of G, and of D (appendix: 8 epochs of 938)", batch_help="(appendix)")
     args = parse(parser, argv, PRESETS)
@@ -189,7 +189,7 @@ def main(argv=None):
         k_t = update_k(k_t, L_x, L_G, args.gamma, args.lambda_k)
         M = convergence_measure(L_x, L_G, args.gamma)
 
-        # arXiv §3.2: halve both learning rates when M stalls. Adam keeps its moments.
+        # arXiv §4.1: halve both learning rates when M stalls. Adam keeps its moments.
         M_sum = M_sum + M
         if args.lr_halve_patience and step % args.lr_halve_patience == 0:
             if M_sum >= M_best:

@@ -270,3 +270,26 @@ def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
     assert rows[0]["M_ours"] == pytest.approx((820 + 840 + 860 + 880 + 900) / 5) and rows[0]["M_thesis"] == 0.2177
     assert rows[1]["M_thesis"] == 0.1383
     assert json.dumps(rows)
+
+
+def test_gamma_sweep_compares_the_newest_run_of_each_gamma(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for gamma, name in ((0.3, "old"), (0.3, "new"), (0.9, "x")):
+        train.main(["--smoke", "--steps", "2", "--gamma", str(gamma), "--out", f"runs/began/{name}"])
+    results = began_eval.main(["--gammas", "0.9", "0.3", "--n", "80"])
+    assert [(r["gamma"], r["checkpoint"]) for r in results] == [(0.9, "runs/began/x/last.pt"),
+                                                                (0.3, "runs/began/new/last.pt")]
+    assert any(key.startswith("fid_") for key in results[0])
+    assert (tmp_path / "runs/began/gammas.png").stat().st_size > 5000
+    with pytest.raises(UserError, match="γ = \\[0.7\\]"):
+        began_eval.main(["--gammas", "0.7"])
+
+
+def test_class_histogram_figure_and_keys(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    train.main(["--smoke", "--steps", "2", "--out", "r"])
+    metrics = began_eval.main(["--ckpt", "r/last.pt", "--n", "90"])
+    counts = began_eval.pick(metrics, "class_counts")
+    assert sum(counts) == 90 and len(counts) == 10 and "class_counts_lenet_random_90" in metrics
+    assert all("lenet_random_90" in key for key in metrics)
+    assert (tmp_path / "r/classes.png").exists()

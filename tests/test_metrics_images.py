@@ -382,7 +382,7 @@ def test_image_metrics_keys_and_values():
                                      (50_000, "50k"), (1000, "1k"), (999, "999"), (1234, "1234"),
                                      (10_016, "10016"), (60_000, "60k")])
 def test_counts_in_keys(n, text):
-    assert m._short(n) == text
+    assert m.count_tag(n) == text
 
 
 # --- weights

@@ -532,7 +532,7 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
     near = [f[torch.randperm(len(f), generator=generator)[:max_neighbours]] for f in (real_f, fake_f)]
     precision, recall = precision_recall(*near)
     kid, kid_std = kernel_inception_distance(real_f, fake_f, subsets=kid_subsets, seed=seed)
-    tag, near_tag = (f"{extractor_name}_{_short(len(f))}" for f in (fake_f, near[1]))
+    tag, near_tag = (f"{extractor_name}_{count_tag(len(f))}" for f in (fake_f, near[1]))
     return {
         f"fid_{tag}_{split}": frechet_distance(*moments(real_f), *moments(fake_f)),
         f"kid_{tag}_{split}": kid,
@@ -543,6 +543,6 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
     }
 
 
-def _short(n):
+def count_tag(n):
     """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share a key."""
     return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)
