@@ -34,12 +34,18 @@ def run_main(main):
 CHANGEABLE = {"steps", "data_dir", "resume", "device", "log_every", "sample_every", "save_every"}
 
 
-def new_parser(doc):
-    """A parser that prints the script's docstring as it stands and every default."""
-    class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
+class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The script's docstring as it stands, and every default."""
 
-    return argparse.ArgumentParser(description=doc, formatter_class=Formatter, allow_abbrev=False)
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message):
+        """One line, not argparse's page of usage."""
+        sys.exit(_fail(f"{message} (--help explains the flags)"))
+
+
+def new_parser(doc):
+    return Parser(description=doc, formatter_class=Formatter, allow_abbrev=False)
 
 
 def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, batch_help):
