@@ -84,8 +84,8 @@ def parse_args(argv=None):
 
 def encoder_weights(which):
     """ResNet-18's state dict for --encoder-weights, and the name of what was really used."""
-    if which == "none":
-        return None, "none"
+    if which.startswith("none"):
+        return None, which
     if which == "imagenet":
         try:
             weights = import_torchvision().models.ResNet18_Weights.DEFAULT
@@ -135,7 +135,7 @@ def main(argv=None):
 
     # --- networks and optimisers (§3.1, appendix)
     state = None
-    if args.encoder == "resnet18" and not args.resume:
+    if args.encoder == "resnet18" and not (args.resume and Path(args.resume, "last.pt").exists()):
         state, args.encoder_weights = encoder_weights(args.encoder_weights)
     layout = torch.channels_last if args.amp == "bf16" else torch.contiguous_format
     G, D = (net.to(device, memory_format=layout) for net in build(args, args.channels, state))
@@ -190,12 +190,13 @@ def main(argv=None):
         M = convergence_measure(L_x, L_G, args.gamma)
 
         # arXiv §4.1: halve both learning rates when M stalls. Adam keeps its moments.
-        M_sum = M_sum + M
-        if args.lr_halve_patience and step % args.lr_halve_patience == 0:
-            if M_sum >= M_best:
-                for group in opt_G.param_groups + opt_D.param_groups:
-                    group["lr"] /= 2
-            M_best, M_sum = torch.minimum(M_best, M_sum), torch.zeros_like(M_sum)
+        if args.lr_halve_patience:
+            M_sum = M_sum + M
+            if step % args.lr_halve_patience == 0:
+                if M_sum >= M_best:
+                    for group in opt_G.param_groups + opt_D.param_groups:
+                        group["lr"] /= 2
+                M_best, M_sum = torch.minimum(M_best, M_sum), torch.zeros_like(M_sum)
 
         # --- log, sample, save
         run.log(step, L_x=L_x, L_G=L_G, L_D=average(L_D), k=k_t, M=M)

@@ -239,6 +239,20 @@ def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
         train.encoder_weights("no-such-file.pth")
 
 
+def test_pretrained_weights_are_used_again_by_a_run_killed_before_its_first_checkpoint(tmp_path, monkeypatch):
+    import_torchvision()
+    used = []
+    monkeypatch.setattr(train, "encoder_weights", lambda which: (used.append(which), (None, which))[1])
+    run = str(tmp_path / "r")
+    train.main(["--smoke", "--encoder", "resnet18", "--size", "32", "--encoder-weights", "imagenet", "--steps", "1",
+                "--out", run])
+    train.main(["--resume", run, "--steps", "2"])
+    assert used == ["imagenet"], "a checkpoint brings its own weights"
+    (tmp_path / "r/last.pt").unlink()
+    train.main(["--resume", run, "--steps", "1"])
+    assert used == ["imagenet", "imagenet"]
+
+
 @pytest.mark.parametrize("M, factor", [(lambda step: 1.0, 1 / 4), (lambda step: 1 / step, 1.0)])
 def test_learning_rates_halve_when_M_stalls(tmp_path, monkeypatch, M, factor):
     """Windows of 2 in 6 steps: the first sets the mark; a constant M halves at 4 and 6, a falling one never."""
