@@ -22,10 +22,10 @@ export GOMP_SPINCOUNT ?= 0
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
 	@echo
-	@sed -n -E 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | sed 's/%/<folder>/; s/data-<folder>/data-<set>/' \
-	  | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
+	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { t = $$1; sub(/%/, t ~ /^data/ ? "<set>" : "<folder>", t); \
+	  printf "  make %-16s %s\n", t, $$2 }' $(MAKEFILE_LIST)
 	@echo
-	@sed -n -E 's/^#   (.*)/  \1/p' $(MAKEFILE_LIST)
+	@sed -n 's/^#   /  /p' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## make .venv and install requirements (done once; other targets do it by themselves)
 
