@@ -22,7 +22,7 @@ export GOMP_SPINCOUNT ?= 0
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
 	@echo
-	@sed -n -E 's/^([a-z%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | sed 's/%/<folder>/; s/data-<folder>/data-<set>/' \
+	@sed -n -E 's/^([a-z0-9%-]+):.*## (.*)/\1\t\2/p' $(MAKEFILE_LIST) | sed 's/%/<folder>/; s/data-<folder>/data-<set>/' \
 	  | awk -F'\t' '{ printf "  make %-16s %s\n", $$1, $$2 }'
 	@echo
 	@sed -n -E 's/^#   (.*)/  \1/p' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
 
 eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
 	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
+
+table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about two hours of two CPU cores; ARGS= adds flags; resumable
+	$(PY) -m egan.eval --table2 --reduced $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

@@ -7,6 +7,7 @@
   python -m egan.eval --table2 --reduced                 Table II, about an hour or two on two CPU cores
   python -m egan.eval --table2                           the same at the paper's settings: days on a CPU
   python -m egan.eval --robustness --dataset cifar10     baseline, weak G, weak D, weak both x the methods
+  python -m egan.eval --timing                           milliseconds a generation of --population loop and batch
 
 Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of the last
 generation is evaluated (--individual for another). No network has train and eval modes that differ.
@@ -15,12 +16,14 @@ The tables train what they need, --jobs runs at a time, under --out; started aga
 
 import argparse
 import contextlib
+import io
 import json
 import math
 import multiprocessing
 import os
 import shlex
 import sys
+import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -43,6 +46,7 @@ from common.metrics.toy import MIXTURES, mixture, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
 
 from . import train
+from .model import MUTATIONS
 from .train import build, load_data, panels, sample_z
 
 BANDWIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)      # of MMD; Table II does not give its own
@@ -88,13 +92,14 @@ def parse_args(argv=None):
     tables = parser.add_argument_group("tables")
     tables.add_argument("--table2", action="store_true", help="Table II, with γ = 0 and random selection")
     tables.add_argument("--robustness", action="store_true", help="the table of weak networks, on --dataset")
+    tables.add_argument("--timing", action="store_true", help="a generation's time over μ, mutations and --population")
     tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), default="fashion-mnist",
                         help="of --robustness")
     tables.add_argument("--reduced", action="store_true", help=f"--table2 with {' '.join(REDUCED)}")
     tables.add_argument("--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run")
     tables.add_argument("--seeds", type=positive_int, default=10, help="runs a cell")
     tables.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
-    tables.add_argument("--out", metavar="DIR", help="none: runs/egan/table2, table2-reduced or robustness")
+    tables.add_argument("--out", metavar="DIR", help="none: runs/egan/table2, table2-reduced, robustness or timing")
     tables.add_argument("--threads", type=positive_int, default=1, help="of each run")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
@@ -360,7 +365,7 @@ def draw_table2(folder, results):
 
 
 def robustness(args):
-    """The slides' table of weak networks: half... the FID of each method with G, D or both at a quarter of the width."""
+    """The slides' table of weak networks: FID of each method with G, D or both at a quarter of the width."""
     widths = {"baseline": (128, 128), "weak G": (32, 128), "weak D": (128, 32), "weak both": (32, 32)}
     shared = ["--dataset", args.dataset] + shlex.split(args.train_flags)
     folder = Path(args.out or "runs/egan/robustness")
@@ -386,12 +391,47 @@ def robustness(args):
     return table
 
 
+def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8), short=5):
+    """A generation's time: the difference of a run of 3·short and one of `short` generations, over 2·short of them.
+
+    CPU time and wall time: on a machine that does other things, too, the first is the better one (with one thread).
+    """
+    folder, table, shared = Path(args.out or "runs/egan/timing"), [], shlex.split(args.train_flags)
+    torch.set_num_threads(args.threads)
+    lines = [f"{environment(choose_device(args.device))['device']}, train flags: {shlex.join(shared) or 'none'}", "",
+             "| μ | mutations | " + " | ".join(f"{v}: ms CPU (wall)" for v in versions) + " | batch / loop |",
+             "|---" * (len(versions) + 3) + "|"]
+    for mutations in (["minimax"], list(MUTATIONS)):
+        for mu in mus:
+            row = {"mu": mu, "mutations": len(mutations)}
+            for version in versions:
+                measured = []
+                for steps in (short, short, 3 * short):      # the first warms up
+                    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stderr(io.StringIO()):
+                        start = time.process_time(), time.perf_counter()
+                        train.main([*shared, "--mu", str(mu), "--mutations", *mutations, "--population", version,
+                                    "--device", args.device, "--data-dir", args.data_dir, "--steps", str(steps),
+                                    "--log-every", "1000", "--out", f"{out}/run"])
+                        measured.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+                row[version] = [1000 * (b - a) / (2 * short) for a, b in zip(*measured[1:])]
+            table.append(row)
+            lines.append(f"| {mu} | {len(mutations)} | " + " | ".join(
+                f"{row[v][0]:.1f} ({row[v][1]:.1f})" for v in versions) + f" | {row['batch'][0] / row['loop'][0]:.2f} |")
+            print(lines[-1], flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "timing.md", ("\n".join(lines) + "\n").encode())
+    write_json(folder / "timing.json", {"env": environment(choose_device(args.device)), "flags": shared, "rows": table})
+    return table
+
+
 def main(argv=None):
     args = parse_args(argv)
     if args.table2:
         return table2(args)
     if args.robustness:
         return robustness(args)
+    if args.timing:
+        return timing(args)
     device = choose_device(args.device)
     path = Path(args.ckpt or newest_checkpoint("egan"))
     G, trained, checkpoint = load(path, device, args.individual)

@@ -45,7 +45,7 @@ class Loop:
     def sample(self, z):
         """Samples (P, B, …) of all individuals from z (P, B, N_z)."""
         with self.context():
-            return torch.stack([G(z_r).float() for (G, _), z_r in zip(self.individuals, z)])
+            return torch.stack([full(G(z_r)) for (G, _), z_r in zip(self.individuals, z)])
 
     def offspring(self, n_m):
         """n_m copies of every individual: its weights and Adam's moments and step."""
@@ -58,7 +58,7 @@ class Loop:
         for r, (G, opt) in enumerate(self.individuals):
             with self.context():
                 l = D(G(z[r]))
-            loss = mutations[r % len(mutations)](l.float())
+            loss = mutations[r % len(mutations)](full(l))
             opt.zero_grad()
             loss.backward()
             opt.step()
@@ -73,7 +73,7 @@ class Loop:
             with self.context():
                 with torch.no_grad():
                     samples = G(z)
-                real, fake = D(x).float(), D(samples).float()
+                real, fake = full(D(x)), full(D(samples))
             gradient = torch.autograd.grad(discriminator_loss(real, fake), list(D.parameters()))
             F_q.append(quality_fitness(fake.detach()))
             F_d.append(diversity_fitness(sum(g.square().sum() for g in gradient)))
@@ -111,14 +111,14 @@ class SharedLoop(Loop):
     def evaluate(self, D, x, z):
         w = list(D.parameters())
         with self.context():
-            real = D(x).float()
+            real = full(D(x))
         real_gradient = torch.autograd.grad(real_loss(real), w)
         F_q, F_d = [], []
         for G, _ in self.individuals:
             with self.context():
                 with torch.no_grad():
                     samples = G(z)
-                fake = D(samples).float()
+                fake = full(D(samples))
             gradient = torch.autograd.grad(fake_loss(fake), w)
             F_q.append(quality_fitness(fake.detach()))
             F_d.append(diversity_fitness(sum((a + b).square().sum() for a, b in zip(gradient, real_gradient))))
@@ -146,7 +146,7 @@ class Batch:
     @torch.no_grad()
     def sample(self, z):
         with self.context():
-            return vmap(self.G)(self.params, z).float()
+            return full(vmap(self.G)(self.params, z))
 
     def offspring(self, n_m):
         if self.children is None:                    # their memory is kept from generation to generation
@@ -157,7 +157,7 @@ class Batch:
     def mutate(self, D, z, mutations):
         D.requires_grad_(False)
         with self.context():
-            l = vmap(D)(vmap(self.G)(self.params, z)).float()                            # (P, B)
+            l = full(vmap(D)(vmap(self.G)(self.params, z)))                              # (P, B)
         l = l.unflatten(0, (-1, len(mutations)))                                         # (μ, n_m, B)
         losses = torch.stack([M(l[:, h]) for h, M in enumerate(mutations)], 1).flatten()
         self.opt.zero_grad()
@@ -170,14 +170,14 @@ class Batch:
         w = {name: p.detach() for name, p in D.named_parameters()}
 
         def loss_and_logits(w, samples):
-            l = functional_call(D, w, (samples,)).float()
+            l = full(functional_call(D, w, (samples,)))
             return fake_loss(l), l
 
         with self.context():
             with torch.no_grad():
                 samples = vmap(self.G, in_dims=(0, None))(self.params, z)
             gradient, fake = vmap(grad(loss_and_logits, has_aux=True), in_dims=(None, 0))(w, samples)
-            real = D(x).float()
+            real = full(D(x))
         real_gradient = torch.autograd.grad(real_loss(real), list(D.parameters()))
         squares = [torch.linalg.vector_norm(a.add_(b).flatten(1), dim=1).square()
                    for a, b in zip(gradient.values(), real_gradient)]
@@ -209,6 +209,11 @@ class Batch:
         for name, p in self.params.items():
             p.copy_(state["params"][name])
         set_adam(self.opt, self.params, {m: state[m] for m in MOMENTS}, state["step"])
+
+
+def full(x):
+    """bf16 (under autocast) to fp32, for the losses."""
+    return x.float() if x.dtype == torch.bfloat16 else x
 
 
 def set_adam(opt, params, moments, step):

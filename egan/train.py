@@ -65,10 +65,10 @@ def parse_args(argv=None):
     paper.add_argument("--width-d", type=positive_int, default=512, help="the same of D; images: of its first layer")
     paper.add_argument("--d-norm", choices=("batch", "none"), default="batch", help="D's normalisation (authors' code)")
     paper.add_argument("--init", choices=("normal", "he"), default="normal", help="normal: N(0, 0.02²) (authors' code)")
-    paper.add_argument("--lr-g", type=float, default=1e-4, help="Adam's α for G (Algorithm 1: 2e-4; toys: authors' code)")
+    paper.add_argument("--lr-g", type=float, default=1e-4, help="Adam's α for G (Algorithm 1: 2e-4; toys: the code)")
     paper.add_argument("--lr-d", type=float, default=1e-4, help="Adam's α for D")
     paper.add_argument("--beta1", type=float, default=0.5, help="Adam's β₁ for G (Algorithm 1)")
-    paper.add_argument("--beta1-d", type=float, default=0.0, help="Adam's β₁ for D (Algorithm 1: 0.5; toys: authors' code)")
+    paper.add_argument("--beta1-d", type=float, default=0.0, help="Adam's β₁ for D (Algorithm 1: 0.5; toys: the code)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code; Algorithm 1 prints 0.99)")
     paper.add_argument("--size", type=int, default=32, help="image side: 32, 64, 128")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own")
@@ -159,9 +159,10 @@ def main(argv=None):
             with autocast(device, args.amp):
                 real_logits, fake_logits = D(x_k).float(), D(fake).float()
             L_D = discriminator_loss(real_logits, fake_logits)                               # lines 4-5
-            penalty = args.gp * gradient_penalty(D, x_k, fake, torch.rand(m, generator=rng).to(device)) if args.gp else 0
             opt_D.zero_grad()
-            (L_D + penalty).backward()
+            L_D.backward()
+            if args.gp:                                                                      # E-GAN-GP
+                (args.gp * gradient_penalty(D, x_k, fake, torch.rand(m, generator=rng).to(device))).backward()
             opt_D.step()                                                                     # line 6
 
         z = z_of(args.mu * n_m, m, rng=rng).to(device)                                       # line 10
