@@ -180,7 +180,7 @@ def draw_selected(log, mutations, path):
     if smooth.shape[1] > 1:
         axis.stackplot(steps[width - 1:], smooth, labels=mutations)
     else:
-        axis.bar(mutations, smooth[:, 0])
+        axis.bar(mutations, smooth[:, 0], label=mutations)
     axis.set(xlabel="generation", ylabel="share of survivors", ylim=(0, 1))
     axis.legend(fontsize=8, loc="lower right")
     plots.save_figure(figure, path)
@@ -222,23 +222,30 @@ def run_all(cells, args, folder, shared):
     missing = [cell for cell in cells if key(cell) not in set(map(key, done))]
     print(f"{folder}: {len(cells) - len(missing)} of {len(cells)} runs are there, {len(missing)} to do, "
           f"{args.jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}", file=sys.stderr)
-    with ProcessPoolExecutor(min(args.jobs, max(1, len(missing))), multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(run_cell, cell, vars(args), str(folder), shared) for cell in missing]
+    for result in tqdm(in_parallel(missing, args, str(folder), shared), total=len(missing), unit="run", disable=None):
+        done.append(result)
+        with open(path, "a") as f:
+            f.write(json.dumps(result) + "\n")
+        if not sys.stderr.isatty():
+            end = f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
+            print(f"{len(done)}/{len(cells)} {result['table']} {result['method']} seed {result['seed']}: {end}",
+                  file=sys.stderr)
+    wanted = set(map(key, cells))
+    return [result for result in done if key(result) in wanted]
+
+
+def in_parallel(cells, args, folder, shared):
+    """Yield the results of `run_cell` as they come, from --jobs processes (1: from this one)."""
+    if args.jobs == 1:
+        yield from (run_cell(cell, vars(args), folder, shared) for cell in cells)
+        return
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(run_cell, cell, vars(args), folder, shared) for cell in cells]
         try:
-            for future in tqdm(as_completed(waiting), total=len(waiting), unit="run", disable=None):
-                result = future.result()
-                done.append(result)
-                with open(path, "a") as f:
-                    f.write(json.dumps(result) + "\n")
-                if not sys.stderr.isatty():
-                    print(f"{len(done)}/{len(cells)} {result['table']} {result['method']} seed {result['seed']}: "
-                          f"{result['seconds']:.0f} s" + f" FAILED: {result['error']}" * ("error" in result),
-                          file=sys.stderr)
+            yield from (future.result() for future in as_completed(waiting))
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
-    wanted = set(map(key, cells))
-    return [result for result in done if key(result) in wanted]
 
 
 def run_cell(cell, args, folder, shared):
@@ -415,8 +422,8 @@ def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8), sh
                         measured.append((time.process_time() - start[0], time.perf_counter() - start[1]))
                 row[version] = [1000 * (b - a) / (2 * short) for a, b in zip(*measured[1:])]
             table.append(row)
-            lines.append(f"| {mu} | {len(mutations)} | " + " | ".join(
-                f"{row[v][0]:.1f} ({row[v][1]:.1f})" for v in versions) + f" | {row['batch'][0] / row['loop'][0]:.2f} |")
+            cells = [f"{row[v][0]:.1f} ({row[v][1]:.1f})" for v in versions]
+            lines.append(f"| {mu} | {len(mutations)} | {' | '.join(cells)} | {row['batch'][0] / row['loop'][0]:.2f} |")
             print(lines[-1], flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "timing.md", ("\n".join(lines) + "\n").encode())

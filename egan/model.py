@@ -56,7 +56,10 @@ def halvings(size: int) -> int:
 
 
 def batch_norm(kind: str, channels: int, dims: int) -> list[nn.Module]:
-    """BatchNorm that always uses the batch's statistics, in a list; an empty list for kind "none"."""
+    """BatchNorm that always uses the batch's statistics, in a list; an empty list for kind "none".
+
+    The layer before it must have no bias: its gradient would be rounding noise, which Adam blows up to steps of α.
+    """
     layer = nn.BatchNorm1d if dims == 1 else nn.BatchNorm2d
     return [layer(channels, track_running_stats=False)] if kind == "batch" else []
 
@@ -69,7 +72,8 @@ def initialise(net: nn.Module, kind: str) -> None:
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             else:
                 nn.init.normal_(layer.weight, 0.0, 0.02)
-            nn.init.zeros_(layer.bias)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
 
 
 # --- Generators ---------------------------------------------------------------------------------------------
@@ -107,7 +111,7 @@ class ToyDiscriminator(nn.Sequential):
 
     def __init__(self, width: int = 512, norm: str = "batch", init: str = "normal"):
         super().__init__(nn.Linear(2, width), nn.ReLU(),
-                         nn.Linear(width, width), *batch_norm(norm, width, 1), nn.ReLU(),
+                         nn.Linear(width, width, bias=norm == "none"), *batch_norm(norm, width, 1), nn.ReLU(),
                          nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1), nn.Flatten(0))
         initialise(self, init)
 
@@ -119,7 +123,8 @@ class ConvDiscriminator(nn.Sequential):
         widths = [channels] + [width * 2**i for i in range(halvings(size))]
         layers = []
         for i, (c_in, c_out) in enumerate(zip(widths, widths[1:])):
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), *batch_norm(norm if i else "none", c_out, 2),
+            here = norm if i else "none"
+            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=here == "none"), *batch_norm(here, c_out, 2),
                        nn.LeakyReLU(0.2)]
         super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1), nn.Flatten(0))
         initialise(self, init)

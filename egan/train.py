@@ -181,10 +181,8 @@ def main(argv=None):
         selected += torch.bincount(places.cpu() % n_m, minlength=n_m)
 
         # --- log, sample, save
-        logging, sampling = run.due(step, args.log_every), run.due(step, args.sample_every)
-        shares = selected / selected.sum()
         measured = {}
-        if sampling:
+        if run.due(step, args.sample_every):
             samples = population.sample(fixed_z.expand(args.mu, -1, -1))[0].cpu()            # of the fittest
             if toy:
                 real, _ = data.sample(len(samples), step_rng(args.seed, 0))
@@ -194,8 +192,8 @@ def main(argv=None):
             else:
                 save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
         run.log(step, L_D=L_D.detach(), F_q=F_q[places[0]], F_d=F_d[places[0]], **measured,
-                **{f"selected_{name}": share for name, share in zip(args.mutations, shares)})
-        if logging:
+                **{f"selected_{name}": share for name, share in zip(args.mutations, selected / selected.sum())})
+        if step % args.log_every == 0:
             selected = torch.zeros(n_m)
         if run.due(step, args.save_every):
             run.save(step, population=population, D=D, opt_D=opt_D, selected=selected)

@@ -132,8 +132,8 @@ def test_toy_networks():
     G, D = ToyGenerator(), ToyDiscriminator()
     hidden = 2 * (512 * 512 + 512)
     assert count(G) == 2 * 512 + 512 + hidden + 512 * 2 + 2
-    assert count(D) == 2 * 512 + 512 + hidden + 512 + 1 + 2 * 512
-    assert count(ToyDiscriminator(norm="none")) == count(D) - 2 * 512
+    assert count(D) == 2 * 512 + 512 + hidden - 512 + 512 + 1 + 2 * 512    # no bias before BatchNorm
+    assert count(ToyDiscriminator(norm="none")) == count(D) - 512
     assert G(torch.rand(5, 2)).shape == (5, 2) and D(torch.rand(5, 2)).shape == (5,)
     assert G[2].weight.std().item() == pytest.approx(0.02, rel=0.02) and G[2].bias.abs().sum() == 0
     assert ToyGenerator(init="he")[2].weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
@@ -339,7 +339,7 @@ def test_states_pass_from_version_to_version(Version, Other):
 # --- train.py
 
 
-SMALL = ["--smoke", "--width-g", "8", "--width-d", "8", "--init", "he"]
+SMALL = ["--smoke", "--width-g", "8", "--width-d", "8", "--init", "he", "--sample-every", "100", "--save-every", "100"]
 
 
 def checkpoint(path):
@@ -384,7 +384,7 @@ def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, versio
     G, D = ToyGenerator(2, 8, "he"), ToyDiscriminator(8, "batch", "he")
     opt_G = torch.optim.Adam(G.parameters(), lr=1e-4, betas=(0.5, 0.999), fused=True)
     opt_D = torch.optim.Adam(D.parameters(), lr=1e-4, betas=(0.0, 0.999), fused=True)
-    bce = nn.functional.binary_cross_entropy_with_logits
+    softplus = nn.functional.softplus                              # log D = −softplus(−l), in the same rounding
     for t in range(1, 9):
         rng = step_rng(0, t)
         x = mixture("8gaussians").batch(t - 1, n_d * 8 + 16, 0)[0]
@@ -392,15 +392,15 @@ def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, versio
             g = G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1).detach()
             real, fake = D(x[8 * k:8 * k + 8]), D(g)
             opt_D.zero_grad()
-            (bce(real, torch.ones(8)) + bce(fake, torch.zeros(8))).backward()
+            (softplus(-real).mean() + softplus(fake).mean()).backward()
             opt_D.step()
         l = D(G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1))
-        loss = (bce(l, torch.ones(8)) if mutation == "heuristic" else -bce(l, torch.zeros(8))
-                if mutation == "minimax" else ((l.sigmoid() - 1) ** 2).mean())
+        loss = {"heuristic": softplus(-l), "minimax": -softplus(l), "least-squares": (l.sigmoid() - 1) ** 2}[mutation]
+        loss = loss.mean()
         opt_G.zero_grad()
         loss.backward()
         opt_G.step()
-    compare = torch.equal if version == "loop" else lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-7)
+    compare = torch.equal if version == "loop" else lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-6)
     for name, p in G.named_parameters():
         assert compare(state["population"]["params"][name][0], p), name
         assert compare(state["population"]["exp_avg"][name][0], opt_G.state[p]["exp_avg"]), name
@@ -499,7 +499,7 @@ def test_images(tmp_path, flags):
     metrics = train.main([*argv, *flags, "--out", str(tmp_path / "r")])
     assert math.isfinite(metrics["L_D"])
     found = egan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "80"])
-    assert {"fid_lenet_80_test", "entropy"} <= set(found)
+    assert any(key.startswith("fid_lenet") for key in found) and "entropy" in found
     assert (tmp_path / "r/interpolation.png").exists() and (tmp_path / "r/selected.png").exists()
 
 
@@ -532,7 +532,7 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
     metrics = lambda lines: [json.loads(line)["metrics"] for line in lines]
     assert metrics(again) == metrics(lines)
     with pytest.raises(UserError, match="other flags"):
-        egan_eval.main([*argv[:-1], "--smoke"])
+        egan_eval.main([*argv[:-2], "--train-flags=--smoke"])
 
 
 def test_the_kernel_nearest_to_the_papers_baselines_is_found():
