@@ -53,6 +53,9 @@ quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
 eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
 	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
 
+table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about two hours of two CPU cores; ARGS= adds flags; resumable
+	$(PY) -m egan.eval --table2 --reduced $(ARGS)
+
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke
 	$(PY) -m $*.train --smoke --steps 6 --out runs/$*/smoke

@@ -81,3 +81,19 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
         ratio_axis.errorbar(centres, found / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor())
     ratio_axis.axhline(1, color="k", lw=0.5)
     ratio_axis.set_ylim(0.5, 1.5)
+
+
+def densities(panels, path, limit):
+    """Densities of points in the plane side by side, each in a square of [−limit, limit]².
+
+    panels: {title: points (N, 2)}. Histograms blurred by a Gaussian, drawn as their square root: faint bridges show.
+    """
+    from scipy.ndimage import gaussian_filter
+    figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.3), squeeze=False)
+    for axis, (title, points) in zip(axes[0], panels.items()):
+        x, y = np.asarray(points, dtype=float).T
+        counts = np.histogram2d(y, x, bins=200, range=[[-limit, limit]] * 2)[0]
+        axis.imshow(np.sqrt(gaussian_filter(counts, 2)), extent=[-limit, limit] * 2, origin="lower", cmap="magma")
+        axis.set_title(title, fontsize=8)
+        axis.axis("off")
+    save_figure(figure, path)

@@ -117,8 +117,9 @@ def test_every_symbol_and_file_a_readme_names_exists(readme):
         assert (here / link).exists(), f"{readme}: {link}"
     makefile = (REPO / "Makefile").read_text()
     for target in re.findall(r"(?:`|^)make ([a-z][a-z0-9]*)(?:-([\w-]+))?", text, re.M):
-        stem = target[0] + ("-%" if target[1] else "")
-        assert re.search(rf"^{stem}:", makefile, re.M), f"{readme}: make {'-'.join(target)}"
+        name = "-".join(filter(None, target))
+        pattern = target[0] + "-%" if target[1] else name
+        assert re.search(rf"^({name}|{pattern}):", makefile, re.M), f"{readme}: make {name}"
 
 
 def in_copy(tmp_path, *argv):

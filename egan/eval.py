@@ -1,0 +1,465 @@
+"""The paper's tables and figures. From the repository's root:
+
+  python -m egan.eval                                    the newest run under runs/egan
+  python -m egan.eval --ckpt DIR/last.pt --n 10000       a checkpoint, metrics from 10,000 samples
+  python -m egan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
+  python -m egan.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz (images: and PNGs)
+  python -m egan.eval --table2 --reduced                 Table II, about an hour or two on two CPU cores
+  python -m egan.eval --table2                           the same at the paper's settings: days on a CPU
+  python -m egan.eval --robustness --dataset cifar10     baseline, weak G, weak D, weak both x the methods
+  python -m egan.eval --timing                           milliseconds a generation of --population loop and batch
+
+Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of the last
+generation is evaluated (--individual for another). No network has train and eval modes that differ.
+The tables train what they need, --jobs runs at a time, under --out; started again, they go on where they stood.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import math
+import multiprocessing
+import os
+import shlex
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+if not __package__:                          # started as a file: relative imports can't work
+    print("error: start this as a module from the repository's root: "
+          f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
+    sys.exit(2)
+
+from common import plots
+from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.data import DATASETS
+from common.device import choose_device
+from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from common.metrics.toy import MIXTURES, mixture, toy_metrics
+from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+
+from . import train
+from .model import MUTATIONS
+from .train import build, load_data, panels, sample_z
+
+BANDWIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)      # of MMD; Table II does not give its own
+METHODS = {                                  # Table II's rows and two more: flags of train.py
+    "GAN-Heuristic": ["--mutations", "heuristic"],
+    "GAN-Least-squares": ["--mutations", "least-squares"],
+    "GAN-Minimax": ["--mutations", "minimax"],
+    "E-GAN (γ = 0)": ["--gamma", "0"],
+    "E-GAN (γ = 0.5)": ["--gamma", "0.5"],
+    "random selection": ["--selection", "random"],
+}
+BASELINES = ("GAN-Heuristic", "GAN-Least-squares", "GAN-Minimax")
+TABLE_II = {                                 # the paper's MMD (x 10⁻²): average and best of 10 runs
+    "8gaussians": {"GAN-Heuristic": (45.27, 33.2), "GAN-Least-squares": (3.99, 3.16), "GAN-Minimax": (2.94, 1.89),
+                   "E-GAN (γ = 0)": (11.54, 7.31), "E-GAN (γ = 0.5)": (2.36, 1.17)},
+    "25gaussians": {"GAN-Heuristic": (2.80, 2.19), "GAN-Least-squares": (1.83, 1.72), "GAN-Minimax": (1.65, 1.55),
+                    "E-GAN (γ = 0)": (1.69, 1.60), "E-GAN (γ = 0.5)": (1.20, 1.04)},
+}
+ROBUSTNESS = {                               # the slides' FIDs on LSUN bedrooms, of their (unpublished) weak networks
+    "DCGAN": (43.7, 187.3, 410.6, 82.7), "LSGAN": (46.3, 452.9, 423.1, 126.2),
+    "E-GAN (μ = 1)": (34.2, 63.3, 64.8, 71.9), "E-GAN (μ = 4)": (29.7, 59.1, 55.2, 60.9),
+}
+ROBUSTNESS_FLAGS = {"DCGAN": ["--mutations", "heuristic"], "LSGAN": ["--mutations", "least-squares"],
+                    "E-GAN (μ = 1)": [], "E-GAN (μ = 4)": ["--mu", "4"]}
+REDUCED = ["--width-g", "128", "--width-d", "128", "--steps", "10000", "--lr-g", "5e-4", "--lr-d", "5e-4",
+           "--init", "he", "--d-norm", "none"]
+
+
+def parse_args(argv=None):
+    parser = new_parser(__doc__)
+    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/egan")
+    parser.add_argument("--individual", type=int, default=0, metavar="PLACE", help="of the population, 0: the fittest")
+    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
+    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
+    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
+    parser.add_argument("--n", type=positive_int, help="samples for the metrics; none: 2,000 (toys) or 10,000 (images)")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
+    parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
+    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
+    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
+    parser.add_argument("--export", metavar="DIR", help="only write --n samples into DIR")
+    tables = parser.add_argument_group("tables")
+    tables.add_argument("--table2", action="store_true", help="Table II, with γ = 0 and random selection")
+    tables.add_argument("--robustness", action="store_true", help="the table of weak networks, on --dataset")
+    tables.add_argument("--timing", action="store_true", help="a generation's time over μ, mutations and --population")
+    tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), default="fashion-mnist",
+                        help="of --robustness")
+    tables.add_argument("--reduced", action="store_true", help=f"--table2 with {' '.join(REDUCED)}")
+    tables.add_argument("--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run")
+    tables.add_argument("--seeds", type=positive_int, default=10, help="runs a cell")
+    tables.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
+    tables.add_argument("--out", metavar="DIR", help="none: runs/egan/table2, table2-reduced, robustness or timing")
+    tables.add_argument("--threads", type=positive_int, default=1, help="of each run")
+    add_device_args(parser.add_argument_group("run"))
+    return parser.parse_args(argv)
+
+
+# --- one checkpoint
+
+
+def load(path, device, individual=0):
+    """(G, training args, checkpoint) from a checkpoint file alone."""
+    checkpoint = load_checkpoint(path, "egan")
+    trained = argparse.Namespace(**checkpoint["args"])
+    if not 0 <= individual < trained.mu:
+        raise UserError(f"--individual {individual}: the population in {path} has places 0 to {trained.mu - 1}")
+    G = build(trained)[0][0]
+    params = checkpoint["state"]["population"]["params"]
+    load_state(G, {name: stack[individual] for name, stack in params.items()}, f"a generator in {path}")
+    return G.to(device).eval().requires_grad_(False), trained, checkpoint
+
+
+@torch.no_grad()
+def sample(G, n, trained, device, seed=0, batch_size=250):
+    """Yield n samples (B, 2) or (B, C, H, W)."""
+    rng = torch.Generator().manual_seed(seed)
+    for start in range(0, n, batch_size):
+        yield G(sample_z(min(batch_size, n - start), args=trained, rng=rng).to(device))
+
+
+def measure(G, trained, args, device):
+    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the classes' histogram."""
+    if trained.dataset in MIXTURES:
+        samples = torch.cat(list(sample(G, args.n, trained, device, args.seed)))
+        return toy_metrics(samples, mixture(trained.dataset), BANDWIDTHS)
+    extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
+    real_set = load_data(argparse.Namespace(**vars(trained) | {"data_dir": args.data_dir}), args.split)
+    real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
+    batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
+    fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
+    metrics = image_metrics(real, fake, extractor.name, args.split)
+    if args.extractor == "lenet":
+        metrics |= {"classes": real_set.classes, **class_histogram(fake[1])}
+    return metrics
+
+
+def draw_samples(G, n, trained, device, path, seed=0):
+    """A density plot beside the data's (toys, the paper's Fig. 3), or a grid of images."""
+    samples = torch.cat(list(sample(G, n, trained, device, seed))).cpu()
+    if trained.dataset in MIXTURES:
+        data = mixture(trained.dataset)
+        real = data.sample(n, torch.Generator().manual_seed(seed))[0]
+        plots.densities({data.name: real, "samples": samples}, path, limit=2)
+    else:
+        plots.save_grid(samples, path, nrow=max(1, round(math.sqrt(n))), zoom=max(1, 64 // trained.size))
+
+
+def draw(G, trained, args, device, where):
+    """Samples, curves (fitness, selected mutations: Fig. 4 right), and with images latent interpolation."""
+    toy = trained.dataset in MIXTURES
+    draw_samples(G, 10_000 if toy else 64, trained, device, where / "samples.png", args.seed)
+    if not toy:
+        z1, z2 = sample_z(8, args=trained, rng=torch.Generator().manual_seed(args.seed)).to(device).chunk(2)
+        rows = torch.stack([G(torch.lerp(z1, z2, a)) for a in torch.linspace(0, 1, 11).tolist()], 1)     # (4, 11, …)
+        plots.save_grid(rows.flatten(0, 1), where / "interpolation.png", nrow=11)
+    log = read_log(where / "log.jsonl")
+    if log:
+        plots.curves(log, panels(trained), where / "curves.png", smooth=max(1, len(log) // 50))
+        draw_selected(log, trained.mutations, where / "selected.png")
+
+
+def draw_selected(log, mutations, path):
+    """Shares of the mutations among the survivors over training, stacked to 1: the paper's Fig. 4, right."""
+    steps = np.array([line["step"] for line in log])
+    shares = np.array([[line[f"selected_{name}"] for line in log] for name in mutations])
+    width = max(1, len(steps) // 50)
+    kernel = np.ones(width) / width
+    smooth = np.array([np.convolve(row, kernel, "valid") for row in shares])
+    figure, axis = plots.plt.subplots(figsize=(7, 2.6))
+    if smooth.shape[1] > 1:
+        axis.stackplot(steps[width - 1:], smooth, labels=mutations)
+    else:
+        axis.bar(mutations, smooth[:, 0], label=mutations)
+    axis.set(xlabel="generation", ylabel="share of survivors", ylim=(0, 1))
+    axis.legend(fontsize=8, loc="lower right")
+    plots.save_figure(figure, path)
+
+
+def export(G, trained, args, device):
+    """--n samples as one NPZ: points float32 (N, 2), or images uint8 (N, H, W, C) and PNGs that other tools read."""
+    folder = Path(args.export)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--export {folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = torch.cat([x.cpu() for x in sample(G, args.n, trained, device, args.seed, args.batch_size)])
+    if trained.dataset in MIXTURES:
+        np.savez_compressed(folder / "samples.npz", points=samples.numpy())
+    else:
+        images = ((samples.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        np.savez_compressed(folder / "samples.npz", images=images)
+        for i, image in enumerate(images):
+            plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
+    print(f"{len(samples)} samples in {folder}")
+
+
+# --- tables: many runs
+
+
+def run_all(cells, args, folder, shared):
+    """Train and measure every cell that results.jsonl in `folder` lacks. Returns all results as a list.
+
+    cells: dicts with table, method, seed and flags. shared: flags of every run; they may not change in a folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path, settings = folder / "results.jsonl", folder / "settings.json"
+    if settings.exists() and json.loads(settings.read_text()) != shared:
+        raise UserError(f"{folder} holds runs with other flags ({shlex.join(json.loads(settings.read_text()))}). "
+                        "Choose another --out")
+    write_json(settings, shared)
+    done = read_log(path)
+    key = lambda cell: (cell["table"], cell["method"], cell["seed"])
+    missing = [cell for cell in cells if key(cell) not in set(map(key, done))]
+    print(f"{folder}: {len(cells) - len(missing)} of {len(cells)} runs are there, {len(missing)} to do, "
+          f"{args.jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}", file=sys.stderr)
+    for result in tqdm(in_parallel(missing, args, str(folder), shared), total=len(missing), unit="run", disable=None):
+        done.append(result)
+        with open(path, "a") as f:
+            f.write(json.dumps(result) + "\n")
+        if not sys.stderr.isatty():
+            end = f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
+            print(f"{len(done)}/{len(cells)} {result['table']} {result['method']} seed {result['seed']}: {end}",
+                  file=sys.stderr)
+    wanted = set(map(key, cells))
+    return [result for result in done if key(result) in wanted]
+
+
+def in_parallel(cells, args, folder, shared):
+    """Yield the results of `run_cell` as they come, from --jobs processes (1: from this one)."""
+    if args.jobs == 1:
+        yield from (run_cell(cell, vars(args), folder, shared) for cell in cells)
+        return
+    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = [pool.submit(run_cell, cell, vars(args), folder, shared) for cell in cells]
+        try:
+            yield from (future.result() for future in as_completed(waiting))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def run_cell(cell, args, folder, shared):
+    """One run of a table in this process: train (or go on), measure, and draw its samples."""
+    args = argparse.Namespace(**args)
+    torch.set_num_threads(args.threads)
+    name = "-".join([cell["table"], *cell["flags"], str(cell["seed"])]).replace("--", "").replace(" ", "_")
+    where, started = Path(folder) / name, time.time()
+    flags = ["--seed", str(cell["seed"]), "--device", args.device, "--data-dir", args.data_dir, *shared, *cell["flags"]]
+    place = ["--resume" if (where / "last.pt").exists() else "--out", str(where)]
+    if place[0] == "--out" and where.exists():          # stopped before its first checkpoint
+        where.rename(where.with_name(f"{where.name}.stopped-{time.time_ns()}"))
+    result = {k: cell[k] for k in ("table", "method", "seed", "flags")}
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(f"{where}.log", "a") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+        device = choose_device(args.device)
+        try:
+            if not finished(where):
+                train.main([*flags, *place])
+            G, trained, checkpoint = load(where / "last.pt", device)
+            args.n = args.n or (2000 if trained.dataset in MIXTURES else 10_000)
+            result |= {"step": checkpoint["step"], "metrics": measure(G, trained, args, device),
+                       "env": environment(device)}
+        except UserError as e:
+            result["error"] = str(e)
+    return result | {"seconds": round(time.time() - started, 1)}
+
+
+def finished(where):
+    """Whether the run in `where` has done all its steps (but was stopped before it was measured)."""
+    if not (where / "last.pt").exists():
+        return False
+    checkpoint = load_checkpoint(where / "last.pt", "egan")
+    return checkpoint["step"] >= checkpoint["args"]["steps"]
+
+
+def table2(args):
+    """Table II: methods x data sets x seeds, beside the paper's numbers. -> table2.md, table2.json, table2.png."""
+    shared = (REDUCED if args.reduced else []) + shlex.split(args.train_flags)
+    folder = Path(args.out or f"runs/egan/table2{'-reduced' * args.reduced}")
+    cells = [{"table": data, "method": method, "seed": seed, "flags": ["--dataset", data, *flags]}
+             for seed in range(args.seeds) for data in MIXTURES for method, flags in METHODS.items()]
+    results = [r for r in run_all(cells, args, folder, shared) if "metrics" in r]
+    columns = mmd_columns(results)
+    nearest = nearest_kernel(columns)
+    lines, table = [], {"flags": shared, "nearest_kernel": nearest[:10], "rows": []}
+    kernel, unit = nearest[0][0], "unbiased s=1"
+    for data in MIXTURES:
+        lines += [f"\n**{data}**, {args.seeds} runs a row\n",
+                  f"| method | paper: avg / best (x 10⁻²) | ours, {kernel} (x 10⁻²): avg ± sd / best | "
+                  f"ours, {unit} MMD² (x 10⁻²): avg ± sd / best | modes | high quality | mode KL | s a run |",
+                  "|---|---|---|---|---|---|---|---|"]
+        for method in METHODS:
+            rows = [r for r in results if (r["table"], r["method"]) == (data, method)]
+            if not rows:
+                continue
+            row = {"data": data, "method": method, "runs": len(rows), "paper": TABLE_II[data].get(method),
+                   **{name: summary(columns[name][data, method], 100) for name in {kernel, unit}},
+                   **{name: summary([pick(r, name) for r in rows]) for name in ("modes", "high_quality", "mode_kl")},
+                   "seconds": summary([r["seconds"] for r in rows])}
+            table["rows"].append(row)
+            paper = "{} / {}".format(*row["paper"]) if row["paper"] else "–"
+            lines.append(f"| {method} | {paper} | {said(row[kernel])} | {said(row[unit])} | "
+                         f"{row['modes']['mean']:.1f} ± {row['modes']['sd']:.1f} | {row['high_quality']['mean']:.2f} | "
+                         f"{row['mode_kl']['mean']:.3f} | {row['seconds']['mean']:.0f} |")
+    lines += ["", f"Kernels by distance of the baselines' averages from the paper's (mean |log ratio|): "
+              f"{', '.join(f'{name} {d:.2f}' for name, d in nearest[:5])}."]
+    replace_file(folder / "table2.md", ("\n".join(lines).strip() + "\n").encode())
+    write_json(folder / "table2.json", table)
+    draw_table2(folder, results)
+    print("\n".join(lines))
+    return table
+
+
+def pick(result, name):
+    """The metric whose key starts with `name` (keys end with the sample count)."""
+    return next(v for k, v in result["metrics"].items() if k.startswith(name + "_"))
+
+
+def mmd_columns(results):
+    """{"biased s=1": {(data, method): [MMD² of each run]}, …}, and as "root s=1" the biased MMD itself."""
+    columns = {}
+    for s in BANDWIDTHS:
+        for kind in ("biased", "unbiased", "root"):
+            column = columns[f"{kind} s={s:g}"] = {}
+            for r in results:
+                value = pick(r, f"mmd2_{'biased' if kind == 'root' else kind}_s{s:g}")
+                column.setdefault((r["table"], r["method"]), []).append(math.sqrt(value) if kind == "root" else value)
+    return columns
+
+
+def nearest_kernel(columns):
+    """[(column, mean |log(our average / the paper's)| over the GAN rows of both data sets), …], nearest first."""
+    def distance(column):
+        logs = [abs(math.log(max(100 * np.mean(column[data, method]), 1e-6) / TABLE_II[data][method][0]))
+                for data in MIXTURES for method in BASELINES if (data, method) in column]
+        return float(np.mean(logs)) if logs else math.inf
+    return sorted(((name, distance(column)) for name, column in columns.items()), key=lambda pair: pair[1])
+
+
+def summary(values, scale=1):
+    values = scale * np.array(values, dtype=float)
+    return {"mean": values.mean(), "sd": values.std(ddof=1) if len(values) > 1 else 0.0, "best": values.min()}
+
+
+def said(s):
+    return f"{s['mean']:.2f} ± {s['sd']:.2f} / {s['best']:.2f}"
+
+
+def draw_table2(folder, results):
+    """Densities of the median run of every cell beside the data's: the paper's Fig. 3."""
+    for data in MIXTURES:
+        shown = {data: mixture(data).sample(10_000, torch.Generator().manual_seed(0))[0]}
+        for method in METHODS:
+            rows = sorted((r for r in results if (r["table"], r["method"]) == (data, method)),
+                          key=lambda r: pick(r, "mmd2_unbiased_s1"))
+            if rows:
+                r = rows[(len(rows) - 1) // 2]
+                name = "-".join([data, *r["flags"], str(r["seed"])]).replace("--", "")
+                G, trained, _ = load(folder / name / "last.pt", torch.device("cpu"))
+                samples = torch.cat(list(sample(G, 10_000, trained, torch.device("cpu"))))
+                shown[f"{method}, seed {r['seed']}"] = samples
+        plots.densities(shown, folder / f"table2_{data}.png", limit=2)
+
+
+def robustness(args):
+    """The slides' table of weak networks: FID of each method with G, D or both at a quarter of the width."""
+    widths = {"baseline": (128, 128), "weak G": (32, 128), "weak D": (128, 32), "weak both": (32, 32)}
+    shared = ["--dataset", args.dataset] + shlex.split(args.train_flags)
+    folder = Path(args.out or "runs/egan/robustness")
+    cells = [{"table": column, "method": method, "seed": seed,
+              "flags": ["--width-g", str(g), "--width-d", str(d), *flags]}
+             for seed in range(args.seeds) for column, (g, d) in widths.items()
+             for method, flags in ROBUSTNESS_FLAGS.items()]
+    results = [r for r in run_all(cells, args, folder, shared) if "metrics" in r]
+    lines = ["| method | " + " | ".join(widths) + " |", "|---" * (len(widths) + 1) + "|"]
+    table = []
+    for method in ROBUSTNESS_FLAGS:
+        found = []
+        for i, column in enumerate(widths):
+            fids = [pick(r, "fid") for r in results if (r["table"], r["method"]) == (column, method)]
+            if fids:
+                table.append({"method": method, "column": column, "paper_lsun": ROBUSTNESS[method][i], **summary(fids)})
+            found.append(f"{np.mean(fids):.1f} ({ROBUSTNESS[method][i]})" if fids else "not run")
+        lines.append(f"| {method} | " + " | ".join(found) + " |")
+    lines += ["", f"FID on {args.dataset} (in brackets the paper's, on LSUN bedrooms)"]
+    replace_file(folder / "robustness.md", ("\n".join(lines) + "\n").encode())
+    write_json(folder / "robustness.json", table)
+    print("\n".join(lines))
+    return table
+
+
+def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8), short=5):
+    """A generation's time: the difference of a run of 3·short and one of `short` generations, over 2·short of them.
+
+    CPU time and wall time: on a machine that does other things, too, the first is the better one (with one thread).
+    """
+    folder, table, shared = Path(args.out or "runs/egan/timing"), [], shlex.split(args.train_flags)
+    torch.set_num_threads(args.threads)
+    lines = [f"{environment(choose_device(args.device))['device']}, train flags: {shlex.join(shared) or 'none'}", "",
+             "| μ | mutations | " + " | ".join(f"{v}: ms CPU (wall)" for v in versions) + " | batch / loop |",
+             "|---" * (len(versions) + 3) + "|"]
+    for mutations in (["minimax"], list(MUTATIONS)):
+        for mu in mus:
+            row = {"mu": mu, "mutations": len(mutations)}
+            for version in versions:
+                measured = []
+                for steps in (short, short, 3 * short):      # the first warms up
+                    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stderr(io.StringIO()):
+                        start = time.process_time(), time.perf_counter()
+                        train.main([*shared, "--mu", str(mu), "--mutations", *mutations, "--population", version,
+                                    "--device", args.device, "--data-dir", args.data_dir, "--steps", str(steps),
+                                    "--log-every", "1000", "--out", f"{out}/run"])
+                        measured.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+                row[version] = [1000 * (b - a) / (2 * short) for a, b in zip(*measured[1:])]
+            table.append(row)
+            cells = [f"{row[v][0]:.1f} ({row[v][1]:.1f})" for v in versions]
+            lines.append(f"| {mu} | {len(mutations)} | {' | '.join(cells)} | {row['batch'][0] / row['loop'][0]:.2f} |")
+            print(lines[-1], flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_file(folder / "timing.md", ("\n".join(lines) + "\n").encode())
+    write_json(folder / "timing.json", {"env": environment(choose_device(args.device)), "flags": shared, "rows": table})
+    return table
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.table2:
+        return table2(args)
+    if args.robustness:
+        return robustness(args)
+    if args.timing:
+        return timing(args)
+    device = choose_device(args.device)
+    path = Path(args.ckpt or newest_checkpoint("egan"))
+    G, trained, checkpoint = load(path, device, args.individual)
+    toy = trained.dataset in MIXTURES
+    args.n = args.n or (2000 if toy else 10_000)
+    if args.samples:
+        return draw_samples(G, args.samples, trained, device, args.grid_out, args.seed)
+    if args.export:
+        return export(G, trained, args, device)
+
+    print(f"{path}: E-GAN, μ = {trained.mu}, generation {checkpoint['step']}, {trained.dataset}")
+    draw(G, trained, args, device, path.parent)
+    metrics = measure(G, trained, args, device)
+    write_json(path.parent / f"eval_{checkpoint['step']}.json",
+               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "individual": args.individual,
+                "train_args": vars(trained), "env": environment(device)})
+    for key, value in metrics.items():
+        if key != "classes":
+            print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
+    return metrics
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,543 @@
+"""E-GAN: mutations, fitness and Algorithm 1 by hand and against a plain GAN; the population's three versions."""
+
+import copy
+import json
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from common.cli import UserError
+from common.device import step_rng
+from common.metrics.toy import mixture
+from egan import eval as egan_eval
+from egan import train
+from egan.model import (MUTATIONS, ConvDiscriminator, ConvGenerator, ToyDiscriminator, ToyGenerator, discriminator_loss,
+                        diversity_fitness, fitness, gradient_penalty, heuristic, least_squares, minimax,
+                        quality_fitness, select)
+from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop
+
+T = torch.tensor
+LN2 = math.log(2)
+ALL = list(MUTATIONS.values())
+VERSIONS = [Loop, SharedLoop, Batch]
+
+
+def adam(params, lr=1e-3):
+    return torch.optim.Adam(params, lr=lr, betas=(0.5, 0.999))
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+def logit(p):
+    return T(p, dtype=torch.float64).logit()
+
+
+# --- equations
+
+
+def test_mutations_and_L_D_by_hand():
+    l = logit([0.5, 0.2])
+    assert minimax(l).item() == pytest.approx((math.log(0.5) + math.log(0.8)) / 2)
+    assert heuristic(l).item() == pytest.approx(-(math.log(0.5) + math.log(0.2)) / 2)
+    assert least_squares(l).item() == pytest.approx((0.25 + 0.64) / 2)
+    fake_part = -(math.log(0.5) + math.log(0.8)) / 2
+    assert discriminator_loss(logit([0.9]), l).item() == pytest.approx(-math.log(0.9) + fake_part)
+    assert discriminator_loss(torch.zeros(3), torch.zeros(5)).item() == pytest.approx(2 * LN2)
+
+
+@pytest.mark.parametrize("D", [0.01, 0.3, 0.5, 0.98])
+def test_gradients_of_the_mutations(D):
+    """On the logit, with s = sigmoid(l): minimax −s, heuristic −(1 − s), least squares 2(s − 1)s(1 − s)."""
+    for M, expected in ((minimax, -D), (heuristic, -(1 - D)), (least_squares, 2 * (D - 1) * D * (1 - D))):
+        l = logit([D]).requires_grad_()
+        assert torch.autograd.grad(M(l), l)[0].item() == pytest.approx(expected)
+
+
+def test_mutations_work_on_the_last_axis_and_survive_huge_logits():
+    l = torch.randn(4, 3, 5)
+    for M in (*ALL, quality_fitness):
+        assert torch.allclose(M(l), torch.stack([torch.stack([M(row) for row in block]) for block in l]))
+        assert M(T([1e4, -1e4])).isfinite()
+
+
+def test_optimal_discriminator_of_equal_and_of_unequal_distributions():
+    """D* = p/(p + q) gives L_D = 2 log 2 − 2 JSD(p, q), and minimax's game value is −log 4 where p = q."""
+    p, q = [3, 1], [1, 3]                                          # counts on two points
+    D = [n / (n + k) for n, k in zip(p, q)]
+    real, fake = logit([D[0]] * 3 + [D[1]]), logit([D[0]] + [D[1]] * 3)
+    jsd = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)        # of (¾, ¼) and (¼, ¾): both halves equal
+    assert discriminator_loss(real, fake).item() == pytest.approx(2 * LN2 - 2 * jsd)
+    half = logit([0.5] * 4)
+    assert -discriminator_loss(half, half).item() == pytest.approx(-math.log(4))
+    assert quality_fitness(half).item() == 0.5
+
+
+def test_quality_is_a_probability():
+    assert quality_fitness(logit([0.2, 0.6])).item() == pytest.approx(0.4)
+    assert quality_fitness(T([40.0])) <= 1 and quality_fitness(T([-40.0])) >= 0
+
+
+def test_diversity_is_minus_log_of_the_norm_and_not_of_its_square():
+    assert diversity_fitness(T(math.e**6)).item() == pytest.approx(-3)       # ‖∇‖² = e⁶
+    assert 43 < diversity_fitness(T(0.0)).item() < 44                        # D has won: bounded
+
+
+def test_fitness_and_selection():
+    F = fitness(T([0.1, 0.5, 0.3]), T([2.0, -1.0, 0.0]), 0.5)
+    assert F.tolist() == pytest.approx([1.1, 0.0, 0.3])
+    assert select(F, 2).tolist() == [0, 2]
+    assert select(T([0.5, 0.7, 0.7, 0.1]), 3).tolist() == [1, 2, 0]          # ties: the first stays first
+
+
+class Linear(nn.Sequential):
+    """D(x) = sigmoid(w·x)."""
+
+    def __init__(self, w):
+        super().__init__(nn.Linear(len(w), 1, bias=False), nn.Flatten(0))
+        self[0].weight.data = T([w], dtype=torch.float64)
+
+
+def test_gradient_penalty_of_linear_and_constant_discriminators():
+    x, g = torch.randn(2, 6, 2, dtype=torch.float64)
+    for u in (torch.zeros(6), torch.rand(6)):
+        assert gradient_penalty(Linear([3.0, 4.0]), x, g, u).item() == pytest.approx(16)     # (5 − 1)²
+        assert gradient_penalty(Linear([0.0, 0.0]), x, g, u).item() == pytest.approx(1)
+
+
+def test_gradient_penalty_is_taken_between_each_pair_at_its_own_u_and_differentiable():
+    class Square(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(T(0.5))
+
+        def forward(self, x):
+            return self.a * x.square().sum(1)                      # gradient 2 a x
+
+    D, u = Square(), T([0.25, 1.0])
+    x, g = T([[4.0, 0.0], [0.0, 3.0]]), T([[0.0, 0.0], [9.0, 9.0]])
+    penalty = gradient_penalty(D, x, g, u)                         # x̂: (1, 0), (0, 3); norms 1, 3
+    assert penalty.item() == pytest.approx((0 + 4) / 2)
+    penalty.backward()
+    assert D.a.grad.item() == pytest.approx((2 * 0 * 2 + 2 * 2 * 6) / 2)
+
+
+# --- networks
+
+
+def test_toy_networks():
+    G, D = ToyGenerator(), ToyDiscriminator()
+    hidden = 2 * (512 * 512 + 512)
+    assert count(G) == 2 * 512 + 512 + hidden + 512 * 2 + 2
+    assert count(D) == 2 * 512 + 512 + hidden - 512 + 512 + 1 + 2 * 512    # no bias before BatchNorm
+    assert count(ToyDiscriminator(norm="none")) == count(D) - 512
+    assert G(torch.rand(5, 2)).shape == (5, 2) and D(torch.rand(5, 2)).shape == (5,)
+    assert G[2].weight.std().item() == pytest.approx(0.02, rel=0.02) and G[2].bias.abs().sum() == 0
+    assert ToyGenerator(init="he")[2].weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
+
+
+@pytest.mark.parametrize("size, top", [(32, 512), (64, 1024)])
+def test_image_networks(size, top):
+    with torch.device("meta"):                                     # shapes alone: these networks are large
+        G, D = ConvGenerator(100, size, 3, 128), ConvDiscriminator(size, 3, 128)
+    assert G[0].out_features == top * 16 and D[-2].in_features == top * 16
+    x = G(torch.rand(2, 100, device="meta"))
+    assert x.shape == (2, 3, size, size) and D(x).shape == (2,) and isinstance(G[-1], nn.Tanh)
+    norms = [m for m in D if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == int(math.log2(size / 4)) - 1 and not isinstance(D[1], nn.BatchNorm2d)
+    if size == 32:
+        conv = lambda a, b: a * b * 16
+        assert count(G) == 101 * 8192 + conv(512, 256) + 256 + conv(256, 128) + 128 + conv(128, 3) + 3
+
+
+def test_batchnorm_of_D_keeps_nothing():
+    for D in (ToyDiscriminator(8), ConvDiscriminator(16, 1, 4)):
+        assert not list(D.buffers())
+        x = torch.randn(6, 2) if isinstance(D, ToyDiscriminator) else torch.randn(6, 1, 16, 16)
+        assert torch.equal(D.train()(x), D.eval()(x))
+
+
+def test_sizes_that_do_not_halve_are_refused():
+    with pytest.raises(ValueError, match="28 is not"):
+        ConvGenerator(size=28)
+
+
+# --- populations
+
+
+def toy_population(Version, mu=2, width=8, seed=0):
+    torch.manual_seed(seed)
+    networks = [ToyGenerator(2, width, "he").double() for _ in range(mu)]
+    D = ToyDiscriminator(width, "batch", "he").double()
+    return Version(networks, adam), D, networks
+
+
+def rows(population):
+    """One dict a row: parameters, moments, step."""
+    state = copy.deepcopy(population.state_dict())
+    return [{"step": state["step"]} | {f"{kind}.{n}": t[r] for kind in ("params", *MOMENTS)
+                                       for n, t in state[kind].items()} for r in range(len(population))]
+
+
+def same(a, b):
+    return all(torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k] for k in a)
+
+
+def close(a, b):
+    return all(torch.allclose(torch.as_tensor(a[k]).double(), torch.as_tensor(b[k]).double(), rtol=1e-8, atol=1e-11)
+               for k in a)
+
+
+def noise(*shape):
+    return torch.rand(*shape, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+def step_once(population, D, n_m=3, places=(4, 0)):
+    children = population.offspring(n_m)
+    children.mutate(D, noise(len(children), 16), ALL[:n_m])
+    return children.survivors(T(places))
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+def test_children_start_from_their_parent_with_its_adam_state_and_leave_it_alone(Version):
+    population, D, _ = toy_population(Version)
+    population = step_once(population, D)                          # so that there are moments
+    before = rows(population)
+    assert before[0]["step"] == 1 and not same(before[0], before[1])
+    children = population.offspring(3)
+    assert all(same(row, before[r // 3]) for r, row in enumerate(rows(children)))
+    children.mutate(D, noise(6, 16), ALL)
+    mutated = rows(children)
+    assert all(same(a, b) for a, b in zip(rows(population), before)), "a parent has moved"
+    assert all(not same(mutated[i], mutated[j]) for i in range(6) for j in range(i)) and mutated[0]["step"] == 2
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+def test_each_child_is_one_adam_step_on_its_own_mutation_from_its_parent(Version):
+    population, D, networks = toy_population(Version)
+    networks = copy.deepcopy(networks)
+    z = noise(6, 16)
+    children = population.offspring(3)
+    losses = children.mutate(D, z, ALL)
+    for r, row in enumerate(rows(children)):
+        G = copy.deepcopy(networks[r // 3])
+        opt = adam(G.parameters())
+        D_of_G = torch.sigmoid(D(G(z[r])))
+        loss = [-D_of_G.log().mean(), (1 - D_of_G).log().mean(), (D_of_G - 1).square().mean()][r % 3]
+        assert losses[r].item() == pytest.approx(loss.item(), rel=1e-6)
+        loss.backward()
+        opt.step()
+        for name, p in G.named_parameters():
+            assert torch.allclose(row[f"params.{name}"], p, rtol=1e-7, atol=1e-9), (r, name)
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+def test_survivors_keep_their_weights_moments_and_step_in_the_order_given(Version):
+    population, D, _ = toy_population(Version)
+    children = population.offspring(3)
+    children.mutate(D, noise(6, 16), ALL)
+    before = rows(children)
+    found = rows(children.survivors(T([4, 1])))
+    assert len(found) == 2 and same(found[0], before[4]) and same(found[1], before[1])
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+def test_fitness_by_hand(Version):
+    """D = sigmoid(w·x): ∇_w L_D = −E (1 − D(x)) x + E D(G(z)) G(z)."""
+    population, _, networks = toy_population(Version)
+    D, x, z = Linear([0.7, -1.3]), noise(5) + 1, noise(7)
+    F_q, F_d = population.evaluate(D, x, z)
+    for r, G in enumerate(networks):
+        g = G(z).detach()
+        w = T([0.7, -1.3], dtype=torch.float64)
+        s_x, s_g = torch.sigmoid(x @ w), torch.sigmoid(g @ w)
+        gradient = -((1 - s_x)[:, None] * x).mean(0) + (s_g[:, None] * g).mean(0)
+        assert F_q[r].item() == pytest.approx(s_g.mean().item(), rel=1e-5)
+        assert F_d[r].item() == pytest.approx(-math.log(gradient.norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+def test_variation_and_evaluation_leave_D_untouched(Version):
+    population, D, _ = toy_population(Version)
+    for p in D.parameters():
+        p.grad = torch.full_like(p, 0.25)
+    before = copy.deepcopy(D.state_dict())
+    children = population.offspring(3)
+    children.mutate(D, noise(6, 16), ALL)
+    F_q, F_d = children.evaluate(D, noise(9), noise(9))
+    assert not F_q.requires_grad and not F_d.requires_grad
+    assert all(torch.equal(t, before[n]) for n, t in D.state_dict().items())
+    assert all(p.requires_grad and torch.equal(p.grad, torch.full_like(p, 0.25)) for p in D.parameters())
+
+
+def evolve(population, D, make_z, x, mu, generations=4, n_m=3):
+    """Algorithm 1 in short: returns selected places and fitness of each generation."""
+    opt_D, history = adam(D.parameters()), []
+    for t in range(generations):
+        rng = torch.Generator().manual_seed(t)
+        fake = population.sample(make_z(rng, mu, 8 // mu)).flatten(0, 1)
+        opt_D.zero_grad()
+        discriminator_loss(D(x), D(fake)).backward()
+        opt_D.step()
+        children = population.offspring(n_m)
+        children.mutate(D, make_z(rng, mu * n_m, 8), ALL[:n_m])
+        F = fitness(*children.evaluate(D, x, make_z(rng, 12)), 0.5)
+        places = select(F, mu)
+        history.append((places.tolist(), F))
+        population = children.survivors(places)
+    return population, history
+
+
+@pytest.mark.parametrize("mu", [1, 2, 4])
+@pytest.mark.parametrize("kind", ["toy", "image"])
+def test_all_versions_give_the_same_trajectory(mu, kind):
+    found = {}
+    for Version in VERSIONS:
+        torch.manual_seed(5)
+        if kind == "toy":
+            networks, D = [ToyGenerator(2, 8, "he") for _ in range(mu)], ToyDiscriminator(8, "batch", "he")
+            n_z, x = 2, torch.randn(8, 2)
+        else:
+            networks, D = [ConvGenerator(4, 16, 1, 4, "he") for _ in range(mu)], ConvDiscriminator(16, 1, 4, init="he")
+            n_z, x = 4, torch.randn(8, 1, 16, 16)
+
+        def make_z(rng, *shape):
+            return torch.rand(*shape, n_z, generator=rng, dtype=torch.float64) * 2 - 1  # noqa: B023
+
+        population = Version([G.double() for G in networks], adam)
+        population, history = evolve(population, D.double(), make_z, x.double(), mu)
+        found[Version] = rows(population), history
+    reference, history = found[Loop]
+    assert len({h % 3 for places, _ in history for h in places}) > 1       # more than one mutation wins
+    for Version in VERSIONS[1:]:
+        for (places, F), (places_there, F_there) in zip(history, found[Version][1]):
+            assert places == places_there and torch.allclose(F, F_there, atol=1e-6)
+        assert all(close(a, b) for a, b in zip(reference, found[Version][0]))
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+@pytest.mark.parametrize("Other", VERSIONS)
+def test_states_pass_from_version_to_version(Version, Other):
+    population, D, _ = toy_population(Version)
+    population = step_once(population, D)
+    state = copy.deepcopy(population.state_dict())
+    other, D2, _ = toy_population(Other, seed=9)
+    D2.load_state_dict(D.state_dict())
+    other.load_state_dict(state)
+    assert all(same(a, b) for a, b in zip(rows(other), rows(population)))
+    step_once(other, D2)
+    now = population.state_dict()["params"]
+    assert all(torch.equal(t, now[n]) for n, t in state["params"].items()), "they share memory"
+    fresh, _, _ = toy_population(Other, seed=9)
+    fresh.load_state_dict(toy_population(Version)[0].state_dict())         # before the first step
+    assert rows(fresh)[0]["step"] == 0
+
+
+# --- train.py
+
+
+SMALL = ["--smoke", "--width-g", "8", "--width-d", "8", "--init", "he", "--sample-every", "100", "--save-every", "100"]
+
+
+def checkpoint(path):
+    return torch.load(path / "last.pt", weights_only=True)
+
+
+def test_defaults_are_the_papers():
+    args = train.parse_args([])
+    assert dict(mu=1, mutations=["heuristic", "minimax", "least-squares"], gamma=0.5, n_d=1, batch_size=64,
+                eval_batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.5, beta1_d=0.0, beta2=0.999, width_g=512,
+                width_d=512, z_dim=2, gp=0.0, init="normal", d_norm="batch", steps=100_000, dataset="8gaussians",
+                selection="fitness").items() <= vars(args).items()
+    images = train.parse_args(["--dataset", "cifar10"])
+    assert dict(batch_size=32, n_d=3, lr_g=2e-4, lr_d=2e-4, beta1_d=0.5, gamma=0.01, z_dim=100, width_g=128,
+                size=32).items() <= vars(images).items()
+
+
+@pytest.mark.parametrize("argv, what", [
+    (["--mu", "3"], "can't be shared evenly by --mu 3"), (["--gp", "2"], "--d-norm none"),
+    (["--quick", "--dataset", "cifar10"], "--quick is a toy")])
+def test_mistakes_are_named(argv, what):
+    with pytest.raises(UserError, match=what):
+        train.parse_args(argv)
+
+
+def test_torchrun_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        train.parse_args([])
+
+
+@pytest.mark.parametrize("mutation", list(MUTATIONS))
+@pytest.mark.parametrize("version, n_d", [("loop", 2), ("batch", 1)])
+def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, version, n_d):
+    """Bitwise on the loop. The plain GAN is written out here with nothing of egan but the networks."""
+    argv = [*SMALL, "--mutations", mutation, "--n-d", str(n_d), "--population", version, "--out", str(tmp_path / "r"),
+            "--steps", "8"]
+    train.main(argv)
+    state = checkpoint(tmp_path / "r")["state"]
+
+    torch.manual_seed(0)
+    G, D = ToyGenerator(2, 8, "he"), ToyDiscriminator(8, "batch", "he")
+    opt_G = torch.optim.Adam(G.parameters(), lr=1e-4, betas=(0.5, 0.999), fused=True)
+    opt_D = torch.optim.Adam(D.parameters(), lr=1e-4, betas=(0.0, 0.999), fused=True)
+    softplus = nn.functional.softplus                              # log D = −softplus(−l), in the same rounding
+    for t in range(1, 9):
+        rng = step_rng(0, t)
+        x = mixture("8gaussians").batch(t - 1, n_d * 8 + 16, 0)[0]
+        for k in range(n_d):
+            g = G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1).detach()
+            real, fake = D(x[8 * k:8 * k + 8]), D(g)
+            opt_D.zero_grad()
+            (softplus(-real).mean() + softplus(fake).mean()).backward()
+            opt_D.step()
+        l = D(G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1))
+        loss = {"heuristic": softplus(-l), "minimax": -softplus(l), "least-squares": (l.sigmoid() - 1) ** 2}[mutation]
+        loss = loss.mean()
+        opt_G.zero_grad()
+        loss.backward()
+        opt_G.step()
+    compare = torch.equal if version == "loop" else lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    for name, p in G.named_parameters():
+        assert compare(state["population"]["params"][name][0], p), name
+        assert compare(state["population"]["exp_avg"][name][0], opt_G.state[p]["exp_avg"]), name
+    assert all(compare(state["D"][name], p) for name, p in D.named_parameters())
+
+
+@pytest.fixture
+def watched(tmp_path, monkeypatch):
+    """One generation of a run with μ = 2 and three mutations, and what passed between its parts."""
+    seen = {}
+
+    class Watched(Loop):
+        def sample(self, z):
+            seen.setdefault("fakes", []).append((z, super().sample(z)))
+            return seen["fakes"][-1][1]
+
+        def evaluate(self, D, x, z):
+            seen["judged"] = rows(self), x.clone(), z.clone()
+            seen["F"] = super().evaluate(D, x, z)
+            return seen["F"]
+
+    def loss(real, fake):
+        seen.setdefault("D batches", []).append((len(real), fake.detach().clone()))
+        return discriminator_loss(real, fake)
+
+    monkeypatch.setitem(POPULATIONS, "loop", Watched)
+    monkeypatch.setattr(train, "discriminator_loss", loss)
+    run = lambda *more: train.main([*SMALL, "--mu", "2", "--n-d", "3", "--population", "loop", "--steps", "1", "--out",
+                                    str(tmp_path / "r"), *more])
+    return seen, run, tmp_path / "r"
+
+
+def test_D_trains_on_equal_shares_of_all_parents(watched):
+    seen, run, _ = watched
+    run()
+    assert len(seen["D batches"]) == 3                                       # n_D rounds
+    for (n_real, fake), (z, samples) in zip(seen["D batches"], seen["fakes"]):
+        assert n_real == len(fake) == 8 and z.shape == (2, 4, 2) and samples.shape == (2, 4, 2)
+    zs = [z for z, _ in seen["fakes"][:3]]
+    assert not torch.equal(zs[0], zs[1]) and not torch.equal(zs[0][0], zs[0][1])
+
+
+@pytest.mark.parametrize("gamma", [0.0, 5.0])
+def test_the_fittest_children_and_only_children_survive_best_first(watched, gamma):
+    seen, run, out = watched
+    run("--gamma", str(gamma))
+    children, x, z = seen["judged"]
+    F_q, F_d = seen["F"]
+    order = sorted(range(6), key=lambda r: -(F_q[r] + gamma * F_d[r]).item())
+    state = checkpoint(out)["state"]
+    for place, r in enumerate(order[:2]):
+        for name, t in state["population"]["params"].items():
+            assert torch.equal(t[place], children[r][f"params.{name}"])
+    assert state["population"]["step"] == 1
+    assert len(x) == 16 and z.shape == (16, 2)
+
+
+def test_children_are_judged_on_reals_that_D_has_not_seen(watched):
+    seen, run, _ = watched
+    run()
+    x = mixture("8gaussians").batch(0, 3 * 8 + 16, 0)[0]
+    assert torch.equal(seen["judged"][1], x[24:])
+
+
+def test_random_selection_takes_every_child_alike_and_asks_no_fitness(tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "select", lambda *a: pytest.fail("fitness was used"))
+    train.main([*SMALL, "--selection", "random", "--steps", "60", "--log-every", "60", "--out", str(tmp_path / "r")])
+    line = json.loads((tmp_path / "r/log.jsonl").read_text().splitlines()[-1])
+    shares = [line[f"selected_{name}"] for name in MUTATIONS]
+    assert sum(shares) == pytest.approx(1) and min(shares) > 0.15
+
+
+@pytest.mark.parametrize("version", list(POPULATIONS))
+def test_resume_is_exact_with_population_and_adam_states(tmp_path, version):
+    argv = [*SMALL, "--mu", "2", "--population", version]
+    train.main([*argv, "--steps", "12", "--out", str(tmp_path / "whole")])
+    train.main([*argv, "--steps", "7", "--out", str(tmp_path / "cut")])
+    train.main(["--resume", str(tmp_path / "cut"), "--steps", "12"])
+
+    def flat(value, name=""):
+        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}").items()} if isinstance(
+            value, dict) else {name: value}
+
+    whole, cut = (flat(checkpoint(tmp_path / name)["state"]) for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys() and any("exp_avg_sq" in k for k in whole)
+    assert all(torch.equal(whole[k], cut[k]) if torch.is_tensor(whole[k]) else whole[k] == cut[k] for k in whole)
+    logs = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
+             (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
+    assert logs[0] == [line for line in logs[1] if line["step"] != 7]        # the cut run logs its last step, too
+
+
+@pytest.mark.parametrize("flags", [["--mu", "2"], ["--population", "batch"],
+                                   ["--gp", "10", "--d-norm", "none", "--mutations", "minimax"]])
+def test_images(tmp_path, flags):
+    argv = ["--smoke", "--dataset", "synthetic", "--width-g", "4", "--width-d", "4", "--z-dim", "8", "--steps", "2"]
+    metrics = train.main([*argv, *flags, "--out", str(tmp_path / "r")])
+    assert math.isfinite(metrics["L_D"])
+    found = egan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "80"])
+    assert any(key.startswith("fid_lenet") for key in found) and "entropy" in found
+    assert (tmp_path / "r/interpolation.png").exists() and (tmp_path / "r/selected.png").exists()
+
+
+# --- eval.py
+
+
+def test_the_fittest_individual_is_loaded_by_default(tmp_path):
+    train.main([*SMALL, "--mu", "2", "--out", str(tmp_path / "r")])
+    path, params = tmp_path / "r/last.pt", checkpoint(tmp_path / "r")["state"]["population"]["params"]
+    for place in (0, 1):
+        G = egan_eval.load(path, torch.device("cpu"), place)[0]
+        assert all(torch.equal(p, params[name][place]) for name, p in G.named_parameters())
+    with pytest.raises(UserError, match="places 0 to 1"):
+        egan_eval.load(path, torch.device("cpu"), 2)
+
+
+def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
+    argv = ["--table2", "--seeds", "1", "--jobs", "1", "--n", "50", "--out", str(tmp_path),
+            "--train-flags", " ".join([*SMALL, "--steps", "2"])]
+    table = egan_eval.main(argv)
+    assert len(table["rows"]) == 12 and (tmp_path / "table2_25gaussians.png").exists()
+    text = (tmp_path / "table2.md").read_text()
+    assert "GAN-Minimax | 2.94 / 1.89" in text and "random selection | –" in text
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert len(lines) == 12 and not any("error" in json.loads(line) for line in lines)
+    (tmp_path / "results.jsonl").write_text("\n".join(lines[:-2]) + "\n")
+    egan_eval.main(argv)
+    assert "10 of 12 runs are there" in capsys.readouterr().err
+    again = (tmp_path / "results.jsonl").read_text().splitlines()
+    metrics = lambda lines: [json.loads(line)["metrics"] for line in lines]
+    assert metrics(again) == metrics(lines)
+    with pytest.raises(UserError, match="other flags"):
+        egan_eval.main([*argv[:-2], "--train-flags=--smoke"])
+
+
+def test_the_kernel_nearest_to_the_papers_baselines_is_found():
+    paper = egan_eval.TABLE_II
+    exact = {(d, m): [paper[d][m][0] / 100] for d in paper for m in paper[d]}
+    off = {key: [2 * v[0]] for key, v in exact.items()}
+    ranking = egan_eval.nearest_kernel({"off": off, "right": exact})
+    assert ranking[0] == ("right", pytest.approx(0)) and ranking[1] == ("off", pytest.approx(LN2))
