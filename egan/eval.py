@@ -16,14 +16,12 @@ The tables train what they need, --jobs runs at a time, under --out; started aga
 
 import argparse
 import contextlib
-import io
 import json
 import math
 import multiprocessing
 import os
 import shlex
 import sys
-import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -40,13 +38,14 @@ if not __package__:                          # started as a file: relative impor
 from common import plots
 from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
 from common.data import DATASETS
-from common.device import choose_device
+from common.device import choose_device, fused_adam
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import MIXTURES, mixture, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
 
 from . import train
-from .model import MUTATIONS
+from .model import MUTATIONS, fitness, select
+from .population import POPULATIONS
 from .train import build, load_data, panels, sample_z
 
 BANDWIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0)      # of MMD; Table II does not give its own
@@ -398,37 +397,55 @@ def robustness(args):
     return table
 
 
-def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8), short=5):
-    """A generation's time: the difference of a run of 3·short and one of `short` generations, over 2·short of them.
+def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8)):
+    """Median time of Algorithm 1's lines 8-17, a generation without D's steps, over 15 generations after two.
 
     CPU time and wall time: on a machine that does other things, too, the first is the better one (with one thread).
     """
-    folder, table, shared = Path(args.out or "runs/egan/timing"), [], shlex.split(args.train_flags)
+    folder, device = Path(args.out or "runs/egan/timing"), choose_device(args.device)
+    shared = shlex.split(args.train_flags)
     torch.set_num_threads(args.threads)
-    lines = [f"{environment(choose_device(args.device))['device']}, train flags: {shlex.join(shared) or 'none'}", "",
+    env, table = environment(device), []
+    lines = [f"{env['device']}, torch {env['torch']}, train flags: {shlex.join(shared) or 'none'}", "",
              "| μ | mutations | " + " | ".join(f"{v}: ms CPU (wall)" for v in versions) + " | batch / loop |",
              "|---" * (len(versions) + 3) + "|"]
-    for mutations in (["minimax"], list(MUTATIONS)):
+    for names in (["minimax"], list(MUTATIONS)):
         for mu in mus:
-            row = {"mu": mu, "mutations": len(mutations)}
+            trained = train.parse_args([*shared, "--mu", str(mu), "--mutations", *names, "--data-dir", args.data_dir])
+            row = {"mu": mu, "mutations": len(names)}
             for version in versions:
-                measured = []
-                for steps in (short, short, 3 * short):      # the first warms up
-                    with tempfile.TemporaryDirectory() as out, contextlib.redirect_stderr(io.StringIO()):
-                        start = time.process_time(), time.perf_counter()
-                        train.main([*shared, "--mu", str(mu), "--mutations", *mutations, "--population", version,
-                                    "--device", args.device, "--data-dir", args.data_dir, "--steps", str(steps),
-                                    "--log-every", "1000", "--out", f"{out}/run"])
-                        measured.append((time.process_time() - start[0], time.perf_counter() - start[1]))
-                row[version] = [1000 * (b - a) / (2 * short) for a, b in zip(*measured[1:])]
+                row[version] = generation_ms(trained, version, device)
             table.append(row)
-            cells = [f"{row[v][0]:.1f} ({row[v][1]:.1f})" for v in versions]
-            lines.append(f"| {mu} | {len(mutations)} | {' | '.join(cells)} | {row['batch'][0] / row['loop'][0]:.2f} |")
+            cells = [f"{cpu:.1f} ({wall:.1f})" for cpu, wall in (row[v] for v in versions)]
+            lines.append(f"| {mu} | {len(names)} | {' | '.join(cells)} | {row['batch'][0] / row['loop'][0]:.2f} |")
             print(lines[-1], flush=True)
     folder.mkdir(parents=True, exist_ok=True)
     replace_file(folder / "timing.md", ("\n".join(lines) + "\n").encode())
-    write_json(folder / "timing.json", {"env": environment(choose_device(args.device)), "flags": shared, "rows": table})
+    write_json(folder / "timing.json", {"env": env, "flags": shared, "rows": table})
     return table
+
+
+def generation_ms(trained, version, device, n=17):
+    """(CPU, wall) milliseconds of a generation of `version`: offspring, mutation, fitness, survivors."""
+    data, mutations = load_data(trained), [MUTATIONS[name] for name in trained.mutations]
+    trained.channels = getattr(data, "channels", None)
+    networks, D = build(trained)
+    population = POPULATIONS[version]([G.to(device) for G in networks], adam=lambda p: fused_adam(p, device, lr=1e-4))
+    D, C = D.to(device), trained.mu * len(mutations)
+    rng, times = torch.Generator().manual_seed(0), []
+    x, _ = data.batch(0, trained.eval_batch, 0, device)
+    z, z_F = (sample_z(*shape, args=trained, rng=rng).to(device) for shape in
+              ((C, trained.batch_size), (trained.eval_batch,)))
+    for _ in range(n):
+        start = time.process_time(), time.perf_counter()
+        children = population.offspring(len(mutations))
+        children.mutate(D, z, mutations)
+        places = select(fitness(*children.evaluate(D, x, z_F), trained.gamma), trained.mu)
+        population = children.survivors(places)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.process_time() - start[0], time.perf_counter() - start[1]))
+    return [1000 * float(t) for t in np.median(times[2:], 0)]
 
 
 def main(argv=None):

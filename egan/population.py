@@ -109,20 +109,22 @@ class SharedLoop(Loop):
     """Loop, but the real half of ∇_w L_D, the same for every individual, is computed once."""
 
     def evaluate(self, D, x, z):
-        w = list(D.parameters())
-        with self.context():
-            real = full(D(x))
-        real_gradient = torch.autograd.grad(real_loss(real), w)
-        F_q, F_d = [], []
-        for G, _ in self.individuals:
-            with self.context():
-                with torch.no_grad():
-                    samples = G(z)
-                fake = full(D(samples))
-            gradient = torch.autograd.grad(fake_loss(fake), w)
-            F_q.append(quality_fitness(fake.detach()))
-            F_d.append(diversity_fitness(sum((a + b).square().sum() for a, b in zip(gradient, real_gradient))))
-        return torch.stack(F_q), torch.stack(F_d)
+        return evaluate_each(D, x, self.sample(z.expand(len(self), *z.shape)), self.context)
+
+
+def evaluate_each(D, x, samples, context):
+    """F_q and F_d (P,) of samples (P, B', …) against real samples x (B, …), the real half of ∇_w L_D computed once."""
+    F_q, F_d, w = [], [], list(D.parameters())
+    with context():
+        real = full(D(x))
+    real_gradient = torch.autograd.grad(real_loss(real), w)
+    for samples_r in samples:
+        with context():
+            fake = full(D(samples_r))
+        gradient = torch.autograd.grad(fake_loss(fake), w)
+        F_q.append(quality_fitness(fake.detach()))
+        F_d.append(diversity_fitness(sum((a + b).square().sum() for a, b in zip(gradient, real_gradient))))
+    return torch.stack(F_q), torch.stack(F_d)
 
 
 class Batch:
@@ -167,19 +169,22 @@ class Batch:
         return losses.detach()
 
     def evaluate(self, D, x, z):
-        w = {name: p.detach() for name, p in D.named_parameters()}
+        with self.context():
+            with torch.no_grad():
+                samples = vmap(self.G, in_dims=(0, None))(self.params, z)                    # (P, B', …)
+        if x.device.type == "cpu":                   # one after the other: there vmap of a gradient is no faster
+            return evaluate_each(D, x, samples, self.context)
 
         def loss_and_logits(w, samples):
             l = full(functional_call(D, w, (samples,)))
             return fake_loss(l), l
 
+        w = {name: p.detach() for name, p in D.named_parameters()}
         with self.context():
-            with torch.no_grad():
-                samples = vmap(self.G, in_dims=(0, None))(self.params, z)
             gradient, fake = vmap(grad(loss_and_logits, has_aux=True), in_dims=(None, 0))(w, samples)
             real = full(D(x))
         real_gradient = torch.autograd.grad(real_loss(real), list(D.parameters()))
-        squares = [torch.linalg.vector_norm(a.add_(b).flatten(1), dim=1).square()
+        squares = [torch.linalg.vector_norm((a + b).flatten(1), dim=1).square()
                    for a, b in zip(gradient.values(), real_gradient)]
         return quality_fitness(fake.detach()), diversity_fitness(sum(squares))
 
