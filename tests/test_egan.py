@@ -1,5 +1,6 @@
 """E-GAN: mutations, fitness and Algorithm 1 by hand and against a plain GAN; the population's three versions."""
 
+import contextlib
 import copy
 import json
 import math
@@ -541,3 +542,17 @@ def test_the_kernel_nearest_to_the_papers_baselines_is_found():
     off = {key: [2 * v[0]] for key, v in exact.items()}
     ranking = egan_eval.nearest_kernel({"off": off, "right": exact})
     assert ranking[0] == ("right", pytest.approx(0)) and ranking[1] == ("off", pytest.approx(LN2))
+
+
+def test_the_gpu_path_of_the_fitness_equals_one_child_after_the_other():
+    from egan.model import ToyDiscriminator
+    from egan.population import Batch, evaluate_each
+
+    torch.manual_seed(0)
+    D = ToyDiscriminator(width=8, init="he")
+    x, samples = torch.randn(20, 2), torch.randn(3, 12, 2)
+    expected = evaluate_each(D, x, samples, contextlib.nullcontext)
+    batch = Batch.__new__(Batch)
+    batch.context = contextlib.nullcontext
+    for found, value in zip(batch.evaluate_together(D, x, samples), expected):
+        assert torch.allclose(found, value, atol=1e-5)
