@@ -47,6 +47,7 @@ from torch.nn import functional as F
 # --- Blocks -------------------------------------------------------------------------------------------------
 
 
+# Same as began.model.halvings
 def halvings(size: int) -> int:
     """How often `size` halves down to 4x4."""
     n = int(math.log2(size / 4)) if size >= 8 else 0
