@@ -88,15 +88,16 @@ class Run:
             write_json(self.dir / "args.json", vars(self.args))      # --steps, --device, … may have changed
         return self.saved_step, values
 
-    def save(self, step, **state):
+    def save(self, step, name="last.pt", **state):
         """Write last.pt so that a kill at any moment leaves either the old or the new one, whole."""
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
         if bad := first_nonfinite(state):
             raise UserError(f"step {step}: {bad} is not finite. {self._last_good()}")
         if self.rank == 0:
             save_atomic({"format": FORMAT, "paper": self.paper, "step": step, "args": vars(self.args),
-                         "state": state, "rng": rng_state()}, self.dir / "last.pt")
-        self.saved_step = step
+                         "state": state, "rng": rng_state()}, self.dir / name)
+        if name == "last.pt":                # what a run goes on from; others, as best.pt, are only kept
+            self.saved_step = step
 
     def _last_good(self):
         where = self.dir / "last.pt"

@@ -7,6 +7,8 @@
   python -m egan.eval --table2 --reduced                 Table II, about an hour or two on two CPU cores
   python -m egan.eval --table2                           the same at the paper's settings: days on a CPU
   python -m egan.eval --robustness --dataset cifar10     baseline, weak G, weak D, weak both x the methods
+  python -m egan.eval --fid-curves --train-flags '--width-g 32 --width-d 32 --steps 4000 --sample-every 500'
+                                                         each mutation alone and E-GAN, on images
   python -m egan.eval --timing                           milliseconds a generation of --population loop and batch
 
 Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of the last
@@ -70,7 +72,7 @@ ROBUSTNESS = {                               # the slides' FIDs on LSUN bedrooms
 }
 ROBUSTNESS_FLAGS = {"DCGAN": ["--mutations", "heuristic"], "LSGAN": ["--mutations", "least-squares"],
                     "E-GAN (μ = 1)": [], "E-GAN (μ = 4)": ["--mu", "4"]}
-REDUCED = ["--width-g", "128", "--width-d", "128", "--steps", "10000", "--lr-g", "5e-4", "--lr-d", "5e-4",
+REDUCED = ["--width-g", "128", "--width-d", "128", "--steps", "4000", "--lr-g", "5e-4", "--lr-d", "5e-4",
            "--init", "he", "--d-norm", "none"]
 
 
@@ -91,9 +93,11 @@ def parse_args(argv=None):
     tables = parser.add_argument_group("tables")
     tables.add_argument("--table2", action="store_true", help="Table II, with γ = 0 and random selection")
     tables.add_argument("--robustness", action="store_true", help="the table of weak networks, on --dataset")
+    tables.add_argument("--fid-curves", action="store_true", help="FID over training of each single mutation and "
+                        "E-GAN, on --dataset")
     tables.add_argument("--timing", action="store_true", help="a generation's time over μ, mutations and --population")
     tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), default="fashion-mnist",
-                        help="of --robustness")
+                        help="of --robustness and --fid-curves")
     tables.add_argument("--reduced", action="store_true", help=f"--table2 with {' '.join(REDUCED)}")
     tables.add_argument("--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run")
     tables.add_argument("--seeds", type=positive_int, default=10, help="runs a cell")
@@ -251,8 +255,7 @@ def run_cell(cell, args, folder, shared):
     """One run of a table in this process: train (or go on), measure, and draw its samples."""
     args = argparse.Namespace(**args)
     torch.set_num_threads(args.threads)
-    name = "-".join([cell["table"], *cell["flags"], str(cell["seed"])]).replace("--", "").replace(" ", "_")
-    where, started = Path(folder) / name, time.time()
+    where, started = run_dir(folder, cell), time.time()
     flags = ["--seed", str(cell["seed"]), "--device", args.device, "--data-dir", args.data_dir, *shared, *cell["flags"]]
     place = ["--resume" if (where / "last.pt").exists() else "--out", str(where)]
     if place[0] == "--out" and where.exists():          # stopped before its first checkpoint
@@ -271,6 +274,11 @@ def run_cell(cell, args, folder, shared):
         except UserError as e:
             result["error"] = str(e)
     return result | {"seconds": round(time.time() - started, 1)}
+
+
+def run_dir(folder, cell):
+    name = "-".join([cell["table"], *cell["flags"], str(cell["seed"])])
+    return Path(folder) / name.replace("--", "").replace(" ", "_")
 
 
 def finished(where):
@@ -363,8 +371,7 @@ def draw_table2(folder, results):
                           key=lambda r: pick(r, "mmd2_unbiased_s1"))
             if rows:
                 r = rows[(len(rows) - 1) // 2]
-                name = "-".join([data, *r["flags"], str(r["seed"])]).replace("--", "")
-                G, trained, _ = load(folder / name / "last.pt", torch.device("cpu"))
+                G, trained, _ = load(run_dir(folder, r) / "last.pt", torch.device("cpu"))
                 samples = torch.cat(list(sample(G, 10_000, trained, torch.device("cpu"))))
                 shown[f"{method}, seed {r['seed']}"] = samples
         plots.densities(shown, folder / f"table2_{data}.png", limit=2)
@@ -393,6 +400,51 @@ def robustness(args):
     lines += ["", f"FID on {args.dataset} (in brackets the paper's, on LSUN bedrooms)"]
     replace_file(folder / "robustness.md", ("\n".join(lines) + "\n").encode())
     write_json(folder / "robustness.json", table)
+    print("\n".join(lines))
+    return table
+
+
+def fid_curves(args, n=5000):
+    """FID over training of each single mutation and of E-GAN, at equal generations and at equal time.
+
+    The time is each run's own wall time, so let all runs share the machine alike (--jobs). Equal time is the
+    shortest run's whole time; each run's last score by then counts (at least its first). -> fid_curves.md, .json, .png.
+    """
+    shared = ["--dataset", args.dataset, "--fid-samples", str(n)] + shlex.split(args.train_flags)
+    folder = Path(args.out or "runs/egan/fid-curves")
+    methods = {name: METHODS[name] for name in BASELINES} | {"E-GAN": []}
+    cells = [{"table": args.dataset, "method": method, "seed": seed, "flags": flags}
+             for seed in range(args.seeds) for method, flags in methods.items()]
+    results = [r for r in run_all(cells, args, folder, shared) if "metrics" in r]
+    runs = [(r, [line for line in read_log(run_dir(folder, r) / "log.jsonl") if any(k.startswith("fid") for k in line)])
+            for r in results]
+    equal = min((curve[-1]["seconds"] for _, curve in runs), default=0)
+    fid = lambda line: next(v for k, v in line.items() if k.startswith("fid"))
+    figure, axes = plots.plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
+    lines, table = [f"| method | generations/s | FID after {runs[0][1][-1]['step'] if runs else 0} generations | "
+                    f"FID after {equal:.0f} s (generations) |", "|---|---|---|---|"], []
+    for i, method in enumerate(methods):
+        curves = [curve for r, curve in runs if r["method"] == method]
+        for j, curve in enumerate(curves):
+            for axis, x in zip(axes, ("step", "seconds")):
+                axis.plot([line[x] for line in curve], [fid(line) for line in curve], color=f"C{i}",
+                          label=method if j == 0 else None)
+        if curves:
+            at_equal = [([line for line in curve if line["seconds"] <= equal] or curve[:1])[-1] for curve in curves]
+            table.append({"method": method, "equal_seconds": equal,
+                          "generations_per_s": summary([c[-1]["step"] / c[-1]["seconds"] for c in curves]),
+                          "fid_last": summary([fid(c[-1]) for c in curves]),
+                          "fid_equal_time": summary([fid(line) for line in at_equal]),
+                          "generations_equal_time": [line["step"] for line in at_equal]})
+            row = table[-1]
+            lines.append(f"| {method} | {row['generations_per_s']['mean']:.1f} | {said(row['fid_last'])} | "
+                         f"{said(row['fid_equal_time'])} ({', '.join(map(str, row['generations_equal_time']))}) |")
+    axes[0].set(xlabel="generation", ylabel=f"FID (LeNet, {n:,} samples, test)", yscale="log")
+    axes[1].set(xlabel="seconds")
+    axes[0].legend(fontsize=8)
+    plots.save_figure(figure, folder / "fid_curves.png")
+    replace_file(folder / "fid_curves.md", ("\n".join(lines) + "\n").encode())
+    write_json(folder / "fid_curves.json", table)
     print("\n".join(lines))
     return table
 
@@ -452,6 +504,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.table2:
         return table2(args)
+    if args.fid_curves:
+        return fid_curves(args)
     if args.robustness:
         return robustness(args)
     if args.timing:

@@ -25,6 +25,7 @@ if not __package__:                          # started as a file: relative impor
 from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
 from common.device import autocast, choose_device, fused_adam, seed_all, step_rng
+from common.metrics.images import Tracker
 from common.metrics.toy import MIXTURES, mixture, mmd2, mode_metrics
 from common.plots import curves, densities, save_grid
 from common.runs import Run, read_log
@@ -75,6 +76,8 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=MIXTURES + DATASETS + ("synthetic",), dataset="8gaussians", steps=100_000,
                  batch_size=64, steps_help="generations (authors' code: 100,000)",
                  batch_help="m (Algorithm 1: 32; toys: authors' code)")
+    parser.add_argument("--fid-samples", type=int, default=0, metavar="N", help="images: at each --sample-every, FID "
+                        "(LeNet) of N samples of the fittest, against the test split. 0: not")
     parser.add_argument("--population", choices=("auto",) + tuple(POPULATIONS), default="auto",
                         help="how children are computed; auto: shared-loop for images on a CPU, else batch")
     args = parse(parser, argv, PRESETS)
@@ -126,6 +129,8 @@ def main(argv=None):
     data = load_data(args)
     if not toy:
         args.channels = data.to(device).channels
+        if args.fid_samples:
+            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir)
     z_of = functools.partial(sample_z, args=args)
 
     # --- networks and optimisers (Algorithm 1, "Require")
@@ -191,6 +196,10 @@ def main(argv=None):
                           run.dir / "samples" / f"step_{step:08d}.png", limit=2)
             else:
                 save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
+                if args.fid_samples:
+                    z = z_of(args.fid_samples, rng=step_rng(args.seed, 0)).to(device)
+                    measured = track((population.sample(part.expand(args.mu, -1, -1))[0] for part in z.split(250)),
+                                     args.fid_samples)
         run.log(step, L_D=L_D.detach(), F_q=F_q[places[0]], F_d=F_d[places[0]], **measured,
                 **{f"selected_{name}": share for name, share in zip(args.mutations, selected / selected.sum())})
         if step % args.log_every == 0:

@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -534,6 +535,26 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
     assert metrics(again) == metrics(lines)
     with pytest.raises(UserError, match="other flags"):
         egan_eval.main([*argv[:-2], "--train-flags=--smoke"])
+
+
+def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = "--lr-g 0.1 --size 8 --width-g 4 --width-d 4 --batch-size 8 --eval-batch 8 --steps 4 --sample-every 2 --log-every 2"
+    argv = ["--fid-curves", "--dataset", "synthetic", "--seeds", "1", "--jobs", "1", "--n", "50", "--out", "curves",
+            "--train-flags", f"{flags} --fid-samples 90"]
+    table = egan_eval.main(argv)
+    assert [row["method"] for row in table] == ["GAN-Heuristic", "GAN-Least-squares", "GAN-Minimax", "E-GAN"]
+    assert Path("curves/fid_curves.png").exists()
+    scores = []
+    for path in Path("curves").glob("*/log.jsonl"):
+        log = [json.loads(line) for line in path.read_text().splitlines()]
+        scores.append([(row["seconds"], row["step"], row["fid_lenet_90_test"]) for row in log
+                       if "fid_lenet_90_test" in row])
+        assert [step for _, step, _ in scores[-1]] == [2, 4]
+    equal = min(score[-1][0] for score in scores)
+    found = {(row["fid_last"]["mean"], row["fid_equal_time"]["mean"]) for row in table}
+    assert found == {(score[-1][2], ([fid for seconds, _, fid in score if seconds <= equal] or [score[0][2]])[-1])
+                     for score in scores}
 
 
 def test_the_kernel_nearest_to_the_papers_baselines_is_found():

@@ -378,6 +378,17 @@ def test_image_metrics_keys_and_values():
     assert {"fid_lenet_500_train", "precision_lenet_100_train", "recall_lenet_100_train"} < set(capped)
 
 
+def test_tracker_scores_as_image_metrics_do(tiny_set, tmp_path):
+    real = tiny_set.images_at(torch.arange(len(tiny_set)), "cpu")
+    track = m.Tracker(tiny_set, "fashion-mnist", data_dir=tmp_path)
+    fake = torch.rand(130, 1, 28, 28, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    with pytest.warns(UserWarning):                     # fewer images than features
+        whole = m.image_metrics(m.collect(track.extractor, [real]), m.collect(track.extractor, [fake[:120]]),
+                                track.extractor.name, tiny_set.split, kid_subsets=1)
+    got = track(fake.split(50), 120)
+    assert len(got) == 2 and all(got[key] == pytest.approx(whole[key], rel=1e-6) for key in got)
+
+
 @pytest.mark.parametrize("n, text", [(10_000, "10k"), (5000, "5k"), (500, "500"), (2500, "2.5k"),
                                      (50_000, "50k"), (1000, "1k"), (999, "999"), (1234, "1234"),
                                      (10_016, "10016"), (60_000, "60k")])

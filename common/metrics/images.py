@@ -543,6 +543,25 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
     }
 
 
+class Tracker:
+    """FID and Inception score of a generator in training; the real images are measured once.
+
+    kind, dataset, data_dir: see load_extractor. image_set: see real_features; its split is named in the keys.
+    """
+
+    def __init__(self, image_set, dataset: str, device="cpu", data_dir="data", kind: str = "lenet"):
+        self.extractor, self.split = load_extractor(kind, dataset, device, data_dir), image_set.split
+        features, _ = real_features(self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache")
+        self.real = moments(features)
+
+    def __call__(self, batches: Iterable[Tensor], n: int) -> dict[str, float]:
+        """Scores of the first n images of batches in [-1, 1]: {"fid_lenet_5k_test": …, "is_lenet_5k": …}."""
+        features, logits = collect(self.extractor, batches, n)
+        tag = f"{self.extractor.name}_{count_tag(n)}"
+        return {f"fid_{tag}_{self.split}": frechet_distance(*self.real, *moments(features)),
+                f"is_{tag}": inception_score(logits)[0]}
+
+
 def count_tag(n):
     """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share a key."""
     return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)
