@@ -37,13 +37,11 @@ And what is our choice
      update "add": act(W h + b + c). glu: (W c + b) · σ(v n / const), with as many parameters as the layer on [c, n].
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.masking import lengths_to_mask, masked_mean, masked_softmax, masked_sum
+from common.masking import lengths_to_mask, masked_mean, masked_sum
 
 # --- Blocks -------------------------------------------------------------------------------------------------
 
@@ -86,11 +84,12 @@ class MeanFieldAttention(nn.Module):
         """c: (B, H); h: (B, N, H); mask: (B, N). Returns (B, H)."""
         W_q, W_k, W_v = self.in_proj_weight.unflatten(0, (3, self.heads, -1))                # (heads, d, H) each
         b_q, _, b_v = self.in_proj_bias.chunk(3)
-        q = F.linear(c, W_q.flatten(0, 1), b_q).unflatten(1, (self.heads, -1))               # (B, heads, d)
-        q = torch.einsum("bad,adh->bah", q / math.sqrt(q.shape[-1]), W_k)                    # (B, heads, H)
-        a = masked_softmax(q @ h.mT, mask[:, None])                                          # (B, heads, N)
-        c = torch.einsum("bah,adh->bad", a @ h, W_v).flatten(1) + b_v                        # (B, H)
-        return self.out_proj(c)
+        q = F.linear(c, W_q.flatten(0, 1), b_q) * W_q.shape[1]**-0.5                         # (B, H), scaled by 1/√d
+        q = (q.unflatten(1, (self.heads, -1)).transpose(0, 1) @ W_k).transpose(0, 1)         # (B, heads, H)
+        masked = (~mask).to(h.dtype)[:, None] * -1e30    # the softmax of it is exactly 0, and finite for an empty jet
+        a = (q @ h.mT).add_(masked).softmax(dim=-1)                                          # (B, heads, N)
+        c = (a @ h).transpose(0, 1) @ W_v.mT                                                 # (heads, B, d)
+        return self.out_proj(c.transpose(0, 1).flatten(1) + b_v)
 
 
 class Block(nn.Module):
@@ -102,7 +101,7 @@ class Block(nn.Module):
 
     def __init__(self, l, h, heads, linear, act, n_mean, aggregate, update, glu):
         super().__init__()
-        self.act, self.n_mean, self.aggregate, self.glu = act, n_mean, aggregate, glu
+        self.act, self.n_mean, self.aggregate, self.update_with, self.glu = act, n_mean, aggregate, update, glu
         self.up = linear(l, h)
         if aggregate == "attention":
             self.norm = nn.LayerNorm(h)
@@ -126,12 +125,12 @@ class Block(nn.Module):
 
     def update(self, h: Tensor, c: Tensor) -> Tensor:
         """Mean field to particles: act(W [h_i, c] + b) as W₁ h_i + (W₂ c + b). h: (B, N, h); c: (B, l) -> (B, N, l)."""
-        W_1, W_2 = self.out.weight.tensor_split([h.shape[2]], dim=1)
-        if W_2.shape[1]:
-            c = F.linear(c, W_2)
-        if self.out.bias is not None:
-            c = c + self.out.bias
-        return self.act(F.linear(h, W_1) + c[:, None])
+        if self.update_with == "add":
+            W_1, c = self.out.weight, c if self.out.bias is None else c + self.out.bias
+        else:
+            W_1, W_2 = self.out.weight.split([h.shape[2], c.shape[1]], dim=1)
+            c = F.linear(c, W_2, self.out.bias)
+        return self.act(F.linear(h, W_1).add_(c[:, None]))
 
 
 class GeneratorBlock(Block):
@@ -144,7 +143,7 @@ class GeneratorBlock(Block):
     def forward(self, x: Tensor, c: Tensor, n: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x and c."""
         h, c = self.exchange(x, c, n, mask)
-        return self.act(self.mix(self.update(h, c)) + x), c
+        return self.act(self.mix(self.update(h, c)).add_(x)), c
 
 
 class CriticBlock(Block):
@@ -166,7 +165,7 @@ class CriticBlock(Block):
 
 
 def multiplicity(mask: Tensor, n_mean: float, paper_code: bool, dtype: torch.dtype) -> Tensor:
-    """n / const, the number fed at each down-projection; in the authors' code (N − n) / const. mask (B, N) -> (B, 1)."""
+    """n / const, which the down-projections are fed; (N − n) / const in the authors' code. mask: (B, N) -> (B, 1)."""
     counted = ~mask if paper_code else mask
     return counted.sum(dim=1, keepdim=True).to(dtype) / n_mean
 
@@ -231,13 +230,14 @@ class Critic(nn.Module):
 
 
 @torch.no_grad()
-def sample_jets(G: nn.Module, n: Tensor, num_particles: int, features: int = 3, chunk_size: int = 1000,
+def sample_jets(G: nn.Module, n: Tensor, num_particles: int, features: int = 3, chunk_size: int = 500,
                 generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
     """J jets of n[i] particles each: (J, num_particles, 3), standardised and masked slots 0, and their mask.
 
     Jets are generated in chunks of like n, each padded to its largest n only, and put back in their order. The noise
     is drawn for all jets first, so that a seeded `generator` (on G's device) gives the same jets whatever the
-    chunk size. n: (J,) int64 in [1, num_particles].
+    chunk size. n: (J,) int64 in [1, num_particles]. chunk_size: a few hundred fit a CPU's cache; a GPU wants tens of
+    thousands.
     """
     if len(n) and not 1 <= int(n.min()) <= int(n.max()) <= num_particles:
         raise ValueError(f"jets of {int(n.min())} to {int(n.max())} particles; possible are 1 to {num_particles}")
