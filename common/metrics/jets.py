@@ -118,9 +118,13 @@ def wasserstein1(x: Tensor, y: Tensor) -> Tensor:
     n, m = x.shape[-1], y.shape[-1]
     if n * m == 0:
         return torch.full(x.shape[:-1], torch.inf, dtype=torch.float64, device=x.device)
-    values, order = torch.cat([x, y], -1).sort()
+    values = torch.cat([x, y], -1)
+    if values.device.type == "cpu":
+        order = torch.from_numpy(np.argsort(values.numpy()))  # four times as fast as torch's
+    else:
+        order = values.argsort()
     steps = torch.where(order < n, m, -n).cumsum(-1)
-    return (steps[..., :-1].abs() * values.double().diff()).sum(-1) / (n * m)
+    return (steps[..., :-1].abs() * values.gather(-1, order).double().diff()).sum(-1) / (n * m)
 
 
 def bootstrap(n_real: int, n_fake: int, size: int, rng: np.random.Generator, batches: int = 5) -> list:
@@ -212,10 +216,10 @@ def frechet_curve(real: Tensor, fake: Tensor, min_samples: int | None = None, ma
 
 
 def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """FPD: the distance at 1/size = 0 of a line with intercept and slope >= 0, and its error, by jetnet's iterative fit.
+    """FPD: where a line of intercept and slope >= 0 meets 1/size = 0, and the fit's error of it, by jetnet's own fit.
 
-    The fit stops early: on points that lie exactly on a line through 0 it gives (1.2 ± 0.5)e-4 for sizes of 10,000 to
-    26,000 and a slope of 6, and all small values are too large by as much. Published FPDs contain this;
+    That is iterative and stops early: of points exactly on a line of slope 6 through 0, at sizes of 10,000 to 26,000,
+    it makes (1.2 ± 0.5)e-4, and other small values are too large by as much. Published FPDs contain this;
     `line_intercept` doesn't.
     """
     from scipy.optimize import curve_fit
@@ -358,8 +362,9 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
       of all jets as they are, which is 0 for equal samples.
     - w1p_eta, w1p_phi, w1p_pt; w1p_mean, their plain mean; w1p_paper, `variance_weighted_mean`.
     - w1efp_12 … w1efp_17 (`PRIME4`), w1efp_mean, w1efp_paper.
-    - fpd_<min>_<max>_of_<N>: of the first N = min(J, K) jets; N at most, and if there are 20,000 jets also jetnet's
-      20k_50k; fpd_line_…: `line_intercept` of the same. kpd_<batches>x<size>_of_<N>. `fpnd_<type>_<n>` if fpnd_type is given (30 particles only).
+    - fpd_<min>_<max>_of_<N> (jetnet's fit) and fpd_line_… (least squares) of the first N = min(J, K) jets: sizes up to
+      N, and also jetnet's default 20k_50k if N is at least 20,000.
+    - kpd_<batches>x<size>_of_<N>; fpnd_<type>_<jets used> if fpnd_type is given (30 particles only; no error).
     bootstrap5 draws from all fakes for w1m … w1p, but from the first J for w1efp, as the paper's evaluation does.
     seed: of the bootstrap; 0 gives FPD and KPD jetnet's own default draws. Raises ValueError for what isn't jets.
     """

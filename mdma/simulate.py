@@ -1,0 +1,200 @@
+"""Jets by JetNet's recipe, simulated with PYTHIA and written as JetNet's own files.
+
+    python -m mdma.simulate --type t --jets 50000             # data/pythia/t150.hdf5; five minutes on two cores
+    python -m mdma.simulate --type g q t w z --jets 50000     # all five
+    make data-jets ARGS="--type q --jets 20000"               # the same, PYTHIA installed first
+
+The recipe (Kansal et al., arXiv:2106.11535, §2): pp at 13 TeV, Monash tune, underlying event; gg, qq, tt, WW or ZZ
+with the partons' pT within 1 % of 1 TeV, t, W and Z decaying to quarks; anti-kT jets of the visible final particles;
+of each event the two leading jets, where 0.8 < pT < 1.6 TeV; their 150 hardest constituents relative to the jet.
+R = 0.4, constituents' pT > 0.2 GeV and Z decays without b quarks are not in the text: of what was tried they agree
+best with what is known of JetNet (numbers of particles, features at 30 particles, FPND).
+It is a twin of JetNet, not JetNet: the hard process is PYTHIA's, not MadGraph's, the version 8.3, not 8.2.
+
+A file holds `particle_features` (jets, 150, 4): eta_rel, phi_rel, pt_rel, mask; hardest first, zero-padded; and
+`jet_features` (jets, 4): pT / GeV, eta, mass / GeV (both of all constituents), number of particles (at most 150).
+Jets come in shards of 1,000, each with a seed of its own made of (--seed, type, shard number): the number of workers
+changes nothing, a killed run goes on where it was, and fewer jets are the first of more. DIR/pythia/shards may be
+deleted when the jets are enough.
+"""
+
+import multiprocessing
+import os
+import zlib
+from importlib import metadata
+from pathlib import Path
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from common.cli import UserError, new_parser, positive_int, run_main
+
+JET_TYPES = ("g", "q", "t", "w", "z")
+MAX_PARTICLES = 150
+RADIUS = 0.4
+JET_PT = (800.0, 1600.0)    # GeV, of both leading jets
+MIN_PT = 0.2                # GeV, of constituents
+SHARD = 1000
+
+SETTINGS = (                # the Monash tune is PYTHIA's default
+    "Print:quiet = on", "Check:event = off", "Random:setSeed = on", "Beams:eCM = 13000",
+    "PhaseSpace:pTHatMin = 990", "PhaseSpace:pTHatMax = 1010",
+)
+W_TO_QUARKS = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
+PROCESSES = {
+    "g": ("HardQCD:gg2gg = on", "HardQCD:qqbar2gg = on"),
+    "q": ("HardQCD:qq2qq = on", "HardQCD:gg2qqbar = on", "HardQCD:qqbar2qqbarNew = on"),
+    "t": ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on", *W_TO_QUARKS),
+    "w": ("WeakDoubleBoson:ffbar2WW = on", *W_TO_QUARKS),
+    "z": ("WeakDoubleBoson:ffbar2gmZgmZ = on", "WeakZ0:gmZmode = 2", "23:onMode = off", "23:onIfAny = 1 2 3 4"),
+}
+
+
+# --- one shard ----------------------------------------------------------------------------------------------
+
+def simulate_shard(jet_type, jets, seed, shard):
+    """The first `jets` jets of a shard: (jets, 150, 4) and (jets, 4) float32, as in the file."""
+    import pythia8mc
+
+    rng = np.random.SeedSequence([seed, JET_TYPES.index(jet_type), shard])
+    pythia = pythia8mc.Pythia("", False)
+    for line in (*SETTINGS, *PROCESSES[jet_type], f"Random:seed = {1 + rng.generate_state(1)[0] % 900_000_000}"):
+        if not pythia.readString(line):
+            raise RuntimeError(f"PYTHIA doesn't know the setting {line!r}")
+    if not pythia.init():
+        raise RuntimeError("PYTHIA can't be initialised")
+    # power -1: anti-kT; 25: no cut in eta; 2: visible particles only; 2: their own masses. FastJet's core, in C++.
+    finder = pythia8mc.SlowJet(-1, RADIUS, JET_PT[0], 25.0, 2, 2)
+    particles = np.zeros((jets, MAX_PARTICLES, 4), np.float32)
+    features = np.zeros((jets, 4), np.float32)
+    done = 0
+    while done < jets:
+        if not pythia.next():
+            continue
+        event = pythia.event
+        finder.analyze(event)
+        for k in range(min(2, finder.sizeJet())):
+            if finder.pT(k) < JET_PT[1] and done < jets:
+                found = (event[i] for i in finder.constituents(k))
+                momenta = np.array([(p.px(), p.py(), p.pz(), p.e()) for p in found])
+                particles[done], features[done] = jet_arrays(momenta)
+                done += 1
+    return particles, features
+
+
+def jet_arrays(momenta):
+    """A jet's row in the file, (150, 4) and (4,), from its constituents' (px, py, pz, E) / GeV (n, 4)."""
+    total = momenta.sum(axis=0)
+    pt, eta, phi = _pt_eta_phi(total)
+    mass = np.sqrt(max(total[3] ** 2 - (total[:3] ** 2).sum(), 0))
+    pts, etas, phis = _pt_eta_phi(momenta)
+    hardest = np.argsort(-pts, kind="stable")[:MAX_PARTICLES]
+    hardest = hardest[pts[hardest] > MIN_PT]
+    n = len(hardest)
+    particles = np.zeros((MAX_PARTICLES, 4))
+    particles[:n, 0] = etas[hardest] - eta
+    particles[:n, 1] = (phis[hardest] - phi + np.pi) % (2 * np.pi) - np.pi
+    particles[:n, 2] = pts[hardest] / pt
+    particles[:n, 3] = 1
+    return particles, (pt, eta, mass, n)
+
+
+def _pt_eta_phi(p):
+    pt = np.hypot(p[..., 0], p[..., 1])
+    return pt, np.arcsinh(p[..., 2] / pt), np.arctan2(p[..., 1], p[..., 0])
+
+
+# --- shards to a file ---------------------------------------------------------------------------------------
+
+def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
+    """Write (or extend to `jets`) data_dir/pythia/<type>150.hdf5 and return its path. Resumable, parallel.
+
+    Raises UserError without PYTHIA, and if the file there was made with another seed, version or recipe.
+    """
+    try:
+        version = metadata.version("pythia8mc")
+    except metadata.PackageNotFoundError:
+        raise UserError("PYTHIA isn't installed: pip install -r mdma/requirements-pythia.txt, or use make data-jets"
+                        ) from None
+    recipe = "\n".join((f"PYTHIA {version}", *SETTINGS, *PROCESSES[jet_type],
+                        f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}"))
+    attributes = {"type": jet_type, "seed": seed, "recipe": recipe, "shard": SHARD}
+    path = Path(data_dir, "pythia", f"{jet_type}150.hdf5")
+    shards = path.parent / "shards" / f"{jet_type}-seed{seed}-{zlib.crc32(recipe.encode()):08x}"
+    if path.exists():
+        there, attributes_there = _look(path)
+        if {key: attributes_there.get(key) for key in attributes} != attributes:
+            raise UserError(f"{path} was made with another seed, PYTHIA or recipe: move it away or choose "
+                            "another --data-dir")
+        if there >= jets:
+            print(f"{path}: {there:,} jets are there already")
+            return path
+    shards.mkdir(parents=True, exist_ok=True)
+    tasks = [(jet_type, min(SHARD, jets - first), seed, first // SHARD, shards / f"{first // SHARD:05d}.hdf5",
+              attributes) for first in range(0, jets, SHARD)]
+    missing = [task for task in tasks if not (task[4].exists() and _look(task[4])[0] >= task[1])]
+    with tqdm(total=jets, initial=jets - sum(task[1] for task in missing), desc=f"{jet_type} jets", unit="jet",
+              disable=None) as bar:
+        if workers == 1:
+            for n in map(_make_shard, missing):
+                bar.update(n)
+        else:  # spawn: PYTHIA and numpy begin anew in each process
+            with multiprocessing.get_context("spawn").Pool(min(workers, max(len(missing), 1))) as pool:
+                for n in pool.imap_unordered(_make_shard, missing):
+                    bar.update(n)
+    particles, features = (np.concatenate(arrays) for arrays in zip(*(_read(task[4], task[1]) for task in tasks)))
+    _write(path, particles, features, attributes)
+    return path
+
+
+def _make_shard(task):
+    jet_type, jets, seed, shard, path, attributes = task
+    _write(path, *simulate_shard(jet_type, jets, seed, shard), attributes)
+    return jets
+
+
+def _look(path):
+    with h5py.File(path) as f:
+        return len(f["jet_features"]), dict(f.attrs)
+
+
+def _read(path, jets):
+    with h5py.File(path) as f:
+        return f["particle_features"][:jets], f["jet_features"][:jets]
+
+
+def _write(path, particles, features, attributes):
+    """The file is there whole or not at all, also after a kill."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with h5py.File(temporary, "w") as f:
+        f.create_dataset("particle_features", data=particles, compression="gzip", compression_opts=1, shuffle=True)
+        f.create_dataset("jet_features", data=features)
+        f.attrs.update(attributes)
+    with open(temporary, "rb") as f:
+        os.fsync(f.fileno())
+    os.replace(temporary, path)
+
+
+def parse_args(argv=None):
+    parser = new_parser(__doc__)
+    parser.add_argument("--type", nargs="+", choices=JET_TYPES, default=["t"], metavar="{g,q,t,w,z}",
+                        help="gluon, light quark, top, W, Z")
+    parser.add_argument("--jets", type=positive_int, default=50_000, help="jets of each type")
+    parser.add_argument("--data-dir", default="data", help="files go to its folder pythia")
+    parser.add_argument("--seed", type=int, default=0, help="other seeds, other jets")
+    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.seed < 0:
+        raise UserError(f"--seed {args.seed}: must not be negative")
+    for jet_type in args.type:
+        path = simulate(jet_type, args.jets, args.data_dir, args.seed, args.workers)
+        print(f"{path}: {_look(path)[0]:,} jets")
+
+
+if __name__ == "__main__":
+    run_main(main)
