@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint smoke bench clean FORCE
+.PHONY: help setup test lint data-jets smoke bench clean FORCE
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -40,6 +40,11 @@ test: $(STAMP)  ## run the tests (CPU, a few minutes)
 
 lint: $(STAMP)  ## ruff
 	$(PY) -m ruff check .
+
+data-jets: $(STAMP)  ## simulate jets with PYTHIA, e.g. ARGS="--type q --jets 20000" (mdma)
+	$(PY) -m pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
+	  -r mdma/requirements-pythia.txt
+	$(PY) -m mdma.simulate $(ARGS)
 
 data-%: $(STAMP) FORCE  ## fetch a data set, e.g. data-fashion-mnist
 	$(PY) -m common.data $* $(ARGS)

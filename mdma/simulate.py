@@ -8,7 +8,7 @@ The recipe (Kansal et al., arXiv:2106.11535, §2): pp at 13 TeV, Monash tune, un
 with the partons' pT within 1 % of 1 TeV, t, W and Z decaying to quarks; anti-kT jets of the visible final particles;
 of each event the two leading jets, where 0.8 < pT < 1.6 TeV; their 150 hardest constituents relative to the jet.
 R = 0.4, constituents' pT > 0.2 GeV and Z decays without b quarks are not in the text: of what was tried they agree
-best with what is known of JetNet (numbers of particles, features at 30 particles, FPND).
+best with what is known of JetNet (numbers of particles, features at 30 particles, FPND). W and Z decay isotropically.
 It is a twin of JetNet, not JetNet: the hard process is PYTHIA's, not MadGraph's, the version 8.3, not 8.2.
 
 A file holds `particle_features` (jets, 150, 4): eta_rel, phi_rel, pt_rel, mask; hardest first, zero-padded; and
@@ -57,20 +57,26 @@ def simulate_shard(jet_type, jets, seed, shard):
     """The first `jets` jets of a shard: (jets, 150, 4) and (jets, 4) float32, as in the file."""
     import pythia8mc
 
-    rng = np.random.SeedSequence([seed, JET_TYPES.index(jet_type), shard])
+    words = np.random.SeedSequence([seed, JET_TYPES.index(jet_type), shard]).generate_state(2)
     pythia = pythia8mc.Pythia("", False)
-    for line in (*SETTINGS, *PROCESSES[jet_type], f"Random:seed = {1 + rng.generate_state(1)[0] % 900_000_000}"):
+    for line in (*SETTINGS, *PROCESSES[jet_type], f"Random:seed = {1 + words[0] % 900_000_000}"):
         if not pythia.readString(line):
             raise RuntimeError(f"PYTHIA doesn't know the setting {line!r}")
+    hook = isotropic_decays(np.random.default_rng(words[1]))    # a name for it: PYTHIA doesn't keep it alive
+    if jet_type in "wz":
+        pythia.setUserHooksPtr(hook)
     if not pythia.init():
         raise RuntimeError("PYTHIA can't be initialised")
     # power -1: anti-kT; 25: no cut in eta; 2: visible particles only; 2: their own masses. FastJet's core, in C++.
     finder = pythia8mc.SlowJet(-1, RADIUS, JET_PT[0], 25.0, 2, 2)
     particles = np.zeros((jets, MAX_PARTICLES, 4), np.float32)
     features = np.zeros((jets, 4), np.float32)
-    done = 0
+    done = failures = 0
     while done < jets:
         if not pythia.next():
+            failures += 1
+            if failures > 10 + done:
+                raise RuntimeError(f"PYTHIA gave up on {failures} events")
             continue
         event = pythia.event
         finder.analyze(event)
@@ -81,6 +87,33 @@ def simulate_shard(jet_type, jets, seed, shard):
                 particles[done], features[done] = jet_arrays(momenta)
                 done += 1
     return particles, features
+
+
+def isotropic_decays(rng):
+    """W and Z decay evenly in all directions, as bosons do that reach PYTHIA undecayed from MadGraph.
+
+    PYTHIA's own WW and ZZ are polarised: <cos²θ*> = 0.36 and 0.39 instead of 1/3, with more lopsided prongs.
+    """
+    import pythia8mc
+
+    class IsotropicDecays(pythia8mc.UserHooks):
+        def canVetoResonanceDecays(self):
+            return True
+
+        def doVetoResonanceDecays(self, process):
+            for boson in process:
+                if abs(boson.id()) in (23, 24) and boson.daughter2() > boson.daughter1() > 0:
+                    theta, (phi, spin) = np.arccos(rng.uniform(-1, 1)), rng.uniform(0, 2 * np.pi, 2)
+                    for i in (boson.daughter1(), boson.daughter2()):
+                        p = pythia8mc.Vec4(process[i].p())
+                        p.bstback(boson.p())
+                        p.rot(0, spin)
+                        p.rot(theta, phi)
+                        p.bst(boson.p())
+                        process[i].p(p)
+            return False
+
+    return IsotropicDecays()
 
 
 def jet_arrays(momenta):
@@ -118,7 +151,8 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
         raise UserError("PYTHIA isn't installed: pip install -r mdma/requirements-pythia.txt, or use make data-jets"
                         ) from None
     recipe = "\n".join((f"PYTHIA {version}", *SETTINGS, *PROCESSES[jet_type],
-                        f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}"))
+                        f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}",
+                        *(["isotropic decays"] if jet_type in "wz" else [])))
     attributes = {"type": jet_type, "seed": seed, "recipe": recipe, "shard": SHARD}
     path = Path(data_dir, "pythia", f"{jet_type}150.hdf5")
     shards = path.parent / "shards" / f"{jet_type}-seed{seed}-{zlib.crc32(recipe.encode()):08x}"

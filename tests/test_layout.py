@@ -11,7 +11,8 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 FOLDERS = sorted(p.parent.name for p in REPO.glob("*/train.py"))
-PACKAGES = {"torch", "torchvision", "jetnet", "numpy", "scipy", "tqdm", "matplotlib", "PIL"}  # matplotlib brings PIL
+PACKAGES = {"torch", "torchvision", "jetnet", "h5py", "numpy", "scipy", "tqdm", "matplotlib",
+            "PIL"}  # matplotlib brings it
 MODEL_IMPORTS = {"began": {"torch", "torchvision"}, "mdma": {"torch", "common"}}
 TRAIN_BANNERS = ["setup", "data", "networks and optimisers", "resume", "Algorithm", "log, sample, save"]
 
@@ -44,7 +45,7 @@ def test_a_folder_has_its_parts(folder):
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folders_import_only_packages_common_and_themselves(folder):
     allowed = PACKAGES | set(sys.stdlib_module_names) | {"common"} | (
-        {"pythia8mc", "fastjet"} if folder == "mdma" else set())
+        {"pythia8mc", "requests"} if folder == "mdma" else set())    # jetnet brings requests
     for path in sources(folder):
         names = imported(path)
         assert not {n for n in names if not n.startswith(".")} - allowed, path

@@ -1,0 +1,265 @@
+"""Jets: JetNet, its PYTHIA twin, your own or toys, in one format, and batches of jets with similar n.
+
+    train = load_jets("pythia", "t", 30, "data", "train")
+    batch = train[bucketed_indices(train.n, 128, seed=0, step=0)].trimmed()     # padded to its largest n, §3
+
+Features, in this order (§2), relative to the jet's axis and pT and without units:
+η_rel = η − η_jet;  φ_rel = φ − φ_jet in [−π, π);  pT_rel = pT / pT_jet. Particles are massless and hardest first.
+Of every source the split is JetNet's: a permutation with seed 42, then 70 / 15 / 15 % train / valid / test.
+
+Places under data_dir: jetnet/<type>.hdf5 (30 particles) and <type>150.hdf5, which `jetnet` downloads and checks
+against Zenodo's MD5, beside the compact <type>.npz that later loads read; pythia/<type>150.hdf5 (`simulate.py`).
+A file of your own is .hdf5, .h5 or .npz: `particles` (jets, particles, 3) and `mask` (jets, particles), or JetNet's
+`particle_features` (jets, particles, 4), where the mask is the fourth feature.
+"""
+
+import io
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common.cli import UserError
+from common.runs import replace_file
+
+FEATURES = ("eta_rel", "phi_rel", "pt_rel")
+JET_TYPES = ("g", "q", "t", "w", "z")
+SPLITS = ("train", "valid", "test")
+MAX_PARTICLES = 150         # of JetNet and of simulate.py
+ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/records/6975117"}
+JETNET_SIZES = {"g": 177252, "q": 170679, "t": 177945, "w": 177172, "z": 176952}    # jets, stated by Zenodo's page
+BUCKET = 64                 # batches that are sorted together
+
+
+class Jets:
+    """particles (J, N, 3) float32, hardest first, 0 where masked; mask (J, N) bool, a prefix; n (J,) int64."""
+
+    def __init__(self, particles, mask):
+        self.particles, self.mask, self.n = particles, mask, mask.sum(dim=1)
+
+    def __len__(self):
+        return len(self.particles)
+
+    def __getitem__(self, index):
+        """The jets of an index tensor, a slice or a bool tensor."""
+        return Jets(self.particles[index], self.mask[index])
+
+    def to(self, device):
+        return Jets(self.particles.to(device), self.mask.to(device))
+
+    def trimmed(self):
+        """The same jets padded only to the largest n among them."""
+        n = int(self.n.max())
+        return Jets(self.particles[:, :n], self.mask[:, :n])
+
+
+def bucketed_indices(n, batch_size, seed, step):
+    """(batch_size,) int64: the jets of training step `step`, a pure function of the arguments.
+
+    Each epoch is a new permutation by (seed, epoch), sorted by n within stretches of 64 batches; the batches then
+    come in random order. A jet comes at most once an epoch; J mod batch_size random jets are left out of it.
+    n: (J,) int64. Raises UserError if there are fewer jets than a batch takes.
+    """
+    batches = len(n) // batch_size
+    if batches == 0:
+        raise UserError(f"a batch of {batch_size} from {len(n)} jets: take a smaller --batch-size or more jets")
+    epoch, position = divmod(step, batches)
+    return _epoch(n, batch_size, seed, epoch)[position]
+
+
+def _epoch(n, batch_size, seed, epoch):
+    """(batches, batch_size) int64. The last one asked for is kept: training asks for it at every step."""
+    key = (n._version, batch_size, seed, epoch)
+    if not (_epoch.n is n and _epoch.key == key):
+        rng = np.random.default_rng((seed, epoch))
+        counts, batches = n.cpu().numpy(), len(n) // batch_size
+        order = rng.permutation(len(n))[:batches * batch_size]
+        for start in range(0, len(order), BUCKET * batch_size):
+            stretch = order[start:start + BUCKET * batch_size]
+            order[start:start + BUCKET * batch_size] = stretch[np.argsort(counts[stretch], kind="stable")]
+        order = order.reshape(batches, batch_size)[rng.permutation(batches)]
+        _epoch.n, _epoch.key, _epoch.order = n, key, torch.from_numpy(order)
+    return _epoch.order
+
+
+_epoch.n = _epoch.key = _epoch.order = None
+
+
+# --- sources ------------------------------------------------------------------------------------------------
+
+def load_jets(dataset, jet_type, num_particles, data_dir, split):
+    """Jets of one split, padded to (or their hardest) num_particles.
+
+    dataset: "jetnet" (downloaded), "pythia" (from simulate.py), "synthetic" (1,000 toy jets, always the same), or the
+    path of a file of your own, for which jet_type is ignored. split: "train", "valid" or "test".
+    Raises UserError for bad arguments, missing or damaged files, jets without particles, values that aren't finite,
+    particles without positive pT, and files whose jets have more than num_particles (JetNet's are cut to the hardest).
+    """
+    own = str(dataset).endswith((".hdf5", ".h5", ".npz"))
+    if not own and dataset not in ("jetnet", "pythia", "synthetic"):
+        raise UserError(f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5 or .npz")
+    if not own and jet_type not in JET_TYPES:
+        raise UserError(f"unknown jet type {jet_type!r}: choose from {', '.join(JET_TYPES)}")
+    if split not in SPLITS:
+        raise UserError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
+    limit = None if own else MAX_PARTICLES
+    if num_particles < 1 or (limit and num_particles > limit):
+        raise UserError(f"{num_particles} particles: from 1 to {limit or 'the largest number in your file'}")
+    if dataset == "jetnet":
+        return _jetnet(jet_type, num_particles, Path(data_dir), split)
+    if dataset == "synthetic":
+        return _split(*_toys(jet_type, num_particles), split, dataset)
+    path = Path(dataset) if own else Path(data_dir, "pythia", f"{jet_type}150.hdf5")
+    if not path.exists():
+        where = "" if str(data_dir) == "data" else f" --data-dir {data_dir}"
+        raise UserError(f"no file {path}" if own else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
+                        f'make data-jets ARGS="--type {jet_type}{where}"')
+    particles, mask = clean(*_read(path), path)
+    if own and (most := int(mask.sum(1).max())) > num_particles:
+        raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: allow more or cut it")
+    return _split(*_fit(particles, mask, num_particles), split, path)
+
+
+def _jetnet(jet_type, num_particles, data_dir, split):
+    name = jet_type if num_particles <= 30 else f"{jet_type}150"
+    cache = data_dir / "jetnet" / f"{name}.npz"
+    if cache.exists():
+        particles, mask = _read_compact(cache)
+    else:
+        particles, mask = clean(*_fetch(jet_type, name, cache.parent), f"JetNet's {name}")
+        _write_compact(cache, particles, mask)
+    return _split(*_fit(particles, mask, num_particles), split, cache)
+
+
+def _fetch(jet_type, name, folder):
+    """All of JetNet's jets in their own order, by `jetnet`; or from a file put there by hand if Zenodo is away."""
+    maximum = 150 if name.endswith("150") else 30
+    file = folder / f"{name}.hdf5"
+    by_hand = f"put {name}.hdf5 from {ZENODO[maximum]} into {folder}, or use --dataset pythia"
+    try:
+        import requests
+        from jetnet.datasets.utils import checkDownloadZenodoDataset
+    except ImportError as e:
+        if not file.exists():
+            raise UserError(f"JetNet is downloaded by jetnet, which can't be imported ({e}). pip install jetnet "
+                            f"(Python before 3.13), or {by_hand}") from None
+    else:
+        record = int(ZENODO[maximum].rpartition("/")[2])
+        try:
+            checkDownloadZenodoDataset(folder, name, record, file.name, download=True)
+        except RuntimeError as e:       # jetnet's: the MD5 sum of what came differs
+            raise UserError(f"the download of {file} is damaged or cut short: delete the file and start again, or "
+                            f"{by_hand}") from e
+        except (requests.RequestException, KeyError, StopIteration) as e:
+            if not file.exists():
+                raise UserError(f"can't download JetNet from {ZENODO[maximum]} ({type(e).__name__}): try again later, "
+                                f"or {by_hand}") from None
+    particles, mask = _read(file)
+    if len(particles) != JETNET_SIZES[jet_type]:
+        raise UserError(f"{file} has {len(particles):,} jets, JetNet {JETNET_SIZES[jet_type]:,}: delete the file and "
+                        f"start again, or {by_hand}")
+    return particles, mask
+
+
+# --- files --------------------------------------------------------------------------------------------------
+
+def _read(path):
+    """(particles (J, N, 3), mask (J, N)) of an HDF5 or NPZ file, as they stand there."""
+    try:
+        if path.suffix == ".npz":
+            with np.load(path) as f:
+                arrays = {key: f[key] for key in ("particle_features", "particles", "mask") if key in f}
+        else:
+            import h5py
+            with h5py.File(path) as f:
+                arrays = {key: f[key][()] for key in ("particle_features", "particles", "mask") if key in f}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"can't read {path}, it is cut short, damaged or of another format "
+                        f"({' '.join(str(e).split())[:100]}): get it again") from None
+    if "particle_features" in arrays:
+        x, features = arrays["particle_features"], (*FEATURES, "mask")
+    elif "particles" in arrays:
+        x, features = arrays["particles"], FEATURES
+        if "mask" not in arrays:
+            raise UserError(f"{path} has particles but no mask: add an array `mask` (jets, particles), true where "
+                            "a particle is real")
+    else:
+        raise UserError(f"{path} has neither `particles` and `mask` nor `particle_features`: see mdma/jets.py's head")
+    if x.ndim != 3 or x.shape[2] != len(features):
+        hint = ", or has no mask" if len(features) == 4 and x.shape[-1] == 3 else ""
+        raise UserError(f"{path} holds an array {x.shape}: expected (jets, particles, {len(features)}) with "
+                        f"{', '.join(features)}{hint}")
+    mask = (arrays["mask"] if features == FEATURES else x[..., 3]) > 0
+    if mask.shape != x.shape[:2]:
+        raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")
+    return x[..., :3], mask
+
+
+def clean(particles, mask, where):
+    """Checked, zeroed where masked and sorted by pT: (J, N, 3) float32 and (J, N) bool arrays. Errors name `where`."""
+    particles = np.where(mask[..., None], particles, 0).astype(np.float32)
+    for problem, bad in (
+        ("a value that isn't finite", ~np.isfinite(particles).all(axis=(1, 2))),
+        ("no particle", ~mask.any(axis=1)),
+        ("a particle without positive pT", (mask & (particles[..., 2] <= 0)).any(axis=1)),
+    ):
+        if bad.any():
+            raise UserError(f"{where}: {bad.sum():,} of {len(bad):,} jets have {problem}, the first is number "
+                            f"{bad.argmax()}: leave them out of the file")
+    pt = particles[..., 2]      # 0 where masked
+    if (pt[:, 1:] > pt[:, :-1]).any():
+        order = np.argsort(-pt, axis=1, kind="stable")
+        particles = np.take_along_axis(particles, order[..., None], axis=1)
+    return particles, particles[..., 2] > 0
+
+
+def _fit(particles, mask, num_particles):
+    """The num_particles hardest, padded if there are fewer columns."""
+    if num_particles > mask.shape[1]:
+        more = num_particles - mask.shape[1]
+        return np.pad(particles, ((0, 0), (0, more), (0, 0))), np.pad(mask, ((0, 0), (0, more)))
+    return particles[:, :num_particles], mask[:, :num_particles]
+
+
+def _split(particles, mask, split, where):
+    """JetNet's split: the cuts of a permutation with seed 42, as jetnet.datasets.JetNet makes them."""
+    cuts = (np.cumsum([0, 0.7, 0.15, 0.15]) * len(mask)).astype(int)
+    k = SPLITS.index(split)
+    chosen = np.random.default_rng(42).permutation(len(mask))[cuts[k]:cuts[k + 1]]
+    if len(chosen) == 0:
+        raise UserError(f"{where} has {len(mask)} jets, too few for a {split} split")
+    return Jets(torch.from_numpy(particles[chosen]), torch.from_numpy(mask[chosen]))
+
+
+def _write_compact(path, particles, mask):
+    """Real particles only, one after the other, and n: less than half of the padded file, read in about a second."""
+    buffer = io.BytesIO()
+    np.savez(buffer, particles=particles[mask], n=mask.sum(axis=1), columns=mask.shape[1])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(path, buffer.getbuffer())
+
+
+def _read_compact(path):
+    try:
+        with np.load(path) as f:
+            real, n, columns = f["particles"], f["n"], int(f["columns"])
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+        raise UserError(f"can't read {path} ({' '.join(str(e).split())[:100]}): delete it, it is made again") from None
+    mask = np.arange(columns) < n[:, None]
+    particles = np.zeros((*mask.shape, 3), np.float32)
+    particles[mask] = real
+    return particles, mask
+
+
+def _toys(jet_type, num_particles, jets=1000):
+    """Jets of two prongs, for tests and --smoke only. Other types, other prongs' distances."""
+    rng = np.random.default_rng(JET_TYPES.index(jet_type))
+    n = np.clip(rng.normal(0.6, 0.2, jets) * num_particles, 1, num_particles).astype(int)
+    mask = np.arange(num_particles) < n[:, None]
+    pt = np.where(mask, rng.exponential(size=mask.shape) ** 2, 0) + 1e-3 * mask
+    prong = rng.choice([-1, 1], mask.shape) * 0.03 * (1 + JET_TYPES.index(jet_type))
+    angles = 0.05 * rng.normal(size=(*mask.shape, 2)) + np.stack([prong, np.zeros_like(prong)], axis=-1)
+    particles = np.concatenate([angles, (pt / pt.sum(axis=1, keepdims=True))[..., None]], axis=-1)
+    return clean(particles, mask, "synthetic")

@@ -1,0 +1,372 @@
+"""mdma/jets.py and mdma/simulate.py: what is loaded, in which order, and what a bad file says."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+from common.cli import UserError
+from mdma import jets as jets_module
+from mdma import simulate as simulate_module
+from mdma.jets import JET_TYPES, Jets, bucketed_indices, load_jets
+from mdma.simulate import isotropic_decays, jet_arrays, simulate, simulate_shard
+
+REPO = Path(__file__).parent.parent
+
+
+def made_up(jets=40, columns=150, seed=0):
+    """JetNet's layout: (jets, columns, 4), hardest first; (jets, 4)."""
+    rng = np.random.default_rng(seed)
+    n = rng.integers(1, columns + 1, jets)
+    mask = np.arange(columns) < n[:, None]
+    x = rng.normal(size=(jets, columns, 4)).astype(np.float32)
+    x[..., 2] = -np.sort(-rng.uniform(0.001, 1, (jets, columns)), axis=1)
+    x[..., 3] = 1
+    return x * mask[..., None], np.stack([np.full(jets, 1e3), np.arange(jets), np.ones(jets), n], axis=1)
+
+
+def write_hdf5(path, x, features=None):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as f:
+        f["particle_features"] = x
+        f["jet_features"] = np.zeros((len(x), 4)) if features is None else features
+    return path
+
+
+# --- the format
+
+@pytest.mark.parametrize("dataset", ["synthetic", "pythia", "jetnet", "own"])
+def test_jets_are_hardest_first_zero_where_masked_and_masked_by_a_prefix(dataset, tmp_path, monkeypatch):
+    x, _ = made_up()
+    shuffled = x[:, np.random.default_rng(1).permutation(150)]
+    own = tmp_path / "own.npz"
+    garbage = np.where(shuffled[..., 3:] > 0, shuffled[..., :3], np.nan)
+    np.savez(own, particles=garbage, mask=shuffled[..., 3] > 0)
+    write_hdf5(tmp_path / "pythia/t150.hdf5", shuffled)
+    monkeypatch.setattr(jets_module, "_fetch", lambda *_: (shuffled[..., :3], shuffled[..., 3] > 0))
+    jets = load_jets(own if dataset == "own" else dataset, "t", 150, tmp_path, "train")
+    assert jets.particles.shape == (len(jets), 150, 3) and jets.particles.dtype == torch.float32
+    assert jets.mask.dtype == torch.bool and jets.n.dtype == torch.int64
+    assert torch.equal(jets.mask, torch.arange(150) < jets.n[:, None]) and jets.n.min() >= 1
+    assert (jets.particles[~jets.mask] == 0).all() and jets.particles.isfinite().all()
+    pt = jets.particles[..., 2]
+    assert (pt[:, 1:] <= pt[:, :-1]).all() and (pt[jets.mask] > 0).all()
+    if dataset != "synthetic":
+        assert len(jets) == 28
+        perm = np.random.default_rng(42).permutation(40)[:28]
+        assert np.array_equal(jets.particles.numpy(), x[perm][..., :3])
+
+
+def test_indexing_and_trimming():
+    jets = load_jets("synthetic", "g", 30, "unused", "train")
+    few = jets[torch.tensor([5, 2])]
+    assert isinstance(few, Jets) and torch.equal(few.particles[1], jets.particles[2]) and few.n[0] == jets.n[5]
+    small = jets[jets.n <= 10].trimmed()
+    assert small.particles.shape[1] == small.mask.shape[1] == int(small.n.max()) <= 10
+    assert torch.equal(small.n, jets.n[jets.n <= 10])
+
+
+def test_pythia_jets_are_cut_to_their_hardest(tmp_path):
+    write_hdf5(tmp_path / "pythia/q150.hdf5", made_up()[0])
+    all_of_them, hardest = (load_jets("pythia", "q", n, tmp_path, "valid") for n in (150, 30))
+    assert torch.equal(hardest.particles, all_of_them.particles[:, :30])
+    assert torch.equal(hardest.n, all_of_them.n.clamp(max=30)) and (all_of_them.n > 30).any()
+
+
+def test_types_and_splits_of_toys_differ_and_each_is_fixed():
+    loaded = [load_jets("synthetic", t, 8, "", s).particles for t in JET_TYPES for s in ("train", "valid", "test")]
+    assert [len(x) for x in loaded[:3]] == [700, 150, 150]
+    assert len({x[:9].numpy().tobytes() for x in loaded}) == 15
+    assert torch.equal(loaded[0], load_jets("synthetic", "g", 8, "", "train").particles)
+
+
+# --- JetNet
+
+@pytest.mark.parametrize("num_particles", [30, 150])
+def test_split_and_values_are_jetnets_own(num_particles, tmp_path, monkeypatch):
+    """Against jetnet.datasets.JetNet on one file: same jets, same order; and jetnet reads simulate.py's layout."""
+    datasets = pytest.importorskip("jetnet.datasets.jetnet")
+    x, features = made_up(jets=67, columns=num_particles)
+    name = "t" if num_particles == 30 else "t150"
+    file = tmp_path / f"jetnet/{name}.hdf5"
+    file.parent.mkdir()
+    simulate_module._write(file, x, features, {"seed": 0})
+    monkeypatch.setattr(datasets, "checkDownloadZenodoDataset", lambda *_, **__: file)
+    monkeypatch.setattr("jetnet.datasets.utils.checkDownloadZenodoDataset", lambda *_, **__: file)
+    monkeypatch.setitem(jets_module.JETNET_SIZES, "t", 67)
+    for split, size in (("train", 46), ("valid", 10), ("test", 11)):
+        theirs, jet_data = datasets.JetNet.getData("t", tmp_path, num_particles=num_particles, split=split)
+        ours = load_jets("jetnet", "t", num_particles, tmp_path, split)
+        assert len(ours) == len(theirs) == size
+        assert np.array_equal(ours.particles.numpy(), theirs[..., :3].astype(np.float32))
+        assert np.array_equal(ours.n.numpy(), theirs[..., 3].sum(1)) and np.array_equal(ours.n, jet_data[:, 4])
+
+
+def test_the_cache_needs_neither_jetnet_nor_the_hdf5_file(tmp_path, monkeypatch):
+    x, _ = made_up()
+    fetched = []
+    monkeypatch.setattr(jets_module, "_fetch", lambda *a: fetched.append(a) or (x[..., :3], x[..., 3] > 0))
+    first = load_jets("jetnet", "z", 150, tmp_path, "test")
+    again = load_jets("jetnet", "z", 150, tmp_path, "test")
+    assert len(fetched) == 1 and fetched[0][1] == "z150"
+    assert torch.equal(first.particles, again.particles) and torch.equal(first.mask, again.mask)
+    cache = tmp_path / "jetnet/z150.npz"
+    cache.write_bytes(cache.read_bytes()[:-100])
+    with pytest.raises(UserError, match="z150.npz.*delete it"):
+        load_jets("jetnet", "z", 150, tmp_path, "test")
+
+
+def zenodo(monkeypatch, md5="0" * 32, error=None):
+    utils = pytest.importorskip("jetnet.datasets.utils")
+
+    def url(*_):
+        if error:
+            raise error
+        return "https://nowhere", md5
+
+    monkeypatch.setattr(utils, "_getZenodoFileURL", url)
+    monkeypatch.setattr(utils, "download_progress_bar", lambda _, file: Path(file).write_bytes(b"\x89HDF cut short"))
+
+
+def test_a_download_cut_short_says_how_to_mend_it(tmp_path, monkeypatch):
+    zenodo(monkeypatch)
+    with pytest.raises(UserError, match=r"t\.hdf5 is damaged or cut short: delete.*6975118.*--dataset pythia"):
+        load_jets("jetnet", "t", 30, tmp_path, "train")
+    assert not (tmp_path / "jetnet/t.npz").exists()
+
+
+def test_without_network_a_file_put_there_by_hand_is_used_if_whole(tmp_path, monkeypatch):
+    import requests
+    zenodo(monkeypatch, error=requests.ConnectionError("no route"))
+    with pytest.raises(UserError, match="can't download JetNet.*put q150.hdf5 from.*6975117.*--dataset pythia"):
+        load_jets("jetnet", "q", 150, tmp_path, "train")
+    file = write_hdf5(tmp_path / "jetnet/q150.hdf5", made_up()[0])
+    with pytest.raises(UserError, match="has 40 jets, JetNet 170,679"):
+        load_jets("jetnet", "q", 150, tmp_path, "train")
+    monkeypatch.setitem(jets_module.JETNET_SIZES, "q", 40)
+    assert len(load_jets("jetnet", "q", 150, tmp_path, "train")) == 28
+    (tmp_path / "jetnet/q150.npz").unlink()
+    file.write_bytes(file.read_bytes()[:-2000])
+    with pytest.raises(UserError, match="can't read .*q150.hdf5, it is cut short"):
+        load_jets("jetnet", "q", 150, tmp_path, "train")
+
+
+# --- files that can't be used
+
+def spoilt(what):
+    x, _ = made_up(columns=20)
+    mask = x[..., 3] > 0
+    if what == "no particle":
+        mask[7] = False
+    elif what == "isn't finite":
+        x[7, 0, 1] = np.nan
+    elif what == "without positive pT":
+        x[7, 0, 2] = 0
+    return {"particles": x[..., :3], "mask": mask}
+
+
+@pytest.mark.parametrize("what", ["no particle", "isn't finite", "without positive pT"])
+def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
+    np.savez(tmp_path / "own.npz", **spoilt(what))
+    with pytest.raises(UserError, match=f"own.npz: 1 of 40 jets have .*{what}, the first is number 7"):
+        load_jets(tmp_path / "own.npz", "t", 30, "", "train")
+
+
+@pytest.mark.parametrize("arrays, message", [
+    ({"particles": np.ones((9, 5, 3))}, "no mask: add an array `mask`"),
+    ({"particles": np.ones((9, 5, 4)), "mask": np.ones((9, 5))}, r"\(9, 5, 4\): expected \(jets, particles, 3\)"),
+    ({"particles": np.ones((9, 3)), "mask": np.ones(9)}, r"\(9, 3\): expected"),
+    ({"particles": np.ones((9, 5, 3)), "mask": np.ones((9, 4))}, r"mask \(9, 4\) doesn't fit"),
+    ({"particle_features": np.ones((9, 5, 3))}, "expected .* 4.* or has no mask"),
+    ({"jets": np.ones((9, 5, 3))}, "neither `particles` and `mask` nor `particle_features`"),
+    ({"particles": np.ones((9, 31, 3)), "mask": np.ones((9, 31))}, "has jets of 31 particles, 30 are allowed"),
+    ({"particles": np.ones((1, 5, 3)), "mask": np.ones((1, 5))}, "has 1 jets, too few for a train split"),
+])
+@pytest.mark.parametrize("suffix", ["npz", "hdf5"])
+def test_files_of_another_form(arrays, message, suffix, tmp_path):
+    path = tmp_path / f"own.{suffix}"
+    if suffix == "npz":
+        np.savez(path, **arrays)
+    else:
+        with h5py.File(path, "w") as f:
+            f.update(arrays)
+    with pytest.raises(UserError, match=message):
+        load_jets(str(path), "t", 30, "", "train")
+
+
+@pytest.mark.parametrize("name, content", [("own.npz", b"PK\x03\x04 not a zip"), ("own.h5", b"not HDF5"),
+                                           ("own.npz", b"")])
+def test_files_that_are_damaged(name, content, tmp_path):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"can't read .*{name}"):
+        load_jets(tmp_path / name, "t", 30, "", "train")
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (("imagenet", "t", 30, "", "train"), "unknown data set 'imagenet'"),
+    (("synthetic", "h", 30, "", "train"), "unknown jet type 'h': choose from g, q, t, w, z"),
+    (("synthetic", "t", 30, "", "dev"), "unknown split 'dev'"),
+    (("synthetic", "t", 151, "", "train"), "151 particles: from 1 to 150"),
+    (("synthetic", "t", 0, "", "train"), "0 particles"),
+    (("pythia", "w", 30, "there", "train"), r'make data-jets ARGS="--type w --data-dir there"'),
+    (("mine.hdf5", "t", 30, "", "train"), "no file mine.hdf5"),
+])
+def test_bad_arguments(arguments, message):
+    with pytest.raises(UserError, match=message):
+        load_jets(*arguments)
+
+
+# --- batches
+
+def epoch_of(n, batch_size, seed, epoch):
+    batches = len(n) // batch_size
+    return [bucketed_indices(n, batch_size, seed, epoch * batches + k) for k in range(batches)]
+
+
+def test_each_jet_comes_at_most_once_an_epoch():
+    n = torch.randint(1, 151, (1003,), generator=torch.Generator().manual_seed(0))
+    for epoch in range(3):
+        batches = epoch_of(n, 10, seed=4, epoch=epoch)
+        assert all(b.shape == (10,) and b.dtype == torch.int64 for b in batches)
+        seen = torch.cat(batches)
+        assert len(seen) == len(seen.unique()) == 1000
+
+
+def test_left_out_jets_are_not_always_the_same_nor_the_longest():
+    n = torch.arange(1, 16)
+    left = [set(range(15)) - set(torch.cat(epoch_of(n, 8, 0, epoch)).tolist()) for epoch in range(40)]
+    assert set.union(*left) == set(range(15))
+
+
+def test_batches_hold_jets_of_similar_n_and_are_composed_anew_each_epoch():
+    n = torch.randint(1, 151, (6400,), generator=torch.Generator().manual_seed(0))
+    first, second = (epoch_of(n, 64, 0, epoch) for epoch in (0, 1))
+    spread = torch.stack([n[b].max() - n[b].min() for b in first]).double().mean()
+    assert spread < 10                                                   # unsorted: about 145
+    assert not {frozenset(b.tolist()) for b in first} & {frozenset(b.tolist()) for b in second}
+    largest = torch.stack([n[b].max() for b in first])                   # short and long batches mixed in time
+    assert abs(largest[:50].double().mean() - largest[50:].double().mean()) < 40
+
+
+def test_a_batch_is_a_pure_function_of_its_arguments():
+    n = torch.randint(1, 31, (500,), generator=torch.Generator().manual_seed(0))
+    there = [bucketed_indices(n, 8, 1, step) for step in range(130)]
+    back = [bucketed_indices(n.clone(), 8, 1, step) for step in reversed(range(130))][::-1]
+    assert all(torch.equal(a, b) for a, b in zip(there, back))
+    assert not torch.equal(there[0], bucketed_indices(n, 8, 2, 0))
+    assert not torch.equal(there[0], there[62])                          # the next epoch's first
+    before = bucketed_indices(n, 8, 1, 0)
+    n.copy_(n.flip(0))
+    assert torch.equal(bucketed_indices(n, 8, 1, 0), bucketed_indices(n.clone(), 8, 1, 0))
+    assert not torch.equal(bucketed_indices(n, 8, 1, 0), before)
+
+
+def test_fewer_jets_than_a_batch():
+    with pytest.raises(UserError, match="a batch of 8 from 5 jets"):
+        bucketed_indices(torch.ones(5, dtype=torch.long), 8, 0, 0)
+
+
+# --- simulate.py
+
+def test_a_jets_row_by_hand():
+    """Two massless particles at eta 0, phi = pi -+ 0.1, pT 3 and 1, and one of pT 0.1 that is too soft."""
+    def massless(pt, eta, phi):
+        return [pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)]
+
+    momenta = np.array([massless(1, 0, -np.pi + 0.1), massless(0.1, 0, np.pi), massless(3, 0, np.pi - 0.1)])
+    particles, (pt, eta, mass, n) = jet_arrays(momenta)
+    assert n == 2 and particles.shape == (150, 4) and (particles[2:] == 0).all() and eta == 0
+    axis = np.arctan2(-2 * np.sin(0.1), 4 * np.cos(0.1) + 0.1)           # of all three, from -pi: -x and y mirrored
+    assert pt == pytest.approx(np.hypot(4 * np.cos(0.1) + 0.1, 2 * np.sin(0.1)), rel=1e-12)
+    assert mass ** 2 == pytest.approx(4.1 ** 2 - pt ** 2, rel=1e-9)
+    assert particles[0] == pytest.approx([0, -0.1 - axis, 3 / pt, 1])
+    assert particles[1] == pytest.approx([0, 0.1 - axis, 1 / pt, 1])
+
+
+def test_more_than_150_particles_leave_the_hardest():
+    momenta = np.array([[pt, 0, 0, pt] for pt in np.linspace(1, 2, 160)])
+    particles, features = jet_arrays(momenta)
+    assert features[3] == 150 and particles[:, 3].all() and particles[149, 2] * momenta[:, 0].sum() > 1.06
+
+
+def test_without_pythia_the_command_is_named(monkeypatch, tmp_path):
+    from importlib import metadata
+
+    def missing(name):
+        raise metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(metadata, "version", missing)
+    with pytest.raises(UserError, match="requirements-pythia.txt, or use make data-jets"):
+        simulate("t", 10, tmp_path)
+
+
+def test_training_code_imports_no_pythia():
+    code = ("import sys, mdma.jets; "
+            "sys.exit(any(m in sys.modules for m in ('pythia8mc', 'jetnet', 'h5py', 'mdma.simulate')))")
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=120).returncode == 0
+
+
+def test_make_data_jets_is_not_taken_for_an_image_data_set():
+    done = subprocess.run(["make", "-n", "data-jets", "VENV=/nowhere"], cwd=REPO, capture_output=True, text=True)
+    assert "mdma/requirements-pythia.txt" in done.stdout and "-m mdma.simulate" in done.stdout
+    assert "common.data" not in done.stdout
+
+
+def contents(path):
+    with h5py.File(path) as f:
+        return f["particle_features"][()], f["jet_features"][()]
+
+
+def test_same_jets_whatever_the_workers_and_after_a_kill(tmp_path, monkeypatch):
+    pytest.importorskip("pythia8mc")
+    monkeypatch.setattr(simulate_module, "SHARD", 4)
+    one = contents(simulate("t", 10, tmp_path / "one", workers=1))
+    assert one[0].shape == (10, 150, 4) and one[1].shape == (10, 4)
+    n = one[0][..., 3].sum(1)
+    assert np.array_equal(n, one[1][:, 3]) and (n > 10).all()
+    assert (one[1][:, 0] > 800).all() and (one[1][:, 0] < 1600).all()
+    assert (np.abs(one[0][..., 2].sum(1) - 1) < 0.1).all()               # pT_rel of all particles
+    assert len({x.tobytes() for x in one[0]}) == 10
+    path = simulate("t", 10, tmp_path / "two", workers=2)
+    assert all(np.array_equal(a, b) for a, b in zip(one, contents(path)))
+
+    lost = sorted((tmp_path / "two/pythia/shards").glob("*/*.hdf5"))[1]  # as if killed before the second was there
+    path.unlink(), lost.unlink()
+    made = []
+    monkeypatch.setattr(simulate_module, "simulate_shard", lambda *a: made.append(a) or simulate_shard(*a))
+    assert all(np.array_equal(a, b) for a, b in zip(one, contents(simulate("t", 10, tmp_path / "two"))))
+    assert made == [("t", 4, 0, 1)]
+    assert simulate("t", 6, tmp_path / "two") == path and len(made) == 1           # enough are there
+    more = contents(simulate("t", 12, tmp_path / "two"))
+    assert np.array_equal(more[0][:10], one[0]) and made[1:] == [("t", 4, 0, 2)]    # the last shard was too short
+    with pytest.raises(UserError, match="another seed, PYTHIA or recipe"):
+        simulate("t", 10, tmp_path / "two", seed=1)
+
+
+@pytest.mark.parametrize("jet_type, boson, heaviest", [("w", 24, 5), ("z", 23, 4)])
+def test_bosons_decay_isotropically(jet_type, boson, heaviest):
+    """<cos²θ*> = 1/3 with a standard deviation of 0.3 a decay; PYTHIA's own: 0.36 and 0.39. Momentum is conserved."""
+    pythia8mc = pytest.importorskip("pythia8mc")
+    pythia = pythia8mc.Pythia("", False)
+    for line in (*simulate_module.SETTINGS, *simulate_module.PROCESSES[jet_type], "Random:seed = 3",
+                 "PartonLevel:all = off"):
+        assert pythia.readString(line)
+    hook = isotropic_decays(np.random.default_rng(0))
+    pythia.setUserHooksPtr(hook)
+    assert pythia.init()
+    cosines = []
+    while len(cosines) < 3000:
+        assert pythia.next()
+        process = pythia.process
+        for p in process:
+            if abs(p.id()) == boson and p.daughter2() > p.daughter1() > 0:
+                quark, other = process[p.daughter1()], process[p.daughter2()]
+                assert abs((quark.p() + other.p() - p.p()).pAbs()) < 1e-6 and abs(quark.id()) <= heaviest
+                v = pythia8mc.Vec4(quark.p())
+                v.bstback(p.p())
+                cosines.append((v.px() * p.px() + v.py() * p.py() + v.pz() * p.pz()) / v.pAbs() / p.pAbs())
+    assert abs(np.square(cosines).mean() - 1 / 3) < 4 * 0.3 / 3000 ** 0.5
