@@ -1,0 +1,252 @@
+"""MDMA's training and evaluation: each step against a plain one, checkpoints, generated jets, Table 1."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn.functional import mse_loss
+
+from common.cli import UserError
+from common.device import GraphedStep, step_rng
+from common.metrics.jets import present, wasserstein1
+from common.runs import load_checkpoint
+from mdma import eval as mdma_eval
+from mdma import train
+from mdma.jets import bucketed_indices, load_jets
+
+
+def smoke(out, *flags):
+    return train.main(["--smoke", "--out", str(out), *map(str, flags)])
+
+
+def state(path):
+    return load_checkpoint(Path(path), "mdma")["state"]
+
+
+# --- Algorithm
+
+
+@pytest.mark.parametrize("matching", [0, 2])
+def test_two_steps_equal_plain_ones(here, matching):
+    """D with the old G, then G with the new D on the same noise, matched to the real mean field from before."""
+    smoke("X", "--steps", 2, "--matching", matching, "--save-every", 2)
+    args = argparse.Namespace(**load_checkpoint(Path("X/last.pt"), "mdma")["args"])
+    torch.manual_seed(args.seed)
+    G, D = train.build(args)
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    real = jets.particles[jets.mask]
+    opt_G = torch.optim.Adam(G.parameters(), betas=(0.0, 0.999), eps=1e-14)
+    opt_D = torch.optim.AdamW(D.parameters(), betas=(0.0, 0.999), eps=1e-14, weight_decay=0.01)
+    for step in (1, 2):
+        for opt in (opt_G, opt_D):
+            opt.param_groups[0]["lr"] = 1e-4 * train.lr_factor(step, 2, 12)
+        batch = jets[bucketed_indices(jets.n, 16, 0, step - 1)].trimmed()
+        x, mask = (batch.particles - real.mean(0)) / real.std(0), batch.mask
+        z = torch.randn(x.shape, generator=step_rng(0, step))
+        with torch.no_grad():
+            fake = G(z, mask)
+        real_score, real_field = D(x, mask)
+        loss = mse_loss(real_score, torch.ones(16)) + mse_loss(D(fake, mask)[0], torch.zeros(16))
+        opt_D.zero_grad()
+        loss.backward()
+        opt_D.step()
+        score, field = D(G(z, mask), mask)
+        loss = mse_loss(score, torch.ones(16)) / 2
+        if matching:
+            loss = loss + mse_loss(field, real_field.detach())
+        opt_G.zero_grad()
+        loss.backward()
+        opt_G.step()
+    for name, net in (("G", G), ("D", D)):
+        for key, value in state("X/last.pt")[name].items():
+            torch.testing.assert_close(value, net.state_dict()[key], rtol=0, atol=2e-6, msg=f"{name}.{key}")
+
+
+def test_matching_ends_after_its_steps(here, monkeypatch):
+    weighed = []
+    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: weighed.append(a[-1]) or step(*a))
+    smoke("X", "--steps", 4, "--matching", 3)
+    assert weighed == [True, True, True, False]
+
+
+def test_wgan_gp_and_vanilla_run(here):
+    for objective in ("wgan-gp", "vanilla"):
+        assert math.isfinite(smoke(objective, "--objective", objective, "--steps", 2)["L_D"])
+
+
+def test_learning_rate_warms_up_then_falls_as_a_cosine():
+    factor = [train.lr_factor(step, 2000, 3_000_000) for step in (0, 1000, 2000, 1_500_000, 3_000_000, 4_000_000)]
+    assert factor == pytest.approx([0, 0.5, 1, 0.5, 0, 0], abs=2e-6)
+
+
+def test_optimisers_are_the_papers(here):
+    smoke("X", "--steps", 2)
+    saved = state("X/last.pt")
+    for name, decay in (("opt_G", 0), ("opt_D", 0.01)):
+        group, = saved[name]["param_groups"]
+        assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.0, 0.999), 1e-14, decay)
+
+
+def test_batches_are_padded_to_their_largest_n_only_but_not_with_paper_code(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[1]) or step(*a))
+    n = load_jets("synthetic", "t", 8, "data", "train").n
+    smoke("X", "--steps", 5, "--batch-size", 8)
+    for step, mask in enumerate(seen):
+        batch = n[bucketed_indices(n, 8, 0, step)]
+        assert mask.shape == (8, batch.max()) and torch.equal(mask.sum(1), batch)
+    assert len({mask.shape for mask in seen}) > 1
+    seen.clear()
+    smoke("Y", "--steps", 3, "--paper-code")
+    assert {mask.shape[1] for mask in seen} == {8}
+
+
+def test_head_start_and_adaptive_hold_the_generator_back(here, monkeypatch):
+    trained = []
+    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: trained.append(a[-2]) or step(*a))
+    smoke("X", "--steps", 4, "--head-start", 3)
+    assert trained == [False, False, False, True]
+    G = state("X/last.pt")["opt_G"]["state"]
+    assert {float(p["step"]) for p in G.values()} == {1}
+
+
+def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[0].clone()) or step(*a))
+    smoke("X", "--steps", 1)
+    smoke("Y", "--steps", 1, "--jitter", 1e-3)
+    ratio = seen[1] / seen[0] - 1
+    assert 0.5e-3 < ratio[seen[0] != 0].std() < 2e-3
+
+
+# --- checkpoints
+
+
+def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monkeypatch):
+    """W1M: 5 4 3 2; FPD: 1 1.1 2 1. The third is a lucky mass, the fourth the best."""
+    w1m, fpd = iter([5.0, 4.0, 3.0, 2.0]), iter([1.0, 1.1, 2.0, 1.0])
+    monkeypatch.setattr(train, "w1m_disjoint", lambda *a: (next(w1m), 0))
+    monkeypatch.setattr(train, "fpd", lambda *a, **k: (next(fpd), 0))
+    saved = []
+    real_save = train.Run.save
+
+    def save(run, step, name="last.pt", **values):
+        saved.append((name, step))
+        real_save(run, step, name, **values)
+
+    monkeypatch.setattr(train.Run, "save", save)
+    smoke("X", "--steps", 8, "--sample-every", 2, "--save-every", 8)
+    assert saved == [("best.pt", 2), ("best.pt", 4), ("best.pt", 8), ("last.pt", 8)]
+    assert state("X/best.pt")["best"] == {"w1m": 2.0, "fpd": 1.0}
+
+
+def test_a_resumed_run_has_the_same_bytes(here):
+    smoke("whole", "--steps", 12)
+    smoke("parts", "--steps", 6)
+    train.main(["--resume", "parts", "--steps", "12"])
+    whole, parts = state("whole/last.pt"), state("parts/last.pt")
+    for name in ("G", "D"):
+        assert all(torch.equal(a, b) for a, b in zip(whole[name].values(), parts[name].values()))
+    assert whole["best"] == parts["best"]
+    logs = [[{k: v for k, v in json.loads(line).items() if k != "seconds"}
+             for line in Path(run, "log.jsonl").read_text().splitlines()] for run in ("whole", "parts")]
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--h-g", "10", "--heads-g", "3"], "--h-g 10 is no multiple of --heads-g"),
+    (["--amp", "bf16"], "need float32"),
+    (["--dataset", "no-such"], "no-such"),
+    (["--num-particles", "151"], "151"),
+])
+def test_bad_flags(here, flags, message):
+    with pytest.raises(UserError, match=message):
+        smoke("X", *flags)
+
+
+# --- generated jets
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    out = tmp_path_factory.mktemp("mdma") / "run"
+    smoke(out)
+    return out
+
+
+def test_generated_jets_follow_the_training_n_and_the_seed(trained):
+    G, args, stats, _ = mdma_eval.load(trained / "last.pt", torch.device("cpu"))
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    make = lambda seed, chunk=1000: train.generate(G, 20_000, stats, 8, torch.Generator().manual_seed(seed), chunk)
+    x = make(0)
+    assert torch.equal(x, make(0)) and not torch.equal(x, make(1))
+    torch.testing.assert_close(x, make(0, 77), rtol=0, atol=1e-6)
+    n = present(x).sum(1)
+    assert wasserstein1(n.double(), jets.n.double()) <= 0.15
+    assert set(n.tolist()) <= set(jets.n.tolist())
+    real, pt = jets.particles[jets.mask], x[present(x)][:, 2]
+    assert pt.min() >= real[:, 2].min() > 0 and pt.max() <= real[:, 2].max()
+
+
+def test_standardising_and_back():
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    stats = train.statistics(jets)
+    z = (jets.particles - stats["mean"]) / stats["std"]
+    assert z[jets.mask].mean(0).abs().max() < 1e-5 and (z[jets.mask].std(0) - 1).abs().max() < 1e-5
+    torch.testing.assert_close(train.to_jets(z, jets.mask, stats), jets.particles, rtol=0, atol=1e-6)
+    assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
+
+
+def test_exported_jets_are_read_by_jetnet(trained, here):
+    jetnet = pytest.importorskip("jetnet.datasets")
+    mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "40", "--export", "out"])
+    Path("out/t8.hdf5").rename("out/t.hdf5")
+    from unittest import mock
+    with mock.patch("jetnet.datasets.jetnet.checkDownloadZenodoDataset", lambda *a, **k: "out/t.hdf5"):
+        particles, features = jetnet.JetNet.getData("t", "out", num_particles=8)
+    with np.load("out/samples.npz") as ours:
+        order = np.random.default_rng(42).permutation(40)                # jetnet's own, of all it reads
+        np.testing.assert_array_equal(particles[..., :3], ours["particles"][order])
+        np.testing.assert_array_equal(particles[..., 3] > 0, ours["mask"][order])
+    assert len(features) == 40
+    with pytest.raises(UserError, match="not empty"):
+        mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "4", "--export", "out"])
+
+
+# --- Table 1, timing
+
+
+def test_table_1_shows_ours_in_the_papers_units_beside_the_papers():
+    metrics = {f"{name}{err}": value * scale for name, value in (
+        ("w1m_bootstrap5_26k", 5.7e-4), ("w1p_paper_bootstrap5_26k", 1e-4), ("w1efp_paper_bootstrap5_26k", 2.12e-5),
+        ("w1m_disjoint10_26k", 6e-4), ("kpd_10x5k_of_26k", -3e-6), ("fpd_10k_26k_of_26k", 5.3e-4),
+        ("fpd_line_10k_26k_of_26k", 9.0), ("fpd_20k_50k_of_26k", 9.0)) for err, scale in (("", 1), ("_err", 0.1))}
+    metrics["kpd_10x5k_of_26k_err"] = 2e-5
+    trained = argparse.Namespace(dataset="pythia", num_particles=30)
+    text = mdma_eval.table1("t", trained, metrics, metrics)
+    assert "| t, JetNet-150 | EPiC, paper | 0.69 ± 0.08 | 0.65 ± 0.03 | 2.67 ± 0.39 | 1.7 ± 1.0 | 22 ± 1 |" in text
+    assert ("| t, pythia-30 | MDMA, ours, bootstrap5_26k | 0.570 ± 0.057 | 0.100 ± 0.010 | 2.12 ± 0.21 | "
+            "-0.03 ± 0.20 | 5.30 ± 0.53 |") in text
+    assert "| t, pythia-30 | IN, ours, disjoint10_26k | 0.600 ± 0.060 | – | – |" in text
+
+
+def test_timing_counts_and_draws(trained, here):
+    result = mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--timing", "--timing-jets", "300"])
+    assert [row["batch_size"] for row in result["generation"]] == [100, 1000, 10_000, 75_000]
+    assert all(row["jets"] == 300 and row["us_cpu"] > 0 for row in result["generation"])
+    assert [row["n"] for row in result["scaling"]] == [25, 50, 100, 200, 400, 700, 1000]
+    assert result["exponent_self_attention"] > result["exponent_mdma"]
+    with Image.open(trained / "scaling.png") as image:
+        assert np.asarray(image).std() > 0
+
+
+def test_graphed_step_just_runs_without_cuda():
+    calls = []
+    step = GraphedStep(lambda *a: calls.append(a) or (a[0] + 1,), torch.device("cpu"))
+    assert step(torch.ones(2), True)[0].tolist() == [2, 2] and step(torch.zeros(3), False)[0].tolist() == [1, 1, 1]
+    assert [flag for _, flag in calls] == [True, False]
