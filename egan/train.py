@@ -1,7 +1,7 @@
 """Train E-GAN. Run from the repository's root:
 
   python -m egan.train                                 8 Gaussians as in the paper (an hour or two on one CPU core)
-  python -m egan.train --quick                         the same problem, smaller: a minute or two
+  python -m egan.train --quick                         smaller, as E-GAN-GP: two minutes
   python -m egan.train --dataset 25gaussians --gamma 0
   python -m egan.train --mutations minimax             one mutation and μ = 1: the plain GAN of that loss
   python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, celeba, folder
@@ -38,7 +38,7 @@ IMAGES = dict(width_g=128, width_d=128, z_dim=100, batch_size=32, n_d=3, lr_g=2e
 SMALL = dict(width_g=128, width_d=128, init="he", d_norm="none", lr_g=5e-4, lr_d=5e-4)
 PRESETS = {
     "dataset": {name: IMAGES for name in DATASETS + ("synthetic",)},
-    "quick": {True: SMALL | dict(steps=4000)},
+    "quick": {True: SMALL | dict(steps=8000, gp=1.0)},         # without the penalty modes are lost: see README
     "smoke": {True: dict(width_g=16, width_d=16, size=8, batch_size=8, eval_batch=16, steps=12, log_every=2,
                          sample_every=6, save_every=6)},
 }
