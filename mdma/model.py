@@ -26,7 +26,7 @@ differs from the paper's text. `paper_code=True` goes back to the code in 1-6; 7
   6. So G has 87,139 parameters and D 41,744; the published 87,136 and 43,040 ("~87'000", "~43'000") are paper_code's.
   7. Keys and values of particles are never formed, and no particle is concatenated with c: see MeanFieldAttention
      and Block.update. The key bias, which cannot matter, is kept, so that the parameters are nn.MultiheadAttention's.
-  8. The critic's attention dropout (0.1) is left out: the authors' training never puts the critic in train mode.
+  8. The critic's attention dropout (0.1) is left out: the authors' training puts the critic in eval mode each step.
 Where the paper is silent: what follows the authors' code
   9. D maps [c, n / const] through a layer of its own before the first block; D's head has a LayerNorm; the residual
      on particles stands inside the activation; the attention's in-projection is weight-normalised with a gain, its
@@ -103,6 +103,8 @@ class Block(nn.Module):
         super().__init__()
         self.act, self.n_mean, self.aggregate, self.update_with, self.glu = act, n_mean, aggregate, update, glu
         self.up = linear(l, h)
+        if h % heads:
+            raise ValueError(f"hidden dimension {h} is not a multiple of {heads} heads")
         if aggregate == "attention":
             self.norm = nn.LayerNorm(h)
             self.attention = MeanFieldAttention(h, heads)

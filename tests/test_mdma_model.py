@@ -159,6 +159,11 @@ def test_ablations_by_hand():
             torch.testing.assert_close(new_x[mask], expected[mask])
 
 
+def test_heads_must_divide_the_hidden_dimension():
+    with pytest.raises(ValueError, match="hidden dimension 48 is not a multiple of 5 heads"):
+        Generator(heads=5)
+
+
 # --- symmetries and padding, in every variant ------------------------------------------------------------------
 
 
