@@ -40,6 +40,7 @@ from .train import build, draw_features, generate
 
 COLUMNS = {"W1M (x 10³)": ("w1m", 1e3), "W1P (x 10³)": ("w1p_paper", 1e3), "W1EFP (x 10⁵)": ("w1efp_paper", 1e5),
            "KPD (x 10⁴)": ("kpd", 1e4), "FPD (x 10⁴)": ("fpd", 1e4)}
+SCALING = (25, 50, 100, 200, 400, 700, 1000)         # n of the cost figure
 TABLE_1 = {                                  # the paper's, 150 particles of the real JetNet, scaled as the columns
     "q": {"EPiC": ("0.5 ± 0.1", "1.25 ± 0.09", "0.81 ± 0.16", "-0.0 ± 0.1", "5 ± 1"),
           "MDMA": ("0.7 ± 0.1", "0.37 ± 0.05", "0.82 ± 0.14", "-0.05 ± 0.07", "3.8 ± 0.8"),
@@ -84,7 +85,7 @@ def load(path, device):
     checkpoint = load_checkpoint(path, "mdma")
     trained = argparse.Namespace(**checkpoint["args"])
     G = build(trained)[0]
-    load_state(G, checkpoint["state"]["G"], f"the generator in {path}")
+    load_state(G, checkpoint["state"]["G_ema" if trained.ema else "G"], f"the generator in {path}")
     return G.to(device).eval().requires_grad_(False), trained, checkpoint["state"]["stats"], checkpoint["step"]
 
 
@@ -205,8 +206,8 @@ def timing(G, trained, stats, args, device, where):
         print(lines[-1], flush=True)
 
     attention = SelfAttention(trained.l, trained.h_g, trained.blocks_g, trained.heads_g).to(device).eval()
-    sizes, result["scaling"] = (25, 50, 100, 200, 400, 700, 1000), []
-    for n in sizes:
+    result["scaling"] = []
+    for n in SCALING:
         z, mask = torch.randn(100, n, 3, device=device), lengths_to_mask(torch.full((100,), n), n).to(device)
         clock = 1 if device.type == "cpu" else 0                         # CPU time: other processes may be running
         row = {"n": n} | {name: 1000 * seconds(device, 5, net, z, mask)[clock]
@@ -215,13 +216,13 @@ def timing(G, trained, stats, args, device, where):
     figure, axis = plt.subplots(figsize=(5, 3.6))
     for name, label in (("mdma", "MDMA"), ("self_attention", "self-attention")):
         y = np.array([row[name] for row in result["scaling"]])
-        slope = np.polyfit(np.log(sizes), np.log(y), 1)[0]
+        slope = np.polyfit(np.log(SCALING), np.log(y), 1)[0]
         result[f"exponent_{name}"] = slope
-        axis.loglog(sizes, y, "o-", label=f"{label}: n^{slope:.2f}")
+        axis.loglog(SCALING, y, "o-", label=f"{label}: n^{slope:.2f}")
     axis.set(xlabel="particles a jet", ylabel="ms for 100 jets")
     axis.legend()
     save_figure(figure, where / "scaling.png")
-    lines += ["", f"Cost exponent in n, 25 to 1,000 particles: MDMA {result['exponent_mdma']:.2f}, self-attention "
+    lines += ["", f"Cost exponent in n, {SCALING[0]} to {SCALING[-1]:,} particles: MDMA {result['exponent_mdma']:.2f}, self-attention "
                   f"{result['exponent_self_attention']:.2f}"]
     replace_file(where / "timing.md", ("\n".join(lines) + "\n").encode())
     write_json(where / "timing.json", result)

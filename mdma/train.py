@@ -25,7 +25,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
-from common.device import (GraphedStep, average, average_gradients, choose_device, fused_adam, init_processes,
+from common.device import (EMA, GraphedStep, average, average_gradients, choose_device, fused_adam, init_processes,
                            seed_all, shard, step_rng)
 from common.metrics.jets import efps, fpd, jet_mass, present, w1m_disjoint
 from common.plots import curves, plt, ratio_histogram, save_figure
@@ -75,11 +75,13 @@ def parse_args(argv=None):
     paper.add_argument("--beta1", type=float, default=0.0, help="Adam's β₁ (authors' code)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code)")
     paper.add_argument("--weight-decay", type=float, default=0.01, help="of the critic, decoupled (§3.1: 0.01)")
-    extras = parser.add_argument_group("in the authors' code, not in the paper (off)")
+    extras = parser.add_argument_group("not in the paper (off); all but --ema are in the authors' code")
     extras.add_argument("--jitter", type=float, default=0.0, help="real particles x (1 + N(0, jitter²)); there 1e-3")
     extras.add_argument("--head-start", type=int, default=0, metavar="STEPS", help="critic alone at first; there 1000")
     extras.add_argument("--adaptive", action="store_true",
                         help="while the critic's loss stays near its balance 1/2, G pauses up to four steps of five")
+    extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
+                        help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
     add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,
                  steps_help="updates of the generator (§3.1: 3,000 epochs; of top jets 973 steps each)",
                  batch_help="(authors' code)")
@@ -157,12 +159,13 @@ def main(argv=None):
     adam = dict(lr=lr, betas=(args.beta1, args.beta2), eps=1e-14, capturable=device.type == "cuda")
     opt_G = fused_adam(G.parameters(), device, **adam)
     opt_D = torch.optim.AdamW(D.parameters(), weight_decay=args.weight_decay, fused=opt_G.defaults["fused"], **adam)
+    shadow = EMA(G, args.ema)
     best = {"w1m": 1e9, "fpd": 1e9}
     balance, pause = torch.ones((), device=device), 1                    # of --adaptive
 
     # --- resume
     run = Run("mdma", args, device, rank)
-    start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
+    start, values = run.resume(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D)
     best, balance, pause = (values.get(name, now) for name, now in (("best", best), ("balance", balance),
                                                                     ("pause", pause)))
     for group in opt_G.param_groups + opt_D.param_groups:
@@ -199,6 +202,8 @@ def main(argv=None):
         average_gradients(G)
         opt_G.step()
         D.requires_grad_(True)
+        if args.ema:
+            shadow.update(G)
         return L_D.detach(), L_G.detach(), L_match.detach()
 
     graphed = GraphedStep(update, device)
@@ -225,7 +230,8 @@ def main(argv=None):
         # --- log, sample, save
         measured, better = {}, False
         if run.due(step, args.sample_every):
-            fake = generate(G, args.valid_batches * len(valid), stats, N, step_rng(args.seed, 0)).cpu()
+            fake = generate(shadow.net if args.ema else G, args.valid_batches * len(valid), stats, N,
+                            step_rng(args.seed, 0)).cpu()
             measured = {"w1m_valid": w1m_disjoint(valid_mass, jet_mass(fake), args.valid_batches)[0],
                         "fpd_valid": fpd(valid_efps, efps(fake[:len(valid)]), batches=5)[0]}
             better = measured["w1m_valid"] < best["w1m"] and measured["fpd_valid"] < 1.2 * best["fpd"]   # §3.1's veto
@@ -235,7 +241,8 @@ def main(argv=None):
         run.log(step, L_D=average(L_D), L_G=average(L_G), L_match=average(L_match), lr=lr, **measured)
         if better:
             best = {"w1m": measured["w1m_valid"], "fpd": measured["fpd_valid"]}
-        state = dict(G=G, D=D, opt_G=opt_G, opt_D=opt_D, stats=stats, balance=balance, pause=pause, best=best)
+        state = dict(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D, stats=stats, best=best, balance=balance,
+                     pause=pause)
         if better:
             run.save(step, "best.pt", **state)
         if run.due(step, args.save_every):

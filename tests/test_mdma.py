@@ -20,6 +20,13 @@ from mdma import train
 from mdma.jets import bucketed_indices, load_jets
 
 
+@pytest.fixture(autouse=True)
+def no_figures(monkeypatch):
+    """A figure costs more than the training here; tests/test_smoke.py draws them."""
+    monkeypatch.setattr(train, "draw_features", lambda *a: None)
+    monkeypatch.setattr(train, "curves", lambda *a, **k: None)
+
+
 def smoke(out, *flags):
     return train.main(["--smoke", "--out", str(out), *map(str, flags)])
 
@@ -122,6 +129,21 @@ def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
     smoke("Y", "--steps", 1, "--jitter", 1e-3)
     ratio = seen[1] / seen[0] - 1
     assert 0.5e-3 < ratio[seen[0] != 0].std() < 2e-3
+
+
+def test_ema_is_the_average_that_evaluation_uses(here):
+    smoke("X", "--steps", 4, "--ema", 0.9, "--save-every", 1)
+    smoke("plain", "--steps", 3, "--save-every", 1)
+    before, after = state("plain/last.pt")["G"], state("X/last.pt")
+    G, *_ = mdma_eval.load("X/last.pt", torch.device("cpu"))
+    used = G.state_dict()
+    assert all(torch.equal(used[k], after["G_ema"][k]) for k in used)
+    smoke("three", "--steps", 3, "--ema", 0.9, "--save-every", 1)
+    average = state("three/last.pt")["G_ema"]
+    assert all(torch.equal(before[k], v) for k, v in state("three/last.pt")["G"].items())      # training is the same
+    for key, value in after["G"].items():
+        torch.testing.assert_close(after["G_ema"][key], 0.9 * average[key] + 0.1 * value, rtol=1e-5, atol=1e-7)
+    assert not torch.equal(after["G"]["out.weight"], after["G_ema"]["out.weight"])
 
 
 # --- checkpoints
@@ -235,11 +257,12 @@ def test_table_1_shows_ours_in_the_papers_units_beside_the_papers():
     assert "| t, pythia-30 | IN, ours, disjoint10_26k | 0.600 ± 0.060 | – | – |" in text
 
 
-def test_timing_counts_and_draws(trained, here):
+def test_timing_counts_and_draws(trained, monkeypatch):
+    monkeypatch.setattr(mdma_eval, "SCALING", (25, 50, 400))
     result = mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--timing", "--timing-jets", "300"])
     assert [row["batch_size"] for row in result["generation"]] == [100, 1000, 10_000, 75_000]
     assert all(row["jets"] == 300 and row["us_cpu"] > 0 for row in result["generation"])
-    assert [row["n"] for row in result["scaling"]] == [25, 50, 100, 200, 400, 700, 1000]
+    assert [row["n"] for row in result["scaling"]] == [25, 50, 400]
     assert result["exponent_self_attention"] > result["exponent_mdma"]
     with Image.open(trained / "scaling.png") as image:
         assert np.asarray(image).std() > 0
