@@ -222,8 +222,8 @@ def timing(G, trained, stats, args, device, where):
     axis.set(xlabel="particles a jet", ylabel="ms for 100 jets")
     axis.legend()
     save_figure(figure, where / "scaling.png")
-    lines += ["", f"Cost exponent in n, {SCALING[0]} to {SCALING[-1]:,} particles: MDMA {result['exponent_mdma']:.2f}, self-attention "
-                  f"{result['exponent_self_attention']:.2f}"]
+    lines += ["", f"Cost exponent in n, {SCALING[0]} to {SCALING[-1]:,} particles: MDMA {result['exponent_mdma']:.2f}, "
+                  f"self-attention {result['exponent_self_attention']:.2f}"]
     replace_file(where / "timing.md", ("\n".join(lines) + "\n").encode())
     write_json(where / "timing.json", result)
     print(lines[-1])
