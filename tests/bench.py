@@ -19,8 +19,15 @@ ROWS = [  # folder, what, flags
     ("began", "thesis preset, bf16 + channels_last", ["--amp", "bf16"]),
     ("began", "--quick, fp32", ["--quick", "--amp", "off"]),
     ("began", "--quick (bf16 + channels_last)", ["--quick"]),
+    ("egan", "8 Gaussians, μ = 1", []),
+    ("egan", "8 Gaussians, μ = 4", ["--mu", "4"]),
+    ("egan", "--quick", ["--quick"]),
+    ("egan", "FashionMNIST 32x32, width 32", ["--dataset", "fashion-mnist", "--width-g", "32", "--width-d", "32"]),
+    ("mdma", "30 particles", ["--num-particles", "30"]),
+    ("mdma", "150 particles", ["--num-particles", "150"]),
+    ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
-COMMON = {"began": ["--encoder-weights", "none"]}
+COMMON = {"began": ["--encoder-weights", "none"], "egan": [], "mdma": ["--dataset", "synthetic", "--valid-batches", "1"]}
 
 
 def main():
