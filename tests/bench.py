@@ -27,7 +27,8 @@ ROWS = [  # folder, what, flags
     ("mdma", "150 particles", ["--num-particles", "150"]),
     ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
-COMMON = {"began": ["--encoder-weights", "none"], "egan": [], "mdma": ["--dataset", "synthetic", "--valid-batches", "1"]}
+COMMON = {"began": ["--encoder-weights", "none"], "egan": [],
+          "mdma": ["--dataset", "synthetic", "--valid-batches", "1"]}
 
 
 def main():
