@@ -4,6 +4,7 @@
   python -m mdma.eval --ckpt mdma/results/t30.pt          a checkpoint; it needs the jets it was trained on
   python -m mdma.eval --ckpt … --samples 64 --grid-out jets.png     only draw jets
   python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as JetNet's HDF5 and NPZ; needs no data
+  python -m mdma.eval --twin                              the simulated jets beside what is known of the real JetNet
   python -m mdma.eval --ckpt … --timing                   microseconds a jet, and how the cost grows with n
 
 Writes eval_<step>.json, table1.md and figures beside the checkpoint. The networks have no train and eval modes that
@@ -11,6 +12,7 @@ differ. A checkpoint alone can generate: it holds the distribution of n and the 
 """
 
 import argparse
+import json
 import math
 import re
 import sys
@@ -30,11 +32,11 @@ if not __package__:                          # started as a file: relative impor
 from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
 from common.device import choose_device
 from common.masking import lengths_to_mask
-from common.metrics.jets import FPND_TYPES, jet_mass, jet_metrics, present
+from common.metrics.jets import FPND_TYPES, fpnd, jet_mass, jet_metrics, present, wasserstein1
 from common.plots import curves, plt, save_figure
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
 
-from .jets import load_jets
+from .jets import JET_TYPES, SPLITS, load_jets
 from .model import sample_jets
 from .train import build, draw_features, generate
 
@@ -71,6 +73,7 @@ def parse_args(argv=None):
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N jets into --grid-out")
     parser.add_argument("--grid-out", default="jets.png", metavar="PNG", help="where --samples draws")
     parser.add_argument("--export", metavar="DIR", help="only write --n jets into DIR")
+    parser.add_argument("--twin", action="store_true", help="only compare the simulated jets of all types with JetNet")
     parser.add_argument("--timing", action="store_true", help="only measure speed, of random weights without --ckpt")
     parser.add_argument("--timing-jets", type=positive_int, default=500_000, help="the most jets to time (§3.1)")
     add_device_args(parser.add_argument_group("run"))
@@ -123,6 +126,61 @@ def table1(jet_type, trained, ours, inside):
             tag = next(key for key in metrics if key.startswith(f"w1m_{protocol}")).removeprefix("w1m_")
             lines.append(f"| {name} | {model}, ours, {tag} | " + " | ".join(row_of(metrics, protocol)) + " |")
     return "\n".join(lines) + "\n"
+
+
+# --- the simulated jets
+
+
+# The real JetNet. mean and sd of eta, phi, pt and the sum of pt at 30 particles: stated in EPiC-GAN's code; mass at
+# 10, 50, 90 %: of jets of MPGAN, trained on it. n: results/jetnet_multiplicity.json, published with MDMA.
+JETNET_30 = {
+    "g": {"η sd": 0.0779, "φ sd": 0.0767, "pT mean": 0.0303, "pT sd": 0.0422, "mass": (0.024, 0.050, 0.107)},
+    "q": {"η sd": 0.0926, "φ sd": 0.0905, "pT mean": 0.0357, "pT sd": 0.0703, "mass": (0.021, 0.038, 0.090)},
+    "t": {"η sd": 0.1163, "φ sd": 0.1172, "pT mean": 0.0305, "pT sd": 0.0395, "mass": (0.078, 0.131, 0.161)},
+}
+
+
+def twin_row(jet_type, data_dir, fpnd_jets=10_000):
+    """{quantity: value} of all simulated jets of a type: n of up to 150 particles, the rest at 30."""
+    n = torch.cat([load_jets("pythia", jet_type, 150, data_dir, split).n for split in SPLITS])
+    x = torch.cat([load_jets("pythia", jet_type, 30, data_dir, split).particles for split in SPLITS])
+    counts = json.loads((Path(__file__).parent / "results/jetnet_multiplicity.json").read_text())[jet_type]
+    theirs = torch.repeat_interleave(torch.arange(len(counts["counts_by_n"])), torch.tensor(counts["counts_by_n"]))
+    real = x[present(x)].double()
+    row = {"jets": len(n), "n mean": n.double().mean().item(), "n sd": n.double().std().item(),
+           "n W1": wasserstein1(n.double(), theirs.double()).item(), "η sd": real[:, 0].std().item(),
+           "φ sd": real[:, 1].std().item(), "pT mean": real[:, 2].mean().item(), "pT sd": real[:, 2].std().item(),
+           "mass": np.quantile(jet_mass(x).numpy(), [0.1, 0.5, 0.9]).tolist(), "FPND jets": min(fpnd_jets, len(x)),
+           "FPND": fpnd(x[:fpnd_jets], jet_type) if jet_type in FPND_TYPES else None}
+    known = {"n mean": counts["mean"], "n sd": counts["std"], **JETNET_30.get(jet_type, {})}
+    return {"type": jet_type, "twin": row, "JetNet": known}
+
+
+def twin(args):
+    """-> runs/mdma/twin.md and .json: each simulated type, JetNet's value in brackets where it is known."""
+    columns = ("jets", "n mean", "n sd", "n W1", "η sd", "φ sd", "pT mean", "pT sd", "mass", "FPND")
+    lines = ["| type | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    rows = [twin_row(jet_type, args.data_dir) for jet_type in JET_TYPES
+            if Path(args.data_dir, "pythia", f"{jet_type}150.hdf5").exists()]
+    if not rows:
+        raise UserError(f"no simulated jets in {args.data_dir}/pythia: make data-jets ARGS=\"--type g q t w z\"")
+
+    def text(value):
+        if value is None:
+            return "–"
+        if isinstance(value, (list, tuple)):
+            return " / ".join(f"{v:.3f}" for v in value)
+        return f"{value:,}" if isinstance(value, int) else f"{value:.4f}" if value < 0.2 else f"{value:.2f}"
+
+    for row in rows:
+        cells = [text(row["twin"][c]) + (f" ({text(row['JetNet'][c])})" if c in row["JetNet"] else "") for c in columns]
+        lines.append(f"| {row['type']} | " + " | ".join(cells) + " |")
+    where = Path("runs/mdma")
+    where.mkdir(parents=True, exist_ok=True)
+    replace_file(where / "twin.md", ("\n".join(lines) + "\n").encode())
+    write_json(where / "twin.json", rows)
+    print("\n".join(lines))
+    return rows
 
 
 # --- figures and files
@@ -233,6 +291,8 @@ def timing(G, trained, stats, args, device, where):
 def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.device)
+    if args.twin:
+        return twin(args)
     path = Path(args.ckpt or newest())
     G, trained, stats, step = load(path, device)
     N, jet_type = trained.num_particles, trained.jet_type
