@@ -1,6 +1,7 @@
 """Jet metrics on one core: ours beside jetnet's and EnergyFlow's, in one run: `python -m tests.bench_jets`.
 
 Needs jetnet. Toy jets of JetNet-like size. Each row is the best of --repeats; nothing else should be running.
+Set OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1, so that all have one core.
 """
 
 import argparse
