@@ -1,6 +1,7 @@
 """Jet metrics on one core: ours beside jetnet's and EnergyFlow's, in one run: `python -m tests.bench_jets`.
 
-Needs jetnet. Toy jets of JetNet-like size. Each row is the best of --repeats; nothing else should be running.
+Needs jetnet. Toy jets of JetNet-like size. CPU time, the best of --repeats. Set OMP_NUM_THREADS=1 and
+OPENBLAS_NUM_THREADS=1, so that all have one core; what else runs still takes cache and memory from both.
 """
 
 import argparse
@@ -27,9 +28,9 @@ def toy_jets(count, slots, seed):
 def seconds(function, repeats):
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = time.process_time()
         function()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 

@@ -218,9 +218,9 @@ def frechet_curve(real: Tensor, fake: Tensor, min_samples: int | None = None, ma
 def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
     """FPD: where a line of intercept and slope >= 0 meets 1/size = 0, and the fit's error of it, by jetnet's own fit.
 
-    That is iterative and stops early: of points exactly on a line of slope 6 through 0, at sizes of 10,000 to 26,000,
-    it makes (1.2 ± 0.5)e-4, and other small values are too large by as much. Published FPDs contain this;
-    `line_intercept` doesn't.
+    That is iterative and stops early, which makes small values too large: of points exactly on a line of slope 2
+    through 0, at sizes of 20,000 to 50,000, it makes (0.8 ± 0.3)e-4. Published FPDs contain this; not so
+    `line_intercept`.
     """
     from scipy.optimize import curve_fit
     fit, covariance = curve_fit(lambda t, intercept, slope: intercept + slope * t, 1 / sizes, distances,
