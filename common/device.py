@@ -62,6 +62,7 @@ class GraphedStep:
     def __init__(self, step, device):
         self.step, self.recorded = step, {}
         self.graphed = device.type == "cuda" and not dist.is_initialized()
+        self.pool = torch.cuda.graph_pool_handle() if self.graphed else None     # one memory for all graphs
 
     def __call__(self, *arguments):
         if not self.graphed:
@@ -78,7 +79,7 @@ class GraphedStep:
         if self.recorded[key] is None:
             static = [a.clone() if torch.is_tensor(a) else a for a in arguments]
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self.pool):
                 results = self.step(*static)
             self.recorded[key] = graph, static, results
         graph, static, results = self.recorded[key]

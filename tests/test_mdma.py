@@ -273,3 +273,67 @@ def test_graphed_step_just_runs_without_cuda():
     step = GraphedStep(lambda *a: calls.append(a) or (a[0] + 1,), torch.device("cpu"))
     assert step(torch.ones(2), True)[0].tolist() == [2, 2] and step(torch.zeros(3), False)[0].tolist() == [1, 1, 1]
     assert [flag for _, flag in calls] == [True, False]
+
+
+class FakeGraph:
+    """Stands for torch.cuda.CUDAGraph: what is called while it records is called again at replay."""
+
+    def __init__(self):
+        self.calls = []
+
+    def replay(self):
+        for call in self.calls:
+            call()
+
+
+def test_graphed_step_runs_then_records_then_replays(monkeypatch):
+    """With CUDA faked: a recorded step computes on its own copies of the arguments, and only at replay."""
+    import contextlib
+    recording, done = [], []
+
+    @contextlib.contextmanager
+    def graph(g, pool):
+        assert pool == "one pool"
+        recording.append(g)
+        yield
+        recording.pop()
+
+    fake_cuda = argparse.Namespace(
+        Stream=lambda: argparse.Namespace(wait_stream=lambda other: None), CUDAGraph=FakeGraph, graph=graph,
+        current_stream=lambda: argparse.Namespace(wait_stream=lambda other: None), graph_pool_handle=lambda: "one pool",
+        stream=lambda s: contextlib.nullcontext())
+    monkeypatch.setattr("common.device.torch.cuda", fake_cuda)
+
+    def double(x, flag):
+        out = torch.zeros_like(x)
+
+        def kernel():
+            done.append(flag)
+            out.copy_(2 * x)
+
+        recording[-1].calls.append(kernel) if recording else kernel()
+        return (out,)
+
+    step = GraphedStep(double, torch.device("cuda"))
+    results = [step(torch.full((2,), float(i)), True)[0] for i in range(4)]
+    assert [r.tolist() for r in results] == [[0, 0], [2, 2], [4, 4], [6, 6]]
+    assert step(torch.ones(3), True)[0].tolist() == [2, 2, 2] and step(torch.ones(2), False)[0].tolist() == [2, 2]
+    assert len(step.recorded) == 3 and done == [True] * 5 + [False]
+
+
+def test_twin_table_compares_what_is_simulated(here, monkeypatch):
+    import h5py
+    Path("data/pythia").mkdir(parents=True)
+    jets = load_jets("synthetic", "w", 40, "data", "train")
+    with h5py.File("data/pythia/w150.hdf5", "w") as f:
+        f["particle_features"] = torch.cat([jets.particles, jets.mask[..., None]], 2).numpy()
+    row, = mdma_eval.main(["--twin"])
+    n = jets.n.double()
+    assert row["twin"]["n mean"] == pytest.approx(n.mean().item())
+    assert row["twin"]["n sd"] == pytest.approx(n.std().item())
+    assert row["twin"]["FPND"] is None and row["JetNet"] == {"n mean": 38.623, "n sd": 11.414}
+    hardest = jets.particles[:, :30]
+    assert row["twin"]["pT mean"] == pytest.approx(hardest[..., 2].sum().item() / (hardest[..., 2] > 0).sum().item())
+    assert "(38.62)" in Path("runs/mdma/twin.md").read_text()
+    with pytest.raises(UserError, match="no simulated jets"):
+        mdma_eval.main(["--twin", "--data-dir", "elsewhere"])
