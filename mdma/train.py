@@ -34,8 +34,8 @@ from common.runs import Run, read_log
 from .jets import FEATURES, JET_TYPES, bucketed_indices, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching, sample_jets
 
-QUICK = dict(dataset="pythia", num_particles=30, steps=8000, lr_total=8000, warmup=500, matching=2000, lr=1e-3,
-             ema=0.999, sample_every=2000, save_every=1000)
+QUICK = dict(dataset="pythia", num_particles=30, steps=8000, lr_total=8000, warmup=500, lr=1e-3, valid_batches=2,
+             sample_every=1000, save_every=1000)
 PRESETS = {
     "quick": {True: QUICK},
     "smoke": {True: dict(dataset="synthetic", num_particles=8, l=4, h_g=8, heads_g=2, blocks_g=2, h_d=8, heads_d=2,
