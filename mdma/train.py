@@ -75,11 +75,13 @@ def parse_args(argv=None):
     paper.add_argument("--beta1", type=float, default=0.0, help="Adam's β₁ (authors' code)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code)")
     paper.add_argument("--weight-decay", type=float, default=0.01, help="of the critic, decoupled (§3.1: 0.01)")
-    extras = parser.add_argument_group("not in the paper (off); all but --ema are in the authors' code")
+    extras = parser.add_argument_group("not in the paper (off); all but --g-every and --ema are in the authors' code")
     extras.add_argument("--jitter", type=float, default=0.0, help="real particles x (1 + N(0, jitter²)); there 1e-3")
     extras.add_argument("--head-start", type=int, default=0, metavar="STEPS", help="critic alone at first; there 1000")
+    extras.add_argument("--g-every", type=positive_int, default=1, metavar="STEPS",
+                        help="the generator learns at each so-many-th step only, the critic always")
     extras.add_argument("--adaptive", action="store_true",
-                        help="while the critic's loss stays near its balance 1/2, G pauses up to four steps of five")
+                        help="--g-every by itself: up to 5 while the critic's loss stays near its balance 1/2")
     extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
                         help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
     add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,
@@ -161,7 +163,7 @@ def main(argv=None):
     opt_D = torch.optim.AdamW(D.parameters(), weight_decay=args.weight_decay, fused=opt_G.defaults["fused"], **adam)
     shadow = EMA(G, args.ema)
     best = {"w1m": 1e9, "fpd": 1e9}
-    balance, pause = torch.ones((), device=device), 1                    # of --adaptive
+    balance, pause = torch.ones((), device=device), args.g_every         # the second one changes by --adaptive
 
     # --- resume
     run = Run("mdma", args, device, rank)
