@@ -75,9 +75,11 @@ def parse_args(argv=None):
     paper.add_argument("--beta1", type=float, default=0.0, help="Adam's β₁ (authors' code)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code)")
     paper.add_argument("--weight-decay", type=float, default=0.01, help="of the critic, decoupled (§3.1: 0.01)")
-    extras = parser.add_argument_group("not in the paper (off); all but --g-every and --ema are in the authors' code")
+    extras = parser.add_argument_group("not in the paper (off); --jitter, --head-start, --adaptive: authors' code")
     extras.add_argument("--jitter", type=float, default=0.0, help="real particles x (1 + N(0, jitter²)); there 1e-3")
     extras.add_argument("--head-start", type=int, default=0, metavar="STEPS", help="critic alone at first; there 1000")
+    extras.add_argument("--lr-ratio", type=float, default=1.0, metavar="RATIO",
+                        help="of the generator's learning rate to the critic's")
     extras.add_argument("--g-every", type=positive_int, default=1, metavar="STEPS",
                         help="the generator learns at each so-many-th step only, the critic always")
     extras.add_argument("--adaptive", action="store_true",
@@ -158,9 +160,11 @@ def main(argv=None):
     G, D = (net.to(device) for net in build(args))
     critic_loss, generator_loss = OBJECTIVES[args.objective]
     lr = torch.zeros((), device=device)                                  # a tensor: CUDA graphs read it where it stands
-    adam = dict(lr=lr, betas=(args.beta1, args.beta2), eps=1e-14, capturable=device.type == "cuda")
-    opt_G = fused_adam(G.parameters(), device, **adam)
-    opt_D = torch.optim.AdamW(D.parameters(), weight_decay=args.weight_decay, fused=opt_G.defaults["fused"], **adam)
+    lr_G = torch.zeros_like(lr)
+    adam = dict(betas=(args.beta1, args.beta2), eps=1e-14, capturable=device.type == "cuda")
+    opt_G = fused_adam(G.parameters(), device, lr=lr_G, **adam)
+    opt_D = torch.optim.AdamW(D.parameters(), lr=lr, weight_decay=args.weight_decay, fused=opt_G.defaults["fused"],
+                              **adam)
     shadow = EMA(G, args.ema)
     best = {"w1m": 1e9, "fpd": 1e9}
     balance, pause = torch.ones((), device=device), args.g_every         # the second one changes by --adaptive
@@ -170,8 +174,7 @@ def main(argv=None):
     start, values = run.resume(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D)
     best, balance, pause = (values.get(name, now) for name, now in (("best", best), ("balance", balance),
                                                                     ("pause", pause)))
-    for group in opt_G.param_groups + opt_D.param_groups:
-        group["lr"] = lr                                                 # not the checkpoint's copy
+    opt_G.param_groups[0]["lr"], opt_D.param_groups[0]["lr"] = lr_G, lr  # not the checkpoint's copies
     run.announce(f"MDMA, {args.objective}, {sum(p.numel() for p in G.parameters()):,} + "
                  f"{sum(p.numel() for p in D.parameters()):,} parameters, on {args.dataset} {args.jet_type} "
                  f"({len(train):,} jets of up to {N} particles), {device}: steps {start + 1} to {args.steps}, "
@@ -221,6 +224,7 @@ def main(argv=None):
         if args.jitter:
             x = x * (1 + args.jitter * shard(noise).to(device))
         lr.fill_(args.lr * lr_factor(step, args.warmup, args.lr_total))
+        lr_G.copy_(lr * args.lr_ratio)
 
         train_G = step > args.head_start and step % pause == 0
         L_D, L_G, L_match = graphed(x, mask, z, u, train_G, step <= args.matching)
