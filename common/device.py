@@ -29,6 +29,7 @@ def choose_device(name="auto"):
         number = int(index) if index else int(os.environ.get("LOCAL_RANK", 0))
         if number >= torch.cuda.device_count():
             raise UserError(f"--device cuda:{number}: this machine has {torch.cuda.device_count()} GPU(s)")
+        torch.cuda.set_device(number)        # streams and graphs are made on the current device
         return torch.device("cuda", number)
     return torch.device(kind)
 

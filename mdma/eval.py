@@ -74,7 +74,7 @@ def parse_args(argv=None):
     parser.add_argument("--grid-out", default="jets.png", metavar="PNG", help="where --samples draws")
     parser.add_argument("--export", metavar="DIR", help="only write --n jets into DIR")
     parser.add_argument("--twin", action="store_true", help="only compare the simulated jets of all types with JetNet")
-    parser.add_argument("--timing", action="store_true", help="only measure speed, of random weights without --ckpt")
+    parser.add_argument("--timing", action="store_true", help="only measure speed")
     parser.add_argument("--timing-jets", type=positive_int, default=500_000, help="the most jets to time (§3.1)")
     add_device_args(parser.add_argument_group("run"))
     args = parser.parse_args(argv)
@@ -115,16 +115,15 @@ def row_of(metrics, protocol):
     return entries
 
 
-def table1(jet_type, trained, ours, inside):
-    """Markdown: the paper's rows of a jet type, and ours by both protocols."""
+def table1(jets, jet_type, ours, inside):
+    """Markdown: the paper's rows of a jet type (None: of no type), and ours, of `jets`, by both protocols."""
     lines = ["| " + " | ".join(["jets", "model, protocol", *COLUMNS]) + " |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for model, entries in TABLE_1[jet_type].items():
+    for model, entries in TABLE_1.get(jet_type, {}).items():
         lines.append(f"| {jet_type}, JetNet-150 | {model}, paper | " + " | ".join(entries) + " |")
-    name = f"{jet_type}, {trained.dataset}-{trained.num_particles}"
-    for protocol in ("bootstrap5", "disjoint10"):
+    for protocol in ("bootstrap5", "disjoint"):
         for model, metrics in (("MDMA", ours), ("IN", inside)):
             tag = next(key for key in metrics if key.startswith(f"w1m_{protocol}")).removeprefix("w1m_")
-            lines.append(f"| {name} | {model}, ours, {tag} | " + " | ".join(row_of(metrics, protocol)) + " |")
+            lines.append(f"| {jets} | {model}, ours, {tag} | " + " | ".join(row_of(metrics, protocol)) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -201,16 +200,16 @@ def draw_jets(jets, path):
 
 
 def export(jets, jet_type, folder):
-    """samples.npz: particles (J, N, 3) and mask (J, N); <type><N>.hdf5: the layout of JetNet's own files. Of the jet's
-    own features only mass / pT and n are known: pT is written as 1 and eta as 0."""
+    """samples.npz: particles (J, N, 3) and mask (J, N); <type>.hdf5 or <type>150.hdf5: JetNet's own names and layout.
+    Of the jet's own features only mass / pT and n are known: pT is written as 1 and eta as 0."""
     import h5py
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise UserError(f"--export {folder} is not empty")
     folder.mkdir(parents=True, exist_ok=True)
     mask = present(jets)
     n = mask.sum(1)
     np.savez_compressed(folder / "samples.npz", particles=jets.numpy(), mask=mask.numpy())
-    with h5py.File(folder / f"{jet_type}{jets.shape[1]}.hdf5", "w") as f:
+    with h5py.File(folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5", "w") as f:
         f["particle_features"] = torch.cat([jets, mask[..., None]], -1).numpy()
         f["jet_features"] = torch.stack([torch.ones(len(n)), torch.zeros(len(n)), jet_mass(jets), n], 1).float().numpy()
     print(f"{len(jets)} jets in {folder}")
@@ -277,7 +276,7 @@ def timing(G, trained, stats, args, device, where):
         slope = np.polyfit(np.log(SCALING), np.log(y), 1)[0]
         result[f"exponent_{name}"] = slope
         axis.loglog(SCALING, y, "o-", label=f"{label}: n^{slope:.2f}")
-    axis.set(xlabel="particles a jet", ylabel="ms for 100 jets")
+    axis.set(xlabel="particles a jet", ylabel="CPU ms for 100 jets" if device.type == "cpu" else "ms for 100 jets")
     axis.legend()
     save_figure(figure, where / "scaling.png")
     lines += ["", f"Cost exponent in n, {SCALING[0]} to {SCALING[-1]:,} particles: MDMA {result['exponent_mdma']:.2f}, "
@@ -308,14 +307,19 @@ def main(argv=None):
         return export(jets(args.n or 50_000), jet_type, Path(args.export))
 
     print(f"{path}: MDMA, step {step}, {trained.dataset} {jet_type}, up to {N} particles")
-    train, real = (load_jets(args.dataset or trained.dataset, jet_type, N, args.data_dir, split)
-                   for split in ("train", args.split))
+    dataset = args.dataset or trained.dataset
+    named = dataset in ("jetnet", "pythia")          # an own file has no jet type
+    if args.fpnd and not (named and N == 30 and jet_type in FPND_TYPES):
+        raise UserError(f"--fpnd: there are statistics for 30 particles of {', '.join(FPND_TYPES)} only. Leave it out")
+    train, real = (load_jets(dataset, jet_type, N, args.data_dir, split) for split in ("train", args.split))
     fake = jets(args.n or 20 * len(real))
-    fpnd_type = jet_type if args.fpnd and N == 30 and jet_type in FPND_TYPES else None
+    if min(len(real), len(fake)) < 10:
+        raise UserError(f"{len(real)} real and {len(fake)} generated jets: the metrics need ten of each. Raise --n")
+    fpnd_type = jet_type if args.fpnd else None
     ours, inside = (jet_metrics(real.particles, x, seed=args.seed, fpnd_type=fpnd_type)
                     for x in tqdm((fake, train.particles), desc="metrics", disable=None))
     where = path.parent
-    text = table1(jet_type, trained, ours, inside)
+    text = table1(f"{jet_type}, {dataset}-{N}" if named else str(dataset), jet_type if named else None, ours, inside)
     replace_file(where / "table1.md", text.encode())
     draw_features({f"{args.split} jets": real.particles, "MDMA": fake}, where / "fig2.png")
     draw_jets(torch.cat([real.particles[:8], fake[:8]]), where / "jets.png")

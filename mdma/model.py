@@ -30,7 +30,9 @@ differs from the paper's text. `paper_code=True` goes back to the code in 1-6; 7
 Where the paper is silent: what follows the authors' code
   9. D maps [c, n / const] through a layer of its own before the first block; D's head has a LayerNorm; the residual
      on particles stands inside the activation; the attention's in-projection is weight-normalised with a gain, its
-     out-projection is plain; all other weight-normalised layers have neither gain nor bias.
+     out-projection is plain; all other weight-normalised layers have neither gain nor bias. LayerNorm of c stands
+     before the activation; a layer l -> l ends the generator's block (Fig. 1 has none), an activation the critic's
+     down-projection; particles of the critic see c from before its residual; its head has three layers (§3: two).
  10. The factors of the least-squares losses: none for D, 1/2 for G. Mean-field matching is a mean over B and l.
 And what is our choice
  11. aggregate "mean" and "sum" pool h in the place of the attention (sum / const), and nothing else of c survives.
@@ -248,7 +250,7 @@ def sample_jets(G: nn.Module, n: Tensor, num_particles: int, features: int = 3, 
     jets = torch.randn(len(n), num_particles, features, device=device, generator=generator)
     mask = lengths_to_mask(n, num_particles)
     for chunk in n.argsort().split(chunk_size):
-        N = int(n[chunk[-1]])
+        N = num_particles if getattr(G, "paper_code", False) else int(n[chunk[-1]])          # there padding counts
         jets[chunk, :N] = G(jets[chunk, :N], mask[chunk, :N])
     return jets.masked_fill_(~mask[..., None], 0), mask
 

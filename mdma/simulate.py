@@ -189,8 +189,11 @@ def _make_shard(task):
 
 
 def _look(path):
-    with h5py.File(path) as f:
-        return len(f["jet_features"]), dict(f.attrs)
+    try:
+        with h5py.File(path) as f:
+            return len(f["jet_features"]), dict(f.attrs)
+    except (OSError, KeyError) as e:
+        raise UserError(f"{path} is damaged ({' '.join(str(e).split())[:80]}): delete it, it is made again") from None
 
 
 def _read(path, jets):

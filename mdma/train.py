@@ -34,8 +34,8 @@ from common.runs import Run, read_log
 from .jets import FEATURES, JET_TYPES, bucketed_indices, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching, sample_jets
 
-QUICK = dict(dataset="pythia", num_particles=30, steps=8000, lr_total=8000, warmup=500, lr=1e-3, valid_batches=2,
-             sample_every=1000, save_every=1000)
+QUICK = dict(dataset="pythia", num_particles=30, steps=5000, lr_total=5000, warmup=500, lr=1e-3, g_every=2,
+             matching=2000, valid_batches=2, sample_every=250, save_every=500)
 PRESETS = {
     "quick": {True: QUICK},
     "smoke": {True: dict(dataset="synthetic", num_particles=8, l=4, h_g=8, heads_g=2, blocks_g=2, h_d=8, heads_d=2,
@@ -72,12 +72,16 @@ def parse_args(argv=None):
     paper.add_argument("--warmup", type=positive_int, default=2000, help="steps to it, linear (authors' code)")
     paper.add_argument("--lr-total", type=positive_int, default=3_000_000,
                        help="steps after which the cosine is at 0 (authors' code)")
+    paper.add_argument("--veto", type=float, default=1.2, metavar="FACTOR",
+                       help="best.pt: no checkpoint whose FPD is this much above the lowest one of a best.pt (§3.1: "
+                       "by eye)")
     paper.add_argument("--beta1", type=float, default=0.0, help="Adam's β₁ (authors' code)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code)")
     paper.add_argument("--weight-decay", type=float, default=0.01, help="of the critic, decoupled (§3.1: 0.01)")
     extras = parser.add_argument_group("not in the paper (off); --jitter, --head-start, --adaptive: authors' code")
     extras.add_argument("--jitter", type=float, default=0.0, help="real particles x (1 + N(0, jitter²)); there 1e-3")
-    extras.add_argument("--head-start", type=int, default=0, metavar="STEPS", help="critic alone at first; there 1000")
+    extras.add_argument("--head-start", type=int, default=0, metavar="STEPS",
+                        help="critic alone at first; there 1000, or till L_D < 0.3")
     extras.add_argument("--lr-ratio", type=float, default=1.0, metavar="RATIO",
                         help="of the generator's learning rate to the critic's")
     extras.add_argument("--g-every", type=positive_int, default=1, metavar="STEPS",
@@ -97,6 +101,15 @@ def parse_args(argv=None):
     for side in "gd":
         if getattr(args, f"h_{side}") % getattr(args, f"heads_{side}"):
             raise UserError(f"--h-{side} {getattr(args, f'h_{side}')} is no multiple of --heads-{side}")
+    for name, low, high in (("n_mean", 1e-6, None), ("gp", 0, None), ("jitter", 0, None), ("lr", 0, None),
+                            ("lr_ratio", 0, None), ("matching", 0, None), ("ema", 0, 0.999999), ("beta1", 0, 0.999999),
+                            ("beta2", 0, 0.999999), ("weight_decay", 0, None), ("veto", 1, None)):
+        value = getattr(args, name)
+        if not value >= low or (high is not None and value > high):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low:g}"
+                            + (" and below 1" if high is not None else ""))
+    if args.adaptive and args.objective != "lsgan":
+        raise UserError(f"--adaptive watches LSGAN's balance, which {args.objective} doesn't have: use --g-every")
     if args.amp != "off":
         raise UserError("--amp bf16: jets need float32, a particle's pt can be 1e-4 of the jet's. Leave it out")
     return args
@@ -114,6 +127,9 @@ def statistics(jets):
     """What generating needs to know of the training jets: each feature's mean and sd over particles (the authors'
     z-scores), the range of pt_rel, and how many jets have n = 0 … N particles."""
     real = jets.particles[jets.mask].double()
+    if (constant := real.std(0) == 0).any():
+        name = FEATURES[int(constant.int().argmax())]
+        raise UserError(f"{name} has one value in all training jets: there is nothing to learn")
     return {"mean": real.mean(0).float(), "std": real.std(0).float(), "pt_min": float(real[:, 2].min()),
             "pt_max": float(real[:, 2].max()), "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)}
 
@@ -153,8 +169,8 @@ def main(argv=None):
                     for split in ("train", "valid"))
     stats, N = statistics(train), args.num_particles
     particles = ((train.particles - stats["mean"]) / stats["std"]).to(device)               # z-scores
-    masks, n = train.mask.to(device), train.n
-    valid_mass, valid_efps = jet_mass(valid.particles), efps(valid.particles)
+    masks, n, held = train.mask.to(device), train.n, valid.particles.to(device)
+    held_mass, held_efps = jet_mass(held), efps(held)
 
     # --- networks and optimisers (§3, §3.1)
     G, D = (net.to(device) for net in build(args))
@@ -163,8 +179,8 @@ def main(argv=None):
     lr_G = torch.zeros_like(lr)
     adam = dict(betas=(args.beta1, args.beta2), eps=1e-14, capturable=device.type == "cuda")
     opt_G = fused_adam(G.parameters(), device, lr=lr_G, **adam)
-    opt_D = torch.optim.AdamW(D.parameters(), lr=lr, weight_decay=args.weight_decay, fused=opt_G.defaults["fused"],
-                              **adam)
+    fused = opt_G.defaults["fused"]
+    opt_D = torch.optim.AdamW(D.parameters(), lr=lr, weight_decay=args.weight_decay, fused=fused, **adam)
     shadow = EMA(G, args.ema)
     best = {"w1m": 1e9, "fpd": 1e9}
     balance, pause = torch.ones((), device=device), args.g_every         # the second one changes by --adaptive
@@ -174,7 +190,8 @@ def main(argv=None):
     start, values = run.resume(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D)
     best, balance, pause = (values.get(name, now) for name, now in (("best", best), ("balance", balance),
                                                                     ("pause", pause)))
-    opt_G.param_groups[0]["lr"], opt_D.param_groups[0]["lr"] = lr_G, lr  # not the checkpoint's copies
+    for opt, rate in ((opt_G, lr_G), (opt_D, lr)):                       # not the checkpoint's: the device may differ
+        opt.param_groups[0].update(lr=rate, capturable=adam["capturable"], fused=fused)
     run.announce(f"MDMA, {args.objective}, {sum(p.numel() for p in G.parameters()):,} + "
                  f"{sum(p.numel() for p in D.parameters()):,} parameters, on {args.dataset} {args.jet_type} "
                  f"({len(train):,} jets of up to {N} particles), {device}: steps {start + 1} to {args.steps}, "
@@ -235,18 +252,19 @@ def main(argv=None):
 
         # --- log, sample, save
         measured, better = {}, False
-        if run.due(step, args.sample_every):
-            fake = generate(shadow.net if args.ema else G, args.valid_batches * len(valid), stats, N,
-                            step_rng(args.seed, 0)).cpu()
-            measured = {"w1m_valid": w1m_disjoint(valid_mass, jet_mass(fake), args.valid_batches)[0],
-                        "fpd_valid": fpd(valid_efps, efps(fake[:len(valid)]), batches=5)[0]}
-            better = measured["w1m_valid"] < best["w1m"] and measured["fpd_valid"] < 1.2 * best["fpd"]   # §3.1's veto
+        if (step % args.sample_every == 0 or step == args.steps) and bool(L_D.isfinite()):
+            fake = generate(shadow.net if args.ema else G, args.valid_batches * len(held), stats, N,
+                            step_rng(args.seed, 0), 1000 if device.type == "cpu" else 20_000)
+            w1m = w1m_disjoint(held_mass, jet_mass(fake), args.valid_batches)[0]
+            distance = fpd(held_efps, efps(fake[:len(held)]), batches=5)[0]
+            measured = {"w1m_valid": w1m, "fpd_valid": distance}
+            better = w1m < best["w1m"] and distance < args.veto * best["fpd"]                # §3.1
             if rank == 0:
-                draw_features({"data": valid.particles, f"step {step}": fake},
+                draw_features({"data": valid.particles, f"step {step}": fake[:len(held)].cpu()},
                               run.dir / "samples" / f"step_{step:08d}.png")
         run.log(step, L_D=average(L_D), L_G=average(L_G), L_match=average(L_match), lr=lr, **measured)
         if better:
-            best = {"w1m": measured["w1m_valid"], "fpd": measured["fpd_valid"]}
+            best = {"w1m": w1m, "fpd": min(distance, best["fpd"])}
         state = dict(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D, stats=stats, best=best, balance=balance,
                      pause=pause)
         if better:

@@ -36,7 +36,10 @@ def test_absent_devices_are_refused(monkeypatch):
 def test_gpus_are_chosen_by_number_or_local_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    current = []
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
     assert choose_device("auto") == torch.device("cuda", 0) and choose_device("cuda:1") == torch.device("cuda", 1)
+    assert current == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     with pytest.raises(UserError, match=r"cuda:2: this machine has 2 GPU\(s\)"):

@@ -355,3 +355,13 @@ def test_gradient_penalty_trains_the_critic():
     slope = sum((p.grad * d).sum().item() for p, d in zip(used, directions))
     assert slope == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-5) and abs(slope) > 1e-3
     assert D.embed.direction.grad.any() and D.blocks[0].attention.out_proj.weight.grad.any()
+
+
+@pytest.mark.parametrize("paper_code", [False, True])
+def test_sampled_jets_are_those_of_one_pass_at_full_padding(paper_code):
+    """With the authors' networks padding counts, so there nothing may be trimmed."""
+    G = Generator(l=4, h=8, blocks=2, heads=2, paper_code=paper_code)
+    n = torch.tensor([3, 9, 1, 5, 9, 2])
+    jets, mask = sample_jets(G, n, 20, chunk_size=2, generator=torch.Generator().manual_seed(1))
+    z = torch.randn(6, 20, 3, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(jets, G(z, mask).detach(), rtol=0, atol=1e-6)

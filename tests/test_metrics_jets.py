@@ -137,8 +137,9 @@ def test_disjoint_batches_share_no_jet():
     draws = m.disjoint(20, 1000, batches=10)
     assert torch.cat([j for _, j in draws]).unique().tolist() == list(range(200))
     assert all(i.tolist() == list(range(20)) for i, _ in draws)
-    few = m.disjoint(20, 57, batches=10)
-    assert [len(i) for i, _ in few] == [5] * 10 and torch.cat([j for _, j in few]).unique().numel() == 50
+    few = m.disjoint(20, 57, batches=10)                # fewer batches, not smaller ones
+    assert [len(i) for i, _ in few] == [20] * 2 and torch.cat([j for _, j in few]).unique().numel() == 40
+    assert [(len(i), len(j)) for i, j in m.disjoint(20, 7, batches=10)] == [(7, 7)]
 
 
 def test_w1m_disjoint():

@@ -137,11 +137,13 @@ def bootstrap(n_real: int, n_fake: int, size: int, rng: np.random.Generator, bat
 
 
 def disjoint(n_real: int, n_fake: int, batches: int = 10) -> list:
-    """Indices (real, fake): `batches` runs of fake jets that share none, each against the same first real ones.
+    """Indices (real, fake): `batches` runs of n_real fake jets that share none, each against the real ones.
 
-    A batch has n_real jets, or n_fake / batches if there are too few fake ones for that.
+    With too few fake jets there are fewer batches, of n_real all the same: W1 of other sizes would not compare. With
+    fewer fake jets than real ones, one batch of all, against as many real ones.
     """
-    size = min(n_real, n_fake // batches)
+    batches = min(batches, max(1, n_fake // n_real))
+    size = min(n_real, n_fake)
     return [(torch.arange(size), torch.arange(i * size, (i + 1) * size)) for i in range(batches)]
 
 
@@ -357,7 +359,8 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
                 fpnd_type: str | None = None) -> dict[str, float]:
     """Every score of fake (K, N, 3) against real jets (J, N', 3); for each key also `key_err`, but the exact W1.
 
-    <protocol>_<size> is the size of a batch, e.g. `bootstrap5_26k`; J for bootstrap5, for disjoint10 see `disjoint`.
+    <protocol>_<size> is the size of a batch, e.g. `bootstrap5_26k`; with too few fakes disjoint10 becomes disjoint4
+    or what there is, see `disjoint`.
     - w1m, w1n, w1sumpt: W1 of mass, number of particles, sum of pt (all in jet units); each also `…_exact_<J>_<K>`,
       of all jets as they are, which is 0 for equal samples.
     - w1p_eta, w1p_phi, w1p_pt; w1p_mean, their plain mean; w1p_paper, `variance_weighted_mean`.
@@ -391,10 +394,10 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
 
     n, k = len(real), len(fake)
     common = min(n, k)
-    size = min(n, k // 10)  # of a disjoint batch
+    splits = disjoint(n, k)
     real_jet, fake_jet = observables(real), observables(fake)
     real_efp = efps(real).double()
-    fake_efp = efps(fake[:max(common, 10 * size if "disjoint10" in protocols else 0)]).double()
+    fake_efp = efps(fake[:common * (len(splits) if "disjoint10" in protocols else 1)]).double()
 
     exact = wasserstein1(real_jet, fake_jet)
     for name, value in zip(("w1m", "w1n", "w1sumpt"), exact):
@@ -404,7 +407,7 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
             suffix, draws = f"bootstrap5_{count_name(n)}", bootstrap(n, k, n, np.random.default_rng(seed))
             efp_draws = bootstrap(n, common, n, np.random.default_rng(seed))
         else:
-            suffix, draws = f"disjoint10_{count_name(size)}", disjoint(n, k)
+            suffix, draws = f"disjoint{len(splits)}_{count_name(min(n, k))}", splits
             efp_draws = draws
         values = w1(real_jet, fake_jet, draws)
         for name, x, s in zip(("w1m", "w1n", "w1sumpt"), values.mean(0), values.std(0, correction=0)):
