@@ -34,7 +34,8 @@ from common.device import choose_device
 from common.masking import lengths_to_mask
 from common.metrics.jets import FPND_TYPES, fpnd, jet_mass, jet_metrics, present, wasserstein1
 from common.plots import curves, plt, save_figure
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.runs import (environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file,
+                         save_atomic, write_json)
 
 from .jets import JET_TYPES, SPLITS, load_jets
 from .model import sample_jets
@@ -73,6 +74,7 @@ def parse_args(argv=None):
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N jets into --grid-out")
     parser.add_argument("--grid-out", default="jets.png", metavar="PNG", help="where --samples draws")
     parser.add_argument("--export", metavar="DIR", help="only write --n jets into DIR")
+    parser.add_argument("--slim", metavar="FILE", help="only write a checkpoint without what training needs: < 0.5 MB")
     parser.add_argument("--twin", action="store_true", help="only compare the simulated jets of all types with JetNet")
     parser.add_argument("--timing", action="store_true", help="only measure speed")
     parser.add_argument("--timing-jets", type=positive_int, default=500_000, help="the most jets to time (§3.1)")
@@ -90,6 +92,18 @@ def load(path, device):
     G = build(trained)[0]
     load_state(G, checkpoint["state"]["G_ema" if trained.ema else "G"], f"the generator in {path}")
     return G.to(device).eval().requires_grad_(False), trained, checkpoint["state"]["stats"], checkpoint["step"]
+
+
+def slim(path, out):
+    """A checkpoint that can generate but not be resumed: the generator (with --ema the averaged one) and statistics."""
+    if Path(out).exists():
+        raise UserError(f"--slim {out} exists already")
+    checkpoint = load_checkpoint(path, "mdma")
+    state = checkpoint["state"]
+    G = state["G_ema" if checkpoint["args"]["ema"] else "G"]
+    save_atomic({**checkpoint, "args": checkpoint["args"] | {"ema": 0.0}, "rng": {},
+                 "state": {"G": G, "stats": state["stats"]}}, out)
+    print(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
 
 
 def newest():
@@ -293,6 +307,8 @@ def main(argv=None):
     if args.twin:
         return twin(args)
     path = Path(args.ckpt or newest())
+    if args.slim:
+        return slim(path, args.slim)
     G, trained, stats, step = load(path, device)
     N, jet_type = trained.num_particles, trained.jet_type
 

@@ -227,6 +227,19 @@ def test_standardising_and_back():
     assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
 
 
+def test_a_slim_checkpoint_generates_the_same_jets(here):
+    smoke("X", "--ema", 0.9)
+    mdma_eval.main(["--ckpt", "X/last.pt", "--slim", "small.pt"])
+    assert Path("small.pt").stat().st_size < Path("X/last.pt").stat().st_size / 2
+    jets = []
+    for path in ("X/last.pt", "small.pt"):
+        G, trained, stats, _ = mdma_eval.load(path, torch.device("cpu"))
+        jets.append(train.generate(G, 50, stats, 8, torch.Generator().manual_seed(0)))
+    assert torch.equal(*jets)
+    with pytest.raises(UserError, match="exists"):
+        mdma_eval.main(["--ckpt", "X/last.pt", "--slim", "small.pt"])
+
+
 def test_exported_jets_are_read_by_jetnet(trained, here):
     jetnet = pytest.importorskip("jetnet.datasets")
     mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "40", "--export", "out"])
