@@ -1,7 +1,7 @@
 """Train E-GAN. Run from the repository's root:
 
   python -m egan.train                                 8 Gaussians as in the paper (an hour or two on one CPU core)
-  python -m egan.train --quick                         smaller, as E-GAN-GP: two minutes
+  python -m egan.train --quick                         smaller, as E-GAN-GP: some minutes
   python -m egan.train --dataset 25gaussians --gamma 0
   python -m egan.train --mutations minimax             one mutation and μ = 1: the plain GAN of that loss
   python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, celeba, folder
