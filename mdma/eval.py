@@ -346,10 +346,12 @@ def main(argv=None):
                 "generated_jets": len(fake), "train_args": vars(trained), "metrics": ours, "in_sample": inside,
                 "env": environment(device)})
     print(text)
+    batches = {re.sub(r"disjoint\d+", "disjoint", key): value for key, value in inside.items()}     # IN has fewer
     for key in ours:
         if not key.endswith("_err"):
             error = f" ± {ours[key + '_err']:.2e}" if f"{key}_err" in ours else ""
-            print(f"{key:34} {ours[key]:.3e}{error}   (IN {inside.get(key, math.nan):.3e})")
+            found = batches.get(re.sub(r"disjoint\d+", "disjoint", key))
+            print(f"{key:34} {ours[key]:.3e}{error}" + (f"   (IN {found:.3e})" if found is not None else ""))
     return ours
 
 
