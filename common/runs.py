@@ -243,8 +243,8 @@ def read_args(directory):
     return args
 
 
-def load_checkpoint(path, paper):
-    """The checkpoint's dict, on the CPU. Damaged files and other folders' checkpoints are refused by name."""
+def load_checkpoint(path, paper=None):
+    """The checkpoint's dict, on the CPU. Damaged files, and other folders' where `paper` is given, are refused."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -253,7 +253,7 @@ def load_checkpoint(path, paper):
         raise UserError(f"{path} is damaged or not a checkpoint ({e!r:.100})") from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")
-    if checkpoint["paper"] != paper:
+    if paper is not None and checkpoint["paper"] != paper:
         raise UserError(f"{path} is a checkpoint of {checkpoint['paper']}, not of {paper}")
     if checkpoint.get("format") != FORMAT:
         raise UserError(f"{path} has format {checkpoint.get('format')}; this code reads format {FORMAT}")

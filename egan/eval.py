@@ -17,15 +17,10 @@ The tables train what they need, --jobs runs at a time, under --out; started aga
 """
 
 import argparse
-import contextlib
-import json
 import math
-import multiprocessing
-import os
 import shlex
 import sys
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +39,7 @@ from common.device import choose_device, fused_adam
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import MIXTURES, mixture, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.sweep import add_sweep_args, sweep
 
 from . import train
 from .model import MUTATIONS, fitness, select
@@ -99,11 +95,7 @@ def parse_args(argv=None):
     tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), default="fashion-mnist",
                         help="of --robustness and --fid-curves")
     tables.add_argument("--reduced", action="store_true", help=f"--table2 with {' '.join(REDUCED)}")
-    tables.add_argument("--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run")
-    tables.add_argument("--seeds", type=positive_int, default=10, help="runs a cell")
-    tables.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
-    tables.add_argument("--out", metavar="DIR", help="none: runs/egan/table2, table2-reduced, robustness or timing")
-    tables.add_argument("--threads", type=positive_int, default=1, help="of each run")
+    add_sweep_args(tables, seeds=10, out="none: runs/egan/table2, table2-reduced, robustness or timing")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
 
@@ -209,93 +201,27 @@ def export(G, trained, args, device):
 # --- tables: many runs
 
 
-def run_all(cells, args, folder, shared):
-    """Train and measure every cell that results.jsonl in `folder` lacks. Returns all results as a list.
-
-    cells: dicts with table, method, seed and flags. shared: flags of every run; they may not change in a folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path, settings = folder / "results.jsonl", folder / "settings.json"
-    if settings.exists() and json.loads(settings.read_text()) != shared:
-        raise UserError(f"{folder} holds runs with other flags ({shlex.join(json.loads(settings.read_text()))}). "
-                        "Choose another --out")
-    write_json(settings, shared)
-    done = read_log(path)
-    key = lambda cell: (cell["table"], cell["method"], cell["seed"])
-    missing = [cell for cell in cells if key(cell) not in set(map(key, done))]
-    print(f"{folder}: {len(cells) - len(missing)} of {len(cells)} runs are there, {len(missing)} to do, "
-          f"{args.jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}", file=sys.stderr)
-    for result in tqdm(in_parallel(missing, args, str(folder), shared), total=len(missing), unit="run", disable=None):
-        done.append(result)
-        with open(path, "a") as f:
-            f.write(json.dumps(result) + "\n")
-        if not sys.stderr.isatty():
-            end = f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
-            print(f"{len(done)}/{len(cells)} {result['table']} {result['method']} seed {result['seed']}: {end}",
-                  file=sys.stderr)
-    wanted = set(map(key, cells))
-    return [result for result in done if key(result) in wanted]
+def cell(table, method, seed, flags):
+    """A run of a table, for common.sweep."""
+    name = "-".join([table, *flags, str(seed)]).replace("--", "").replace(" ", "_")
+    return {"name": name, "table": table, "method": method, "seed": seed, "flags": flags}
 
 
-def in_parallel(cells, args, folder, shared):
-    """Yield the results of `run_cell` as they come, from --jobs processes (1: from this one)."""
-    if args.jobs == 1:
-        yield from (run_cell(cell, vars(args), folder, shared) for cell in cells)
-        return
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(run_cell, cell, vars(args), folder, shared) for cell in cells]
-        try:
-            yield from (future.result() for future in as_completed(waiting))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def run_cell(cell, args, folder, shared):
-    """One run of a table in this process: train (or go on), measure, and draw its samples."""
-    args = argparse.Namespace(**args)
-    torch.set_num_threads(args.threads)
-    where, started = run_dir(folder, cell), time.time()
-    flags = ["--seed", str(cell["seed"]), "--device", args.device, "--data-dir", args.data_dir, *shared, *cell["flags"]]
-    place = ["--resume" if (where / "last.pt").exists() else "--out", str(where)]
-    if place[0] == "--out" and where.exists():          # stopped before its first checkpoint
-        where.rename(where.with_name(f"{where.name}.stopped-{time.time_ns()}"))
-    result = {k: cell[k] for k in ("table", "method", "seed", "flags")}
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(f"{where}.log", "a") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
-        device = choose_device(args.device)
-        try:
-            if not finished(where):
-                train.main([*flags, *place])
-            G, trained, checkpoint = load(where / "last.pt", device)
-            args.n = args.n or (2000 if trained.dataset in MIXTURES else 10_000)
-            result |= {"step": checkpoint["step"], "metrics": measure(G, trained, args, device),
-                       "env": environment(device)}
-        except UserError as e:
-            result["error"] = str(e)
-    return result | {"seconds": round(time.time() - started, 1)}
-
-
-def run_dir(folder, cell):
-    name = "-".join([cell["table"], *cell["flags"], str(cell["seed"])])
-    return Path(folder) / name.replace("--", "").replace(" ", "_")
-
-
-def finished(where):
-    """Whether the run in `where` has done all its steps (but was stopped before it was measured)."""
-    if not (where / "last.pt").exists():
-        return False
-    checkpoint = load_checkpoint(where / "last.pt", "egan")
-    return checkpoint["step"] >= checkpoint["args"]["steps"]
+def measure_run(where, _, args):
+    """The metrics of a finished run's fittest generator."""
+    device = choose_device(args.device)
+    G, trained, _ = load(where / "last.pt", device)
+    args.n = args.n or (2000 if trained.dataset in MIXTURES else 10_000)
+    return measure(G, trained, args, device)
 
 
 def table2(args):
     """Table II: methods x data sets x seeds, beside the paper's numbers. -> table2.md, table2.json, table2.png."""
     shared = (REDUCED if args.reduced else []) + shlex.split(args.train_flags)
     folder = Path(args.out or f"runs/egan/table2{'-reduced' * args.reduced}")
-    cells = [{"table": data, "method": method, "seed": seed, "flags": ["--dataset", data, *flags]}
+    cells = [cell(data, method, seed, ["--dataset", data, *flags])
              for seed in range(args.seeds) for data in MIXTURES for method, flags in METHODS.items()]
-    results = [r for r in run_all(cells, args, folder, shared) if "metrics" in r]
+    results = [r for r in sweep(cells, train.main, measure_run, args, folder, shared) if "metrics" in r]
     columns = mmd_columns(results)
     nearest = nearest_kernel(columns)
     lines, table = [], {"flags": shared, "nearest_kernel": nearest[:10], "rows": []}
@@ -371,7 +297,7 @@ def draw_table2(folder, results):
                           key=lambda r: pick(r, "mmd2_unbiased_s1"))
             if rows:
                 r = rows[(len(rows) - 1) // 2]
-                G, trained, _ = load(run_dir(folder, r) / "last.pt", torch.device("cpu"))
+                G, trained, _ = load(folder / r["name"] / "last.pt", torch.device("cpu"))
                 samples = torch.cat(list(sample(G, 10_000, trained, torch.device("cpu"))))
                 shown[f"{method}, seed {r['seed']}"] = samples
         plots.densities(shown, folder / f"table2_{data}.png", limit=2)
@@ -382,11 +308,10 @@ def robustness(args):
     widths = {"baseline": (128, 128), "weak G": (32, 128), "weak D": (128, 32), "weak both": (32, 32)}
     shared = ["--dataset", args.dataset] + shlex.split(args.train_flags)
     folder = Path(args.out or "runs/egan/robustness")
-    cells = [{"table": column, "method": method, "seed": seed,
-              "flags": ["--width-g", str(g), "--width-d", str(d), *flags]}
+    cells = [cell(column, method, seed, ["--width-g", str(g), "--width-d", str(d), *flags])
              for seed in range(args.seeds) for column, (g, d) in widths.items()
              for method, flags in ROBUSTNESS_FLAGS.items()]
-    results = [r for r in run_all(cells, args, folder, shared) if "metrics" in r]
+    results = [r for r in sweep(cells, train.main, measure_run, args, folder, shared) if "metrics" in r]
     lines = ["| method | " + " | ".join(widths) + " |", "|---" * (len(widths) + 1) + "|"]
     table = []
     for method in ROBUSTNESS_FLAGS:
@@ -413,10 +338,10 @@ def fid_curves(args, n=5000):
     shared = ["--dataset", args.dataset, "--fid-samples", str(n)] + shlex.split(args.train_flags)
     folder = Path(args.out or "runs/egan/fid-curves")
     methods = {name: METHODS[name] for name in BASELINES} | {"E-GAN": []}
-    cells = [{"table": args.dataset, "method": method, "seed": seed, "flags": flags}
+    cells = [cell(args.dataset, method, seed, flags)
              for seed in range(args.seeds) for method, flags in methods.items()]
-    results = [r for r in run_all(cells, args, folder, shared) if "metrics" in r]
-    runs = [(r, [line for line in read_log(run_dir(folder, r) / "log.jsonl") if any(k.startswith("fid") for k in line)])
+    results = [r for r in sweep(cells, train.main, measure_run, args, folder, shared) if "metrics" in r]
+    runs = [(r, [line for line in read_log(folder / r["name"] / "log.jsonl") if any(k.startswith("fid") for k in line)])
             for r in results]
     equal = min((curve[-1]["seconds"] for _, curve in runs), default=0)
     fid = lambda line: next(v for k, v in line.items() if k.startswith("fid"))
