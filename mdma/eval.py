@@ -315,6 +315,11 @@ def main(argv=None):
     def jets(count):
         return generate(G, count, stats, N, torch.Generator().manual_seed(args.seed), args.batch_size).cpu()
 
+    def scores(x):
+        onto = device if device.type == "cuda" else "cpu"                # mps has no float64
+        return jet_metrics(real.particles.to(onto), x.to(onto), seed=args.seed,
+                           fpnd_type=jet_type if args.fpnd else None)
+
     if args.timing:
         return timing(G, trained, stats, args, device, path.parent)
     if args.samples:
@@ -331,9 +336,7 @@ def main(argv=None):
     fake = jets(args.n or 20 * len(real))
     if min(len(real), len(fake)) < 10:
         raise UserError(f"{len(real)} real and {len(fake)} generated jets: the metrics need ten of each. Raise --n")
-    fpnd_type = jet_type if args.fpnd else None
-    ours, inside = (jet_metrics(real.particles, x, seed=args.seed, fpnd_type=fpnd_type)
-                    for x in tqdm((fake, train.particles), desc="metrics", disable=None))
+    ours, inside = (scores(x) for x in tqdm((fake, train.particles), desc="metrics", disable=None))
     where = path.parent
     text = table1(f"{jet_type}, {dataset}-{N}" if named else str(dataset), jet_type if named else None, ours, inside)
     replace_file(where / "table1.md", text.encode())

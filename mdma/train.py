@@ -96,6 +96,7 @@ def parse_args(argv=None):
     run = parser.add_argument_group("run (mdma)")
     run.add_argument("--valid-batches", type=positive_int, default=10,
                      help="generated jets per validation jet for W1M, each --sample-every (authors' code: 10)")
+    run.add_argument("--eager", action="store_true", help="CUDA: no graphs, each kernel is launched by itself")
     parser.set_defaults(sample_every=2000, save_every=2000, log_every=50)
     args = parse(parser, argv, PRESETS)
     for side in "gd":
@@ -228,7 +229,7 @@ def main(argv=None):
             shadow.update(G)
         return L_D.detach(), L_G.detach(), L_match.detach()
 
-    graphed = GraphedStep(update, device)
+    graphed = update if args.eager else GraphedStep(update, device)
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
         index = bucketed_indices(n, args.batch_size, args.seed, step - 1)

@@ -24,6 +24,7 @@ ROWS = [  # folder, what, flags
     ("egan", "--quick", ["--quick"]),
     ("egan", "FashionMNIST 32x32, width 32", ["--dataset", "fashion-mnist", "--width-g", "32", "--width-d", "32"]),
     ("mdma", "30 particles", ["--num-particles", "30"]),
+    ("mdma", "30 particles, --eager (CUDA: no graphs)", ["--num-particles", "30", "--eager"]),
     ("mdma", "150 particles", ["--num-particles", "150"]),
     ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
