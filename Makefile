@@ -17,12 +17,12 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data-jets quick-mdma table2-egan smoke bench clean FORCE
+.PHONY: help setup test lint data-jets quick-mdma table2-egan compare-sagan_wgangp smoke bench clean FORCE
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
 	@echo
-	@awk -F ':.*## ' '/^[a-z0-9%-]+:.*## / { t = $$1; sub(/%/, t ~ /^data/ ? "<set>" : "<folder>", t); \
+	@awk -F ':.*## ' '/^[a-z0-9_%-]+:.*## / { t = $$1; sub(/%/, t ~ /^data/ ? "<set>" : "<folder>", t); \
 	  printf "  make %-16s %s\n", t, $$2 }' $(MAKEFILE_LIST)
 	@echo
 	@sed -n 's/^#   /  /p' $(MAKEFILE_LIST)
@@ -65,6 +65,9 @@ eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
 
 table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
 	$(PY) -m egan.eval --table2 --reduced $(ARGS)
+
+compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), three seeds: Figs. 2-4; resumable
+	$(PY) -m sagan_wgangp.eval --compare $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

@@ -159,12 +159,13 @@ def _permutation(n, seed, epoch):
     return torch.randperm(n, generator=torch.Generator().manual_seed(int(mixed[0])))
 
 
-def load_images(name, data_dir, split="train", size=None, channels=None, download=True, limit=None):
+def load_images(name, data_dir, split="train", size=None, channels=None, download=True, limit=None, limit_seed=None):
     """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for --smoke).
 
     split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178, synthetic 32); a
     folder has none. channels: None is native; 1 makes colour luminance; 3 repeats grey. limit: at most so
-    many images (the first ones; of files, evenly spaced ones, so that no class is lost).
+    many images (the first ones; of files, evenly spaced ones, so that no class is lost; with
+    limit_seed, a random choice that it fixes).
 
     FashionMNIST, MNIST and CIFAR-10 are looked for in data_dir and /usr/share/datasets, then downloaded into
     data_dir unless `download` is False. CelebA must be put there by hand. "folder" is any tree of images
@@ -191,9 +192,10 @@ def load_images(name, data_dir, split="train", size=None, channels=None, downloa
             raise UserError(f"the data directory {data_dir} is a file: give a directory")
         if name in ("celeba", "folder"):
             files, labels, classes = (_celeba if name == "celeba" else _folder)(data_dir, split)
-            return _image_files(name, split, size, channels, files, labels, classes, limit)
+            return _image_files(name, split, size, channels, files, labels, classes, limit, limit_seed)
         images, labels = (_read_cifar if name == "cifar10" else _read_mnist)(name, split, data_dir, download)
-    images, labels = torch.from_numpy(images[:limit]), torch.from_numpy(labels[:limit])
+    keep = slice(limit) if limit_seed is None else _chosen(len(images), limit, limit_seed)
+    images, labels = torch.from_numpy(images[keep]), torch.from_numpy(labels[keep])
     size, channels = size or images.shape[-1], channels or images.shape[1]
     return ImageSet(name, split, size, channels, CLASSES[name], images, labels)
 
@@ -437,9 +439,15 @@ def _celeba(data_dir, split):
     return files, None, []
 
 
-def _image_files(name, split, size, channels, files, labels, classes, limit):
+def _chosen(n, limit, seed):
+    """`limit` of n places (all without it), in order."""
+    return np.sort(np.random.default_rng(seed % 2**64).permutation(n)[:limit])
+
+
+def _image_files(name, split, size, channels, files, labels, classes, limit, limit_seed=None):
     if limit and limit < len(files):
-        keep = [i * len(files) // limit for i in range(limit)]
+        evenly = [i * len(files) // limit for i in range(limit)]
+        keep = evenly if limit_seed is None else _chosen(len(files), limit, limit_seed)
         files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
     size = size or (178 if name == "celeba" else None)
     if size is None:

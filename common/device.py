@@ -91,6 +91,15 @@ class GraphedStep:
         return tuple(r.clone() for r in results)
 
 
+def peak_memory(device):
+    """MiB at most so far: of the GPU's memory by tensors; on a CPU, of the process, libraries included."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    import resource                          # not on Windows
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
 # --- randomness ---------------------------------------------------------------------------------------------
 
 

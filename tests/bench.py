@@ -23,13 +23,19 @@ ROWS = [  # folder, what, flags
     ("egan", "8 Gaussians, μ = 4", ["--mu", "4"]),
     ("egan", "--quick", ["--quick"]),
     ("egan", "FashionMNIST 32x32, width 32", ["--dataset", "fashion-mnist", "--width-g", "32", "--width-d", "32"]),
+    *(("sagan_wgangp", f"32x32, {method}", ["--size", "32", "--method", method])
+      for method in ("gan", "wgan", "wgan_gp", "sagan", "sagan_wgan_gp")),
+    ("sagan_wgangp", "64x64, sagan_wgan_gp", ["--size", "64"]),
+    ("sagan_wgangp", "64x64, sagan_wgan_gp without attention", ["--size", "64", "--attention", "none"]),
+    ("sagan_wgangp", "200x200 RGB, batch 8, sagan_wgan_gp", ["--batch-size", "8"]),
     ("mdma", "30 particles", ["--num-particles", "30"]),
     ("mdma", "30 particles, --eager (CUDA: no graphs)", ["--num-particles", "30", "--eager"]),
     ("mdma", "150 particles", ["--num-particles", "150"]),
     ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
 COMMON = {"began": ["--encoder-weights", "none"], "egan": [],
-          "mdma": ["--dataset", "synthetic", "--valid-batches", "1"]}
+          "mdma": ["--dataset", "synthetic", "--valid-batches", "1"],
+          "sagan_wgangp": ["--dataset", "synthetic", "--channels", "3", "--n-critic-warm", "0"]}
 
 
 def main():

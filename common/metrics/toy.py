@@ -1,4 +1,4 @@
-"""Two-dimensional Gaussian mixtures, and how well samples match them: MMD², modes covered, high-quality share.
+"""Two-dimensional toy data, and how well samples match them: MMD²; of Gaussian mixtures, modes covered, high-quality share.
 
     data = mixture("8gaussians")
     x, y = data.batch(step, batch_size=64, seed=0)         # (64, 2), (64,): a pure function of (seed, step)
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..cli import UserError
 
 MIXTURES = ("8gaussians", "25gaussians")
+TOYS = MIXTURES + ("swissroll",)
 BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
@@ -58,6 +59,24 @@ def mixture(name: str) -> Mixture:
         side = torch.arange(-2, 3, dtype=torch.float64) * 2
         return Mixture(name, torch.cartesian_prod(side, side) / 2.828, 0.05 / 2.828)
     raise UserError(f"unknown mixture {name!r}: choose one of {', '.join(MIXTURES)}")
+
+
+class SwissRoll:
+    """WGAN-GP's third toy set: t (cos t, sin t) / 7.5, t uniform in [1.5π, 4.5π], noise of sd 0.25 before the division."""
+
+    name = "swissroll"
+    batch = Mixture.batch
+
+    def sample(self, n: int, rng: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Points float32 (n, 2) and their angles t, float32 (n,)."""
+        t = 1.5 * math.pi * (1 + 2 * torch.rand(n, generator=rng))
+        noise = 0.25 * torch.randn(n, 2, generator=rng)
+        return (t[:, None] * torch.stack([t.cos(), t.sin()], 1) + noise) / 7.5, t
+
+
+def toy_data(name: str) -> Mixture | SwissRoll:
+    """The data of one of TOYS."""
+    return SwissRoll() if name == "swissroll" else mixture(name)
 
 
 # --- metrics
@@ -112,8 +131,8 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
             "mode_kl": max(math.log(K) - torch.special.entr(shares).sum().item(), 0.0)}
 
 
-def toy_metrics(samples: Tensor, data: Mixture, bandwidths=BANDWIDTHS, seed: int = 0) -> dict:
-    """MMD² at each bandwidth, both estimators, against as many fresh points of `data`, and `mode_metrics`.
+def toy_metrics(samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTHS, seed: int = 0) -> dict:
+    """MMD² at each bandwidth, both estimators, against as many fresh points of `data`; of a Mixture `mode_metrics`, too.
 
     Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, high_quality_<N>, mode_kl_<N>.
     """
@@ -121,7 +140,8 @@ def toy_metrics(samples: Tensor, data: Mixture, bandwidths=BANDWIDTHS, seed: int
     real, _ = data.sample(len(samples), torch.Generator().manual_seed(seed))
     found = {f"mmd2_{kind}_s{s:g}_{n}": value for s, both in mmd2s(samples, real, bandwidths).items()
              for kind, value in both.items()}
-    return found | {f"{key}_{n}": value for key, value in mode_metrics(samples, data).items()}
+    modes = mode_metrics(samples, data) if isinstance(data, Mixture) else {}
+    return found | {f"{key}_{n}": value for key, value in modes.items()}
 
 
 def count_name(n: int) -> str:
