@@ -95,7 +95,7 @@ class SelfAttention(nn.Module):
         return torch.softmax(queries.transpose(1, 2) @ keys, dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        queries, keys, values = (conv(x).flatten(2).transpose(1, 2)[:, None] for conv in (self.g, self.f, self.h))
+        queries, keys, values = (conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.g, self.f, self.h))
         extra = (0, values.shape[-1] - keys.shape[-1])          # fused kernels want equal widths; zeros add nothing
         o = F.scaled_dot_product_attention(F.pad(queries, extra), F.pad(keys, extra), values, scale=1.0)
         o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])                            # (B, C/2, H, W)
