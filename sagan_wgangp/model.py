@@ -44,9 +44,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 # --- Blocks -------------------------------------------------------------------------------------------------
 
 INITS = {
-    "normal": lambda weight: nn.init.normal_(weight, 0.0, 0.02),                         # DCGAN, WGAN
-    "he": lambda weight: nn.init.kaiming_normal_(weight, nonlinearity="relu"),           # WGAN-GP's authors' code
-    "xavier": nn.init.xavier_uniform_,                                                   # SAGAN's authors' code
+    "normal": lambda weight, fan: nn.init.normal_(weight, 0.0, 0.02),                    # DCGAN, WGAN
+    "he": lambda weight, fan: nn.init.kaiming_normal_(weight, mode=fan, nonlinearity="relu"),    # WGAN-GP's code
+    "xavier": lambda weight, fan: nn.init.xavier_uniform_(weight),                       # SAGAN's code
 }
 
 
@@ -67,7 +67,8 @@ def widths_of(size: int, width: int) -> list[int]:
 
 def ready(layer: nn.Module, init: str, spectral: bool) -> nn.Module:
     """A convolution or linear layer with its initial weights, spectrally normalised or not."""
-    INITS[init](layer.weight)
+    # A transposed convolution's weight is (in, out, k, k): what torch takes for fan_out is the fan that comes in.
+    INITS[init](layer.weight, "fan_out" if isinstance(layer, nn.ConvTranspose2d) else "fan_in")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return spectral_norm(layer) if spectral else layer          # W / σ(W); of a transposed convolution over dim 1

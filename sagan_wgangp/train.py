@@ -34,20 +34,15 @@ from common.runs import Run, read_log
 from .model import (INITS, LOSSES, Critic, Generator, SelfAttention, ToyCritic, ToyGenerator, clip_weights,
                     gradient_penalty, pyramid, wasserstein_distance)
 
-METHODS = {  # each with its own paper's optimiser and schedule
-    "gan": dict(loss="gan", clip=0.0, gp=0.0, batch_norm="gd", spectral="none", attention="none", n_critic=1,
-                n_critic_warm=0, optimizer="adam", lr_g=2e-4, lr_d=2e-4, beta1=0.5, beta2=0.999, init="normal", z_dim=100),
-    "wgan": dict(loss="wasserstein", clip=0.01, gp=0.0, batch_norm="gd", spectral="none", attention="none", n_critic=5,
-                 n_critic_warm=100, optimizer="rmsprop", lr_g=5e-5, lr_d=5e-5, beta1=0.0, beta2=0.99, init="normal",
-                 z_dim=100),
-    "wgan_gp": dict(loss="wasserstein", clip=0.0, gp=10.0, batch_norm="g", spectral="none", attention="none", n_critic=5,
-                    n_critic_warm=0, optimizer="adam", lr_g=1e-4, lr_d=1e-4, beta1=0.0, beta2=0.9, init="he", z_dim=128),
-    "sagan": dict(loss="hinge", clip=0.0, gp=0.0, batch_norm="g", spectral="gd", attention="auto", n_critic=1,
-                  n_critic_warm=0, optimizer="adam", lr_g=1e-4, lr_d=4e-4, beta1=0.0, beta2=0.9, init="xavier", z_dim=128),
-    "sagan_wgan_gp": dict(loss="wasserstein", clip=0.0, gp=10.0, batch_norm="g", spectral="g", attention="auto",
-                          n_critic=1, n_critic_warm=0, optimizer="adam", lr_g=1e-4, lr_d=4e-4, beta1=0.0, beta2=0.9,
-                          init="xavier", z_dim=128),
-}
+FLAGS = ("loss", "clip", "gp", "batch_norm", "spectral", "attention", "n_critic", "n_critic_warm",
+         "optimizer", "lr_g", "lr_d", "beta1", "beta2", "init", "z_dim")
+METHODS = {name: dict(zip(FLAGS, values)) for name, values in {      # each with its own paper's optimiser and schedule
+    "gan": ("gan", 0.0, 0.0, "gd", "none", "none", 1, 0, "adam", 2e-4, 2e-4, 0.5, 0.999, "normal", 100),
+    "wgan": ("wasserstein", 0.01, 0.0, "gd", "none", "none", 5, 100, "rmsprop", 5e-5, 5e-5, 0.0, 0.99, "normal", 100),
+    "wgan_gp": ("wasserstein", 0.0, 10.0, "g", "none", "none", 5, 0, "adam", 1e-4, 1e-4, 0.0, 0.9, "he", 128),
+    "sagan": ("hinge", 0.0, 0.0, "g", "gd", "auto", 1, 0, "adam", 1e-4, 4e-4, 0.0, 0.9, "xavier", 128),
+    "sagan_wgan_gp": ("wasserstein", 0.0, 10.0, "g", "g", "auto", 1, 0, "adam", 1e-4, 4e-4, 0.0, 0.9, "xavier", 128),
+}.items()}
 SMALL_IMAGES = {name: dict(size=32, images=0) for name in ("fashion-mnist", "mnist", "cifar10")}
 TOY = dict(width=512, z_dim=2, batch_size=256, init="he", batch_norm="none", attention="none", steps=100_000,
            lr_g=1e-4, lr_d=1e-4, beta1=0.5)              # WGAN-GP's authors' code; with a penalty also λ = 0.1
@@ -91,8 +86,8 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=DATASETS + TOYS + ("synthetic",), dataset="celeba", steps=10_000, batch_size=64,
                  steps_help="updates of G (Fig. 4 goes to 10,000 \"epochs\"; steps are not given)",
                  batch_help="(not given; WGAN, WGAN-GP: 64)")
-    parser.add_argument("--fid-samples", type=int, default=0, metavar="N", help="images: at each --sample-every, FID and "
-                        "IS of N samples against the test split. 0: not")
+    parser.add_argument("--fid-samples", type=int, default=0, metavar="N", help="images: at each --sample-every, FID "
+                        "and IS of N samples against the test split. 0: not")
     parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="of --fid-samples")
     parser.set_defaults(**METHODS["sagan_wgan_gp"])
 
@@ -108,13 +103,17 @@ def parse_args(argv=None):
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 0 and below 1")
+    if args.fid_samples and args.sample_every % args.log_every:
+        raise UserError(f"--sample-every {args.sample_every}: must be a multiple of --log-every {args.log_every}, "
+                        "or what is measured then is not logged")
     if args.gp and "d" in args.batch_norm:
         raise UserError(f"--gp {args.gp} with --batch-norm {args.batch_norm}: the penalty needs each sample's own "
                         "gradient, which BatchNorm in D mixes with the others'. Use --batch-norm g or none")
     if args.dataset not in TOYS:
         attention_sides(args)
     elif args.attention != "none" or args.batch_norm != "none":
-        raise UserError(f"--dataset {args.dataset}: its networks have no --attention and no --batch-norm; leave both out")
+        raise UserError(f"--dataset {args.dataset}: its networks have no attention and no BatchNorm. Leave out "
+                        "--attention and --batch-norm")
     return args
 
 
@@ -134,12 +133,13 @@ def attention_sides(args):
 
 def build(args):
     """G and D of a run, from its arguments alone."""
-    spectral, norm = (["g" in flag, "d" in flag] if flag != "none" else [False, False]
-                      for flag in (args.spectral, args.batch_norm))
+    of_G, of_D = ({name: player in getattr(args, name) for name in ("spectral", "batch_norm")} for player in "gd")
     if args.dataset in TOYS:
-        return ToyGenerator(args.z_dim, args.width, spectral[0], args.init), ToyCritic(args.width, spectral[1], args.init)
-    shape, rest = (args.size, args.channels, args.width), (attention_sides(args), args.init)
-    return Generator(args.z_dim, *shape, norm[0], spectral[0], *rest), Critic(*shape, norm[1], spectral[1], *rest)
+        return (ToyGenerator(args.z_dim, args.width, of_G["spectral"], args.init),
+                ToyCritic(args.width, of_D["spectral"], args.init))
+    shape = dict(size=args.size, channels=args.channels, width=args.width, attention=attention_sides(args),
+                 init=args.init)
+    return Generator(args.z_dim, **shape, **of_G), Critic(**shape, **of_D)
 
 
 def load_data(args, split="train"):
@@ -163,7 +163,7 @@ def critic_steps(step, args):
 
 def gammas(net):
     """γ of each attention block."""
-    return [block.gamma for block in net if isinstance(block, SelfAttention)]
+    return [block.gamma.detach() for block in net if isinstance(block, SelfAttention)]
 
 
 def main(argv=None):
@@ -194,9 +194,9 @@ def main(argv=None):
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
     batch = values.get("batch", 0)                       # batches of data used: D's steps so far
     size = "" if toy else f" ({len(data):,} images at {args.size}x{args.size}x{args.channels})"
-    run.announce(f"{args.method}: loss {args.loss}, clip {args.clip}, λ {args.gp}, batch norm {args.batch_norm}, spectral "
-                 f"norm {args.spectral}, attention {args.attention}, {args.n_critic} critic steps, on {args.dataset}{size}, "
-                 f"{device}: steps {start + 1} to {args.steps}, batch {B}" + (f" over {world} processes" * (world > 1)))
+    flags = ", ".join(f"{flag} {getattr(args, flag)}" for flag in FLAGS)
+    run.announce(f"{args.method}: {flags}; on {args.dataset}{size}, {device}: steps {start + 1} to {args.steps}, "
+                 f"batch {B}" + f" over {world} processes" * (world > 1))
 
     # --- Algorithm (WGAN-GP Alg. 1; the other methods are its special cases)
     for step in run.steps(start, args.steps):
@@ -229,7 +229,8 @@ def main(argv=None):
         D.requires_grad_(True)
 
         # --- log, sample, save
-        measured = {f"gamma_{name}{i or ''}": g for name, net in (("G", G), ("D", D)) for i, g in enumerate(gammas(net))}
+        measured = {f"gamma_{name}{i or ''}": gamma for name, net in (("G", G), ("D", D))
+                    for i, gamma in enumerate(gammas(net))}
         if args.loss == "wasserstein":
             measured["W"] = average(wasserstein_distance(real_out, fake_out))
         if args.gp:
@@ -237,7 +238,7 @@ def main(argv=None):
         if run.due(step, args.save_every):
             measured["peak_MiB"] = torch.tensor(peak_memory(device))
         if run.due(step, args.sample_every) and rank == 0:
-            G.eval()                                     # running BatchNorm statistics
+            G.eval(), D.eval()                           # running BatchNorm statistics, no power iteration
             with torch.no_grad():
                 draw(G, D, data, fixed_z, args, run.dir / "samples" / f"step_{step:08d}.png")
                 if toy and hasattr(data, "centres"):
@@ -245,7 +246,7 @@ def main(argv=None):
                 elif not toy and args.fid_samples:
                     z = torch.randn(args.fid_samples, args.z_dim, generator=step_rng(args.seed, 0)).to(device)
                     measured |= track((G(part).float() for part in z.split(250)), args.fid_samples)
-            G.train()
+            G.train(), D.train()
         run.log(step, L_D=average(L_D), L_G=average(L_G), **measured)
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, batch=batch)
@@ -259,7 +260,7 @@ def draw(G, D, data, z, args, path):
     if args.dataset not in TOYS:
         return save_grid(G(z).float(), path, nrow=5)
     real = data.sample(len(z), step_rng(args.seed, 0))[0]
-    surface(lambda points: D(points.to(z.device)).float().cpu(), {data.name: real, "generated": G(z).cpu()}, path, limit=2)
+    surface(lambda xy: D(xy.to(z.device)).float().cpu(), {data.name: real, "generated": G(z).cpu()}, path, limit=2)
 
 
 def panels(args):

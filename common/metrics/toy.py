@@ -1,4 +1,4 @@
-"""Two-dimensional toy data, and how well samples match them: MMD²; of Gaussian mixtures, modes covered, high-quality share.
+"""Two-dimensional toy data, and how well samples match them: MMD²; of Gaussian mixtures also the modes covered.
 
     data = mixture("8gaussians")
     x, y = data.batch(step, batch_size=64, seed=0)         # (64, 2), (64,): a pure function of (seed, step)
@@ -62,7 +62,7 @@ def mixture(name: str) -> Mixture:
 
 
 class SwissRoll:
-    """WGAN-GP's third toy set: t (cos t, sin t) / 7.5, t uniform in [1.5π, 4.5π], noise of sd 0.25 before the division."""
+    """WGAN-GP's third toy set: t (cos t, sin t), t uniform in [1.5π, 4.5π], plus noise of sd 0.25, all over 7.5."""
 
     name = "swissroll"
     batch = Mixture.batch
@@ -132,7 +132,7 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
 
 
 def toy_metrics(samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTHS, seed: int = 0) -> dict:
-    """MMD² at each bandwidth, both estimators, against as many fresh points of `data`; of a Mixture `mode_metrics`, too.
+    """MMD² at each bandwidth, both estimators, against as many fresh points; of a Mixture `mode_metrics`, too.
 
     Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, high_quality_<N>, mode_kl_<N>.
     """

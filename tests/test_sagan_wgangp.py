@@ -1,0 +1,499 @@
+"""GAN to SAGAN + WGAN-GP: objectives against closed forms, attention and spectral norm against their definitions,
+who gets gradient in each step, the schedule of critic steps, exact resume, the tables."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from common.cli import UserError
+from common.data import load_images
+from common.device import step_rng
+from common.metrics.toy import toy_data, toy_metrics
+from common.runs import read_log
+from sagan_wgangp import eval as sagan_eval
+from sagan_wgangp import train
+from sagan_wgangp.model import (Critic, Generator, SelfAttention, ToyCritic, clip_weights, gan_critic_loss,
+                                gan_generator_loss, gradient_penalty, hinge_critic_loss, pyramid,
+                                ready, wasserstein_critic_loss, wasserstein_distance, wasserstein_generator_loss)
+
+T = torch.tensor
+TINY = ["--smoke", "--width", "4", "--z-dim", "6", "--batch-size", "4", "--n-critic", "1"]
+
+
+# --- objectives
+
+
+def test_gan_losses_by_hand():
+    assert gan_critic_loss(T([0.0]), T([0.0])).item() == pytest.approx(2 * math.log(2))          # D = 1/2
+    p, q = 0.9, 0.2                                                                              # D(x), D(G(z))
+    real, fake = T([math.log(p / (1 - p))]), T([math.log(q / (1 - q))])
+    assert gan_critic_loss(real, fake).item() == pytest.approx(-math.log(p) - math.log(1 - q))
+    assert gan_generator_loss(fake).item() == pytest.approx(-math.log(q))
+
+
+def test_wasserstein_and_hinge_losses_by_hand():
+    real, fake = T([1.0, 3.0]), T([-0.5, 0.0])
+    assert wasserstein_distance(real, fake).item() == 2.25
+    assert wasserstein_critic_loss(real + 7, fake + 7).item() == -2.25                           # D + c: the same
+    assert wasserstein_generator_loss(fake).item() == 0.25
+    assert hinge_critic_loss(T([0.5, 3.0]), T([-2.0, 1.0])).item() == 0.25 + 1.0                 # (.5 + 0)/2, (0 + 2)/2
+
+
+@pytest.mark.parametrize("shape", [(2,), (3, 5, 5)])
+def test_penalty_of_a_linear_critic_is_closed(shape):
+    """D(x) = w·x has the gradient w everywhere: (‖w‖ − 1)², whatever data and ε are."""
+    w, rng = torch.randn(shape, generator=step_rng(0, 1)), step_rng(0, 2)
+    x, fake, epsilon = (torch.randn(6, *shape, generator=rng), torch.randn(6, *shape, generator=rng),
+                        torch.rand(6, generator=rng))
+    found = gradient_penalty(lambda v: (v * w).flatten(1).sum(1), x, fake, epsilon)
+    assert found.item() == pytest.approx((w.norm().item() - 1) ** 2, rel=1e-5)
+
+
+def test_penalty_of_a_constant_critic_is_one_with_finite_gradient():
+    D = nn.Linear(2, 1)
+    nn.init.zeros_(D.weight)
+    penalty = gradient_penalty(D, torch.randn(4, 2), torch.randn(4, 2), torch.rand(4))
+    penalty.backward()
+    assert penalty.item() == 1 and D.weight.grad.isfinite().all()
+
+
+def test_penalty_has_one_epsilon_a_sample():
+    seen = []
+    x, fake, epsilon = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), T([0.0, 0.25, 1.0])
+    gradient_penalty(lambda v: seen.append(v.detach()) or v.square().flatten(1).sum(1), x, fake, epsilon)
+    for i, e in enumerate(epsilon.tolist()):
+        assert torch.allclose(seen[0][i], e * x[i] + (1 - e) * fake[i], atol=1e-6)
+
+
+def test_penalty_differentiates_attention_twice_exactly():
+    """Against finite differences of the penalty in fp64, through SelfAttention with γ ≠ 0."""
+    torch.manual_seed(0)
+    D = Critic(8, 1, 8, attention=(4,), init="he")
+    block = next(layer for layer in D if isinstance(layer, SelfAttention))
+    nn.init.constant_(block.gamma, 0.7)
+    x, fake, epsilon = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8), torch.rand(3)
+    weight = block.g.weight
+    gradient, = torch.autograd.grad(gradient_penalty(D, x, fake, epsilon), weight)
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        values = []
+        for sign in (1, -1):
+            weight += sign * 1e-2 * direction
+            with torch.enable_grad():
+                values.append(gradient_penalty(D, x, fake, epsilon).item())
+            weight -= sign * 1e-2 * direction
+    assert (values[0] - values[1]) / 2e-2 == pytest.approx(gradient.norm().item(), rel=0.02)
+
+
+def test_penalty_stays_in_fp32_under_autocast():
+    D, seen = ToyCritic(8), []
+    D[0].register_forward_hook(lambda *a: seen.append(a[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        penalty = gradient_penalty(D, torch.randn(4, 2).bfloat16(), torch.randn(4, 2).bfloat16(), torch.rand(4))
+    assert penalty.dtype == torch.float32 and seen == [torch.float32]
+
+
+def test_critic_of_two_point_masses_finds_their_distance():
+    """Masses at 0 and a on a line: sup over 1-Lipschitz D of D(a) − D(0) is a (Eq. 3)."""
+    torch.manual_seed(0)
+    a, D = 1.7, nn.Sequential(nn.Linear(1, 16), nn.Softplus(), nn.Linear(16, 1), nn.Flatten(0))
+    nn.init.zeros_(D[2].weight)      # the penalty would keep a critic that starts with slope −1 there: |−1| = 1, too
+    opt = torch.optim.Adam(D.parameters(), 2e-2, betas=(0.5, 0.9))
+    real, fake = torch.full((16, 1), a), torch.zeros(16, 1)
+    for _ in range(150):
+        opt.zero_grad()
+        (wasserstein_critic_loss(D(real), D(fake)) + 10 * gradient_penalty(D, real, fake, torch.rand(16))).backward()
+        opt.step()
+    # with λ = 10 the best slope is 1 + 1/(2λ)·a, by (d/ds) [−s a + λ (s − 1)²] = 0
+    assert wasserstein_distance(D(real), D(fake)).item() == pytest.approx(a * (1 + a / 20), rel=0.03)
+
+
+def test_clipping_bounds_every_parameter():
+    D = Critic(8, 1, 8, batch_norm=True)
+    assert max(p.abs().max() for p in D.parameters()) > 0.01
+    clip_weights(D, 0.01)
+    assert max(p.abs().max() for p in D.parameters()) == T(0.01)
+
+
+# --- networks
+
+
+@pytest.mark.parametrize("size, sides", [(28, [28, 14, 7, 4]), (32, [32, 16, 8, 4]), (64, [64, 32, 16, 8, 4]),
+                                         (200, [200, 100, 50, 25, 13, 7, 4]), (33, [33, 17, 9, 5]), (6, [6, 3])])
+def test_generator_and_critic_mirror_each_other(size, sides):
+    assert pyramid(size) == sides
+    G, D = Generator(5, size, 3, 1), Critic(size, 3, 1)
+    maps = {name: [] for name in "GD"}
+    for name, net in (("G", G), ("D", D)):
+        for layer in net:
+            if isinstance(layer, (nn.ConvTranspose2d, nn.Conv2d)):
+                layer.register_forward_hook(lambda *a, name=name: maps[name].append(a[2].shape[-1]))
+    assert D(G(torch.randn(2, 5))).shape == (2,)
+    assert maps["D"] == sides[1:] and maps["G"] == sides[::-1][1:]
+
+
+def test_every_size_from_28_to_256_comes_back_to_itself():
+    for size in range(28, 257):
+        side = pyramid(size)[-1]
+        for target in reversed(pyramid(size)[:-1]):
+            kernel = 4 - target % 2
+            side = (side - 1) * 2 - 2 + kernel                     # a transposed convolution of stride 2, padding 1
+            assert side == target and (target + 2 - kernel) // 2 + 1 == pyramid(size)[pyramid(size).index(target) + 1]
+    with pytest.raises(ValueError, match="too small"):
+        pyramid(5)
+
+
+def test_first_images_are_not_saturated():
+    """He's fan of a transposed convolution is the one that comes in: with torch's reading G began at ±1."""
+    torch.manual_seed(0)
+    for method, name in train.METHODS.items():
+        assert Generator(8, 32, 1, 32, init=name["init"])(torch.randn(16, 8)).abs().mean() < 0.6, method
+
+
+def test_switches_put_layers_where_they_say():
+    def kinds(net):
+        return [type(layer).__name__.removeprefix("Parametrized") for layer in net]
+
+    G, D = Generator(8, 32, 1, 8, True, True, (16,)), Critic(32, 1, 8, True, True, (16, 8))
+    assert kinds(G).count("BatchNorm2d") == 3 and kinds(D).count("BatchNorm2d") == 2             # not on D's first
+    assert kinds(G).count("SelfAttention") == 1 and kinds(D).count("SelfAttention") == 2
+    spectral = [hasattr(layer, "parametrizations") for net in (G, D) for layer in net if hasattr(layer, "weight")
+                and not isinstance(layer, nn.BatchNorm2d)]
+    assert spectral == [True] * 3 + [False] + [True] * 3 + [False]                               # all but the last
+    assert all(hasattr(conv, "parametrizations") for conv in G[kinds(G).index("SelfAttention")].children())
+    plain = Critic(32, 1, 8)
+    assert not any(isinstance(m, (nn.BatchNorm2d, SelfAttention)) or hasattr(m, "parametrizations")
+                   for m in plain.modules())
+    assert max(Critic(200, 3, 8).state_dict()[f"{i}.weight"].shape[0] for i in range(0, 12, 2)) == 64   # 8 x width
+
+
+@pytest.mark.parametrize("layer, dim", [(nn.Conv2d(3, 7, 4), 0), (nn.ConvTranspose2d(6, 3, 4), 1),
+                                        (nn.Linear(9, 4), 0)])
+def test_spectral_norm_against_svd(layer, dim):
+    torch.manual_seed(0)
+    layer = ready(layer, "he", True)
+    for _ in range(200):                                           # each forward pass in train mode: one iteration
+        weight = layer.weight
+    sigma = torch.linalg.svdvals(layer.parametrizations.weight.original.movedim(dim, 0).flatten(1))[0]
+    assert torch.linalg.svdvals(weight.detach().movedim(dim, 0).flatten(1))[0].item() == pytest.approx(1, abs=1e-3)
+    assert torch.allclose(weight * sigma, layer.parametrizations.weight.original, rtol=1e-3)
+
+
+def test_power_iteration_runs_in_train_mode_only():
+    D = Critic(8, 1, 4, spectral=True)
+    u = D[0].parametrizations.weight[0]._u
+    before = u.clone()
+    D.eval()(torch.randn(2, 1, 8, 8))
+    assert torch.equal(u, before)
+    D.train()(torch.randn(2, 1, 8, 8))
+    assert not torch.equal(u, before)
+
+
+# --- attention
+
+
+@pytest.fixture
+def block():
+    torch.manual_seed(0)
+    return SelfAttention(16, spectral=False)
+
+
+def test_attention_with_gamma_0_is_the_identity_bitwise(block):
+    x = torch.randn(2, 16, 5, 4)
+    assert torch.equal(block(x), x)
+    block(x).square().sum().backward()
+    assert block.gamma.grad != 0 and not any(conv.weight.grad.any() for conv in block.children())
+
+
+def test_attention_is_its_formula(block):
+    """Place by place in fp64: softmax over the keys i of f(x_i)ᵀ g(x_j), without a scale; both kernels."""
+    nn.init.constant_(block.gamma, 0.3)
+    x = torch.randn(2, 16, 3, 4)
+    f, g, h, v = (conv.weight.detach()[:, :, 0, 0].double() for conv in (block.f, block.g, block.h, block.v))
+    expected = torch.empty(2, 16, 12, dtype=torch.float64)
+    for b in range(2):
+        places = x[b].flatten(1).T.double()
+        for j in range(12):
+            weights = torch.stack([torch.exp((f @ places[i]) @ (g @ places[j])) for i in range(12)])
+            weights /= weights.sum()
+            assert torch.allclose(block.beta(x)[b, j].double(), weights, atol=1e-5)
+            o = v @ sum(weights[i] * (h @ places[i]) for i in range(12))
+            expected[b, :, j] = 0.3 * o + places[j]
+    for backend in (SDPBackend.MATH, SDPBackend.FLASH_ATTENTION):
+        with sdpa_kernel(backend):
+            assert torch.allclose(block(x).flatten(2).double(), expected, atol=1e-5)
+
+
+def test_attention_rows_sum_to_one_over_keys(block):
+    beta = block.beta(torch.randn(2, 16, 4, 4))
+    assert beta.shape == (2, 16, 16) and torch.allclose(beta.sum(2), torch.ones(2, 16), atol=1e-6)
+    assert not torch.allclose(beta.sum(1), torch.ones(2, 16), atol=1e-2)
+
+
+def test_attention_commutes_with_permutations_of_places(block):
+    nn.init.constant_(block.gamma, 1.0)
+    x, order = torch.randn(1, 16, 4, 4), torch.randperm(16)
+    shuffled = x.flatten(2)[:, :, order].unflatten(2, (4, 4))
+    assert torch.allclose(block(shuffled).flatten(2), block(x).flatten(2)[:, :, order], atol=1e-5)
+
+
+def test_attention_without_a_penalty_takes_the_fused_kernel(block):
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):                  # raises where the kernel does not take the tensors
+        block(torch.randn(2, 16, 8, 8, requires_grad=True)).sum().backward()
+
+
+# --- train.py: its loop, observed just before each optimiser step
+
+
+def observe(monkeypatch, tmp_path, *flags, steps=2):
+    nets, seen = {}, []
+    build = train.build
+
+    def remember(args):
+        nets["G"], nets["D"] = build(args)
+        return nets["G"], nets["D"]
+
+    def spy(net):
+        seen.append({"net": "G" if net is nets["G"] else "D",
+                     "grads": {k: [None if p.grad is None else p.grad.clone() for p in n.parameters()]
+                               for k, n in nets.items()},
+                     "state": {k: {a: t.clone() for a, t in n.state_dict().items()} for k, n in nets.items()}})
+
+    monkeypatch.setattr(train, "build", remember)
+    monkeypatch.setattr(train, "average_gradients", spy)
+    argv = [*TINY, *flags, "--steps", str(steps), "--out", str(tmp_path / "run")]
+    train.main(argv)
+    return seen, train.parse_args(argv), nets
+
+
+def test_critic_step_has_the_gradient_of_eq_4_in_one_backward(tmp_path, monkeypatch):
+    flags = ["--method", "wgan_gp", "--gp", "3"]
+    seen, args, _ = observe(monkeypatch, tmp_path, *flags, "--n-critic", "1", steps=2)
+    first = seen[2]
+    assert [s["net"] for s in seen] == ["D", "G", "D", "G"]
+    args.channels = 1
+    G, D = train.build(args)
+    G.load_state_dict(seen[1]["state"]["G"])
+    D.load_state_dict(first["state"]["D"])
+    opt_state = seen[2]["state"]["G"]                              # G as it was after its first step
+    G.load_state_dict(opt_state)
+    rng = step_rng(0, 2)
+    z, epsilon = torch.randn(4, 6, generator=rng), torch.rand(4, generator=rng)
+    x = load_images("synthetic", None, "train", 16, 1).batch(1, 4, 0)[0]
+    fake = G(z).detach()
+    penalty = gradient_penalty(D, x, fake, epsilon)
+    expected = torch.autograd.grad(D(fake).mean() - D(x).mean() + 3 * penalty, list(D.parameters()), allow_unused=True)
+    for found, wanted in zip(first["grads"]["D"], expected):
+        assert torch.allclose(found, wanted if wanted is not None else torch.zeros_like(found), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", train.METHODS)
+def test_each_step_leaves_the_other_network_alone(tmp_path, monkeypatch, method):
+    seen, _, _ = observe(monkeypatch, tmp_path, "--method", method, steps=2)
+    D1, G1, D2 = seen[:3]
+    assert all(g is None for g in D1["grads"]["G"]), "D's step reached G"
+    weights = [name for name in D1["state"]["G"] if "running" not in name and "num_batches" not in name
+               and not name.endswith(("_u", "_v"))]
+    assert all(torch.equal(D1["state"]["G"][n], G1["state"]["G"][n]) for n in weights), "D's step moved G"
+    assert all(torch.equal(a, b) for a, b in zip(D1["grads"]["D"], G1["grads"]["D"])), "G's step wrote into D's grad"
+    assert any(not torch.equal(G1["state"]["G"][n], D2["state"]["G"][n]) for n in weights), "G did not move"
+
+
+def test_clip_bound_holds_after_each_critic_step(tmp_path, monkeypatch):
+    seen, _, nets = observe(monkeypatch, tmp_path, "--method", "wgan", "--n-critic", "3", steps=2)
+    bounds = [max(t.abs().max().item() for n, t in s["state"]["D"].items() if n.endswith(("weight", "bias")))
+              for s in seen]
+    assert bounds[0] > 0.01 and max(bounds[1:]) <= 0.01 + 1e-9       # the first: before any clipping
+    assert [s["net"] for s in seen] == ["D", "D", "D", "G"] * 2
+
+
+def test_number_of_critic_steps():
+    args = train.parse_args(["--method", "wgan"])
+    assert [train.critic_steps(s, args) for s in (1, 25, 26, 500, 501, 502, 1001)] == [100, 100, 5, 5, 100, 5, 100]
+    args = train.parse_args(["--method", "sagan"])
+    assert {train.critic_steps(s, args) for s in (1, 500, 501)} == {1}
+
+
+@pytest.mark.parametrize("method", train.METHODS)
+def test_resume_is_exact(tmp_path, method):
+    """Also the power iterations' u and v, the batches used, and whatever is drawn in between."""
+    flags = [*TINY, "--method", method, "--n-critic", "2", "--n-critic-warm", "3" if method == "wgan" else "0"]
+    train.main([*flags, "--steps", "5", "--out", str(tmp_path / "whole")])
+    train.main([*flags, "--steps", "2", "--out", str(tmp_path / "parts"), "--sample-every", "1"])
+    train.main(["--resume", str(tmp_path / "parts"), "--steps", "5"])
+    whole, parts = (torch.load(tmp_path / name / "last.pt", weights_only=True)["state"] for name in ("whole", "parts"))
+    assert whole["batch"] == parts["batch"] == (15 if method == "wgan" else 10)
+    for net in "GD":
+        assert all(torch.equal(a, parts[net][name]) for name, a in whole[net].items())
+    last = [{k: v for k, v in read_log(tmp_path / name / "log.jsonl")[-1].items() if k not in ("seconds", "peak_MiB")}
+            for name in ("whole", "parts")]
+    assert last[0]["L_D"] == last[1]["L_D"]
+
+
+def test_drawing_leaves_spectral_norm_alone(tmp_path):
+    """A toy's surface is D in the plane: in train mode it would be a power iteration more."""
+    for every, name in (("1", "often"), ("9", "never")):
+        train.main(["--dataset", "25gaussians", "--method", "wgan_gp", "--spectral", "gd", "--width", "8", "--steps",
+                    "3", "--batch-size", "8", "--sample-every", every, "--out", str(tmp_path / name)])
+    often, never = (torch.load(tmp_path / name / "last.pt", weights_only=True)["state"]["D"]
+                    for name in ("often", "never"))
+    assert all(torch.equal(value, never[name]) for name, value in often.items())
+
+
+def test_methods_are_their_papers():
+    gan, wgan, gp, sagan, both = (train.parse_args(["--method", m]) for m in train.METHODS)
+    assert (gan.optimizer, gan.lr_g, gan.lr_d, gan.beta1, gan.beta2) == ("adam", 2e-4, 2e-4, 0.5, 0.999)
+    assert (wgan.optimizer, wgan.lr_g, wgan.clip, wgan.n_critic, wgan.n_critic_warm) == ("rmsprop", 5e-5, 0.01, 5, 100)
+    assert (gp.lr_g, gp.lr_d, gp.beta1, gp.beta2, gp.gp, gp.n_critic) == (1e-4, 1e-4, 0.0, 0.9, 10.0, 5)
+    assert (sagan.loss, sagan.lr_d, sagan.lr_g, sagan.beta1, sagan.n_critic, sagan.spectral) == (
+        "hinge", 4e-4, 1e-4, 0.0, 1, "gd")
+    assert (both.loss, both.gp, both.lr_d, both.lr_g, both.attention, both.clip) == (
+        "wasserstein", 10.0, 4e-4, 1e-4, "auto", 0.0)
+    assert {a.batch_norm for a in (gp, sagan, both)} == {"g"} and gan.batch_norm == "gd"
+    assert (both.dataset, both.size, both.images) == ("celeba", 200, 8000)
+    assert train.attention_sides(both) == [25] and not train.attention_sides(gan)
+    toy = train.parse_args(["--dataset", "25gaussians", "--method", "wgan_gp"])
+    assert (toy.gp, toy.lr_g, toy.beta1, toy.beta2, toy.n_critic, toy.batch_size) == (0.1, 1e-4, 0.5, 0.9, 5, 256)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--method", "wgan_gp", "--batch-norm", "gd"], "BatchNorm in D mixes"),
+    (["--method", "gan", "--gp", "10"], "BatchNorm in D mixes"),
+    (["--method", "sagan", "--attention", "40"], "maps of side 100, 50, 25, 13, 7, 4, not 40"),
+    (["--attention", "wide"], "--attention wide"), (["--size", "4"], "too small"),
+    (["--dataset", "8gaussians", "--attention", "16"], "no attention"), (["--clip", "-1"], "not be negative"),
+    (["--beta2", "1"], "below 1"),
+])
+def test_wrong_flags_are_refused_in_one_line(flags, message):
+    with pytest.raises(UserError, match=message) as e:
+        train.parse_args(flags)
+    assert "\n" not in str(e.value)
+
+
+def test_bf16_trains_with_spectral_norm_and_penalty(tmp_path):
+    metrics = train.main([*TINY, "--method", "sagan_wgan_gp", "--spectral", "gd", "--amp", "bf16", "--steps", "2",
+                          "--out", str(tmp_path / "r")])
+    assert math.isfinite(metrics["L_D"]) and metrics["GP"] >= 0
+
+
+# --- data
+
+
+def test_images_are_a_choice_that_the_seed_fixes(tmp_path):
+    (tmp_path / "faces").mkdir()
+    for i in range(12):
+        Image.fromarray(np.full((10, 8, 3), i, np.uint8)).save(tmp_path / "faces" / f"{i:02d}.png")
+
+    def chosen(seed, n=5):
+        data = load_images("folder", tmp_path, size=8, limit=n, limit_seed=seed)
+        return sorted(((data.images_at(range(len(data)))[:, 0, 0, 0] + 1) * 127.5).round().int().tolist())
+
+    assert chosen(0) == chosen(0) != chosen(1) and len(set(chosen(0))) == 5 and chosen(0, 99) == list(range(12))
+    a, b = (load_images("synthetic", None, limit=7, limit_seed=seed).images for seed in (3, 4))
+    assert len(a) == 7 and not torch.equal(a, b)
+
+
+def test_200x200_rgb_from_a_folder(tmp_path):
+    """One epoch of 6 images, attention at 25x25; the grid and the peak memory are there."""
+    (tmp_path / "d").mkdir()
+    for i in range(6):
+        noise = np.random.default_rng(i).integers(0, 256, (218, 178, 3), np.uint8)
+        Image.fromarray(noise).save(tmp_path / "d" / f"{i}.png")
+    metrics = train.main(["--dataset", "folder", "--data-dir", str(tmp_path / "d"), "--width", "2", "--batch-size", "3",
+                          "--steps", "2", "--log-every", "1", "--out", str(tmp_path / "r")])
+    with Image.open(tmp_path / "r/samples/step_00000002.png") as image:
+        assert image.size == (5 * 202 + 2, 5 * 202 + 2) and image.mode == "RGB"
+    assert metrics["peak_MiB"] > 50 and "gamma_D" in metrics
+
+
+def test_swiss_roll():
+    data = toy_data("swissroll")
+    points, t = data.sample(20_000, step_rng(0, 1))
+    radius = points.norm(dim=1)
+    assert abs((radius - t / 7.5).std().item() - 0.25 / 7.5) < 0.003                # noise along the radius
+    assert t.min() >= 1.5 * math.pi and t.max() <= 4.5 * math.pi and radius.max() < 2.1
+    assert torch.equal(data.batch(3, 8, 0)[0], data.batch(3, 8, 0)[0])
+    metrics = toy_metrics(data.sample(500, step_rng(0, 2))[0], data)
+    assert abs(metrics["mmd2_unbiased_s1_500"]) < 0.01 and "modes_500" not in metrics
+
+
+# --- eval.py
+
+
+def test_diversity_within_a_batch():
+    real = torch.randn(640, 8)
+    assert sagan_eval.intra_batch_diversity(real, real) == 1
+    assert sagan_eval.intra_batch_diversity(real, real[:1].repeat(128, 1)) == 0
+    assert sagan_eval.intra_batch_diversity(real, 3 * real) == pytest.approx(3)
+
+
+def test_stability_of_a_loss():
+    log = [{"step": s, "L_D": 5.0} for s in range(50)] + [{"step": 50 + i, "L_D": 2 + i / 49 + 0.1 * (-1) ** i}
+                                                          for i in range(50)]
+    found = sagan_eval.stability(log, "L_D")
+    assert found["noise"] == pytest.approx(0.1 / 2.5, rel=0.02)      # about a line from 2 to 3
+    assert found["drift"] == pytest.approx(1 / 2.5, rel=0.02)
+    assert math.isnan(sagan_eval.stability(log[:2], "L_D")["noise"])
+
+
+def test_correlation_of_loss_and_quality():
+    def log(sign):
+        measured = {"fid_lenet_2k_test": 100, "is_lenet_2k": 1.0}
+        return [{"step": s, "L_D": sign * s} | {k: v - s for k, v in measured.items() if s % 5 == 0}
+                for s in range(1, 31)]
+    assert sagan_eval.loss_versus_quality(log(1)) == pytest.approx(-1)
+    assert sagan_eval.loss_versus_quality(log(-1)) == pytest.approx(1)
+    assert math.isnan(sagan_eval.loss_versus_quality(log(1)[:15]))
+
+
+def test_attention_map_is_the_row_of_the_pixel():
+    torch.manual_seed(0)
+    G = Generator(6, 16, 1, 8, attention=(8,)).eval()
+    images, maps = sagan_eval.attention_maps(G, torch.randn(3, 6), (15, 2), 16)        # row 7, column 1 of 8x8
+    seen = {}
+    block = next(layer for layer in G if isinstance(layer, SelfAttention))
+    block.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
+    torch.manual_seed(0)
+    Generator(6, 16, 1, 8, attention=(8,))                                             # the same z again
+    z = torch.randn(3, 6)
+    G(z)
+    assert images.shape == (3, 1, 16, 16)
+    assert torch.allclose(maps.flatten(1), block.beta(seen["x"])[:, 7 * 8 + 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("dataset", ["25gaussians", "swissroll"])
+def test_toys_train_and_are_measured(tmp_path, dataset):
+    train.main(["--dataset", dataset, "--method", "wgan_gp", "--quick", "--width", "8", "--batch-size", "8", "--steps",
+                "2", "--out", str(tmp_path / "r")])
+    metrics = sagan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "300"])
+    assert "mmd2_unbiased_s1_300" in metrics and ("modes_300" in metrics) == (dataset == "25gaussians")
+    with Image.open(tmp_path / "r/samples.png") as image:
+        assert np.asarray(image).std() > 10
+
+
+def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    argv = ["--compare", "--no-quick", "--train-flags", "--smoke --width 4 --n-critic 1 --steps 8", "--points", "4",
+            "--seeds", "2", "--jobs", "1", "--n", "70", "--only", "GAN", "SAGAN + WGAN-GP"]
+    monkeypatch.setattr(train, "curves", lambda *_, **__: None)    # a second a save
+    rows = sagan_eval.main(argv)
+    assert [(r["row"], r["seeds"], r["steps"]) for r in rows] == [
+        ("GAN", [0, 1], 8), ("SAGAN + WGAN-GP", [0, 1], 8)]
+    folder = Path("runs/sagan_wgangp/compare")
+    assert {p.name for p in folder.iterdir()} >= {"compare.md", "compare.json", "quality.png", "losses.png",
+                                                  "grids.png"}
+    text, saved = (folder / "compare.md").read_text(), json.loads((folder / "compare.json").read_text())
+    assert "The paper: best is SAGAN + WGAN-GP" in text and text.count("\n| ") == 2
+    assert saved["rows"][1]["FID"]["mean"] == pytest.approx(np.mean(rows[1]["FID"]["runs"]))
+    before = (folder / "results.jsonl").read_text()
+    sagan_eval.main(argv)                                          # all there: nothing is trained again
+    assert (folder / "results.jsonl").read_text() == before
+    with pytest.raises(UserError, match="the rows are GAN"):
+        sagan_eval.main(["--compare", "--only", "VAE"])
