@@ -55,7 +55,7 @@ ABLATION = {  # Table 1, one ingredient at a time; each row has its method's --q
     "SAGAN": ["--method", "sagan"],
     "SAGAN − attention": ["--method", "sagan", "--attention", "none"],
     "SAGAN − SN": ["--method", "sagan", "--spectral", "none"],
-    "SAGAN − TTUR": ["--method", "sagan", "--lr-d", "2e-4", "--lr-g", "2e-4"],
+    "SAGAN − TTUR": ["--method", "sagan", "--lr-g", "6e-4", "--lr-d", "6e-4"],
     "SAGAN + WGAN-GP": ["--method", "sagan_wgan_gp"],
     "SAGAN + WGAN-GP, SN in D": ["--method", "sagan_wgan_gp", "--spectral", "gd"],
     "SAGAN + WGAN-GP − attention": ["--method", "sagan_wgan_gp", "--attention", "none"],

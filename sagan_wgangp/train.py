@@ -46,9 +46,12 @@ METHODS = {name: dict(zip(FLAGS, values)) for name, values in {      # each with
 SMALL_IMAGES = {name: dict(size=32, images=0) for name in ("fashion-mnist", "mnist", "cifar10")}
 TOY = dict(width=512, z_dim=2, batch_size=256, init="he", batch_norm="none", attention="none", steps=100_000,
            lr_g=1e-4, lr_d=1e-4, beta1=0.5)              # WGAN-GP's authors' code; with a penalty also λ = 0.1
-QUICK = dict(dataset="fashion-mnist", size=32, images=0, width=32)
-QUICK_STEPS = {"gan": dict(steps=6000), "wgan": dict(steps=1500), "wgan_gp": dict(steps=1200),
-               "sagan": dict(steps=4000), "sagan_wgan_gp": dict(steps=3000)}
+QUICK = dict(dataset="fashion-mnist", size=32, images=0, width=32, batch_size=32)
+QUICK_METHODS = {                                        # steps such that each takes the same time
+    "gan": dict(steps=9000), "wgan": dict(steps=3000, lr_g=2e-4, lr_d=2e-4, n_critic_warm=10),
+    "wgan_gp": dict(steps=1800, lr_g=5e-4, lr_d=5e-4), "sagan": dict(steps=5000, lr_g=3e-4, lr_d=1.2e-3),
+    "sagan_wgan_gp": dict(steps=3000, lr_g=3e-4, lr_d=1.2e-3),
+}
 QUICK_TOY = dict(width=128, lr_g=5e-4, lr_d=5e-4, steps=4000)
 SMOKE = dict(dataset="synthetic", size=16, images=0, width=8, batch_size=8, n_critic=2, n_critic_warm=0, steps=12,
              log_every=2, sample_every=6, save_every=6)
@@ -96,7 +99,7 @@ def parse_args(argv=None):
     toy_preset = TOY | ({"gp": 0.1} if METHODS[known.method]["gp"] else {})
     args = parse(parser, argv, {
         "method": METHODS, "dataset": SMALL_IMAGES | {"folder": dict(images=0)} | dict.fromkeys(TOYS, toy_preset),
-        "quick": {True: QUICK_TOY if toy else QUICK | QUICK_STEPS[known.method]}, "smoke": {True: SMOKE}})
+        "quick": {True: QUICK_TOY if toy else QUICK | QUICK_METHODS[known.method]}, "smoke": {True: SMOKE}})
     for name in ("clip", "gp", "n_critic_warm", "lr_g", "lr_d", "images", "fid_samples"):
         if not getattr(args, name) >= 0:
             raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
