@@ -96,7 +96,7 @@ def surface(value, points, path, limit):
     for (label, xy), colour in zip(points.items(), ("white", "tab:red")):
         axis.scatter(*np.asarray(xy, dtype=float).T, s=2, c=colour, label=label)
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    axis.legend(fontsize=8, loc="upper right")
+    axis.legend(fontsize=8, loc="upper right", facecolor="0.5")
     save_figure(figure, path)
 
 

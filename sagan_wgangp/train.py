@@ -52,7 +52,7 @@ QUICK_METHODS = {                                        # steps such that each 
     "wgan_gp": dict(steps=2100, lr_g=5e-4, lr_d=5e-4), "sagan": dict(steps=5000, lr_g=3e-4, lr_d=1.2e-3),
     "sagan_wgan_gp": dict(steps=3100, lr_g=3e-4, lr_d=1.2e-3),
 }
-QUICK_TOY = dict(width=128, lr_g=5e-4, lr_d=5e-4, steps=4000)
+QUICK_TOY = dict(width=128, lr_g=5e-4, lr_d=5e-4, steps=10_000)
 SMOKE = dict(dataset="synthetic", size=16, images=0, width=8, batch_size=8, n_critic=2, n_critic_warm=0, steps=12,
              log_every=2, sample_every=6, save_every=6)
 
