@@ -164,7 +164,7 @@ class Encoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: pairs (x, z) -> logits (B,). pairs=False: x alone, the plain GAN of the latent regressors. Starts at logit 0."""
+    """D: pairs (x, z) -> logits (B,), at first 0. pairs=False: x alone, the plain GAN of the latent regressors."""
 
     def __init__(self, arch="mlp", z_dim=50, size=28, channels=1, width=64, pairs=True):
         super().__init__()

@@ -61,7 +61,7 @@ def parse_args(argv=None):
                        "4·2^k; toy: ALI's, set by the data set")
     paper.add_argument("--size", type=int, default=28, help="image side (§4.1: 28; conv: 32)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own")
-    paper.add_argument("--width", type=positive_int, default=64, help="mlp: 1/16 of the units a layer (code: 64); conv: "
+    paper.add_argument("--width", type=positive_int, default=64, help="mlp: 1/16 of a layer's units (code: 64); conv: "
                        "filters at half size; toy: units")
     paper.add_argument("--z-dim", type=positive_int, default=50, help="N_z (§4.1: 50)")
     paper.add_argument("--prior", choices=("uniform", "normal"), default="uniform", help="p_z: uniform on [-1, 1] "
@@ -84,10 +84,10 @@ def parse_args(argv=None):
     args = parse(parser, argv, PRESETS)
     args.lr_steps = args.lr_steps or args.steps
     if (args.arch == "toy") != (args.dataset in MIXTURES):
-        raise UserError(f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {' and '.join(MIXTURES)} only")
+        raise UserError(f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {', '.join(MIXTURES)} only")
     if args.cycle and args.method not in PAIRS:
         raise UserError(f"--cycle belongs to bigan and ali; {args.method} has no such term")
-    if args.encoder == "stochastic" and args.method != "ali" and args.method != "bigan":
+    if args.encoder == "stochastic" and args.method not in PAIRS:
         raise UserError(f"--encoder stochastic belongs to bigan and ali; {args.method} has a deterministic one")
     for name, low, high in (("cycle", 0, None), ("lr_weight", 0, None), ("lr", 0, None), ("lr_final", 1e-9, 1),
                             ("beta1", 0, 0.999), ("weight_decay", 0, None)):
@@ -99,7 +99,7 @@ def parse_args(argv=None):
 
 
 def load_data(args, split="train"):
-    """What is trained on, without the class --hold-out in the train split; it has batch(step, batch_size, seed, device)."""
+    """Images, or a mixture, with batch(step, batch_size, seed, device); the train split lacks the class --hold-out."""
     if args.dataset in MIXTURES:
         return mixture(args.dataset)
     data = load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
@@ -252,7 +252,7 @@ def encode(net, data, n, device, batch_size=500):
 
 @torch.no_grad()
 def progress(G, E, data, test, z, args, path, n_bank=10_000, n_queries=2000):
-    """1NN accuracies and the reconstruction error on a part of the data, so that they cost seconds; a grid to `path`."""
+    """1NN accuracies and the reconstruction error on a part of the data, so as to cost seconds; a grid to `path`."""
     device, n_bank, n_queries = z.device, min(n_bank, len(data)), min(n_queries, len(test))
     tag, scores = f"{count_tag(n_bank)}_{count_tag(n_queries)}", {}
     if data.labels is not None:
