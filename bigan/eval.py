@@ -380,7 +380,7 @@ def toy(args):
     """25 Gaussians: modes covered by samples and by reconstructions, beside ALI's numbers. -> toy.md, .json, .png."""
     folder, found = run_table(args, "toy", TOY_METHODS, ["--dataset", "25gaussians"])
     lines = [f"25 Gaussians, {args.seeds} seeds a row, 2,000 points each", "",
-             "| method | paper: modes | modes of G(z) | each | modes of G(E(x)) | high quality | MMD², s = 1 | s a run |",
+             "| method | paper: modes | modes of G(z) | each | modes of G(E(x)) | high quality | MMD² s=1 | s a run |",
              "|---|---|---|---|---|---|---|---|"]
     for method, results in found.items():
         columns = [said([pick(r["metrics"], key) for r in results], 1, digits) for key, digits in
