@@ -45,7 +45,7 @@ PRESETS = {
     "method": {"ali": dict(prior="normal", encoder="stochastic")},
     "arch": {"conv": dict(size=32)},
     "dataset": {name: TOY for name in MIXTURES},
-    "quick": {True: dict(steps=4000)},
+    "quick": {True: dict(width=32, steps=20_000, amp="bf16", sample_every=1000)},
     "smoke": {True: dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12, log_every=2,
                          sample_every=6, save_every=6)},
 }
@@ -85,6 +85,8 @@ def parse_args(argv=None):
     args.lr_steps = args.lr_steps or args.steps
     if (args.arch == "toy") != (args.dataset in MIXTURES):
         raise UserError(f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {', '.join(MIXTURES)} only")
+    if args.quick and args.arch == "toy":
+        raise UserError("--quick is for images: a toy run takes minutes as it is; fewer --steps make it shorter")
     if args.cycle and args.method not in PAIRS:
         raise UserError(f"--cycle belongs to bigan and ali; {args.method} has no such term")
     if args.encoder == "stochastic" and args.method not in PAIRS:

@@ -114,10 +114,12 @@ def observed_step(tmp_path, monkeypatch, *flags):
     monkeypatch.setattr(train, "average_gradients", spy)
     train.main(argv)
     args = train.parse_args(argv)
-    data = train.load_data(args)
+    data, trained = train.load_data(args), list(nets)
     args.channels = data.channels
     train.seed_all(args.seed)
     G, E, D = head_moved(args)
+    grads["moved"] = {name for name, net, before in zip("GED", trained, (G, E, D))
+                      if all(not torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters()))}
     rng = step_rng(args.seed, 1)
     x = data.batch(0, args.batch_size, args.seed)[0]
     return grads, G, E, D, x, train.sample_z(6, args, rng), train.sample_eps(6, args, rng)
@@ -133,7 +135,7 @@ def assert_gradient(found, loss, net):
 @pytest.mark.parametrize("method", ["bigan", "ali"])
 def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_path, monkeypatch, method):
     grads, G, E, D, x, z, eps = observed_step(tmp_path, monkeypatch, "--method", method)
-    assert (eps is not None) == (method == "ali")
+    assert (eps is not None) == (method == "ali") and grads["moved"] == set("GED")
     code, image = E(x, eps), G(z)
     real, fake = D(x, code), D(image, z)
     assert_gradient(grads["E"], -torch.sigmoid(-real).log().mean() / 2, E)     # −½ E log(1 − D(x, E(x))), nothing of G(z)
@@ -166,7 +168,7 @@ def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(tmp_path, 
 @pytest.mark.parametrize("method, p", [("ae-l1", 1), ("ae-l2", 2)])
 def test_autoencoders_leave_D_alone(tmp_path, monkeypatch, method, p):
     grads, G, E, _, x, _, _ = observed_step(tmp_path, monkeypatch, "--method", method)
-    assert "D" not in grads
+    assert "D" not in grads and grads["moved"] == set("GE")
     assert_gradient(grads["E"], (x - G(E(x))).abs().pow(p).mean(), E)
     assert_gradient(grads["G"], (x - G(E(x))).abs().pow(p).mean(), G)
 
