@@ -75,7 +75,7 @@ def test_anomaly_score_by_hand():
 
 
 def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
-    """Linear G = A, E = A⁻¹, normal prior: (x, E(x)) and (G(z), z) are the same distribution. E = −A⁻¹: they are not."""
+    """Linear G = A, E = A⁻¹, normal prior: (x, E(x)) and (G(z), z) are one distribution. E = −A⁻¹: they are not."""
     A = T([[1.0, 0.5], [-0.3, 0.8]])
 
     def loss_of_trained_D(E):
@@ -138,8 +138,8 @@ def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_p
     assert (eps is not None) == (method == "ali") and grads["moved"] == set("GED")
     code, image = E(x, eps), G(z)
     real, fake = D(x, code), D(image, z)
-    assert_gradient(grads["E"], -torch.sigmoid(-real).log().mean() / 2, E)     # −½ E log(1 − D(x, E(x))), nothing of G(z)
-    assert_gradient(grads["G"], -torch.sigmoid(fake).log().mean() / 2, G)      # −½ E log D(G(z), z), nothing of E(x)
+    assert_gradient(grads["E"], -torch.sigmoid(-real).log().mean() / 2, E)     # −½ E log(1 − D(x, E(x))), no G(z)
+    assert_gradient(grads["G"], -torch.sigmoid(fake).log().mean() / 2, G)      # −½ E log D(G(z), z), no E(x)
     real, fake = D(x, code.detach()), D(image.detach(), z)
     assert_gradient(grads["D"], -(torch.sigmoid(real).log().mean() + torch.sigmoid(-fake).log().mean()) / 2, D)
 
@@ -195,14 +195,15 @@ def test_the_papers_mnist_networks():
     assert count(E) == 784 * 1024 + 1024**2 + 1024 * 50
     assert count(D) == 784 * 1024 + 1024**2 + 50 * 1024 + 1024                 # no bias, no gain anywhere
     x, z = torch.rand(4, 1, 28, 28) * 2 - 1, torch.rand(4, 50) * 2 - 1
-    assert G(z).shape == x.shape and G(z).abs().max() <= 1 and E(x).shape == z.shape and E.features(x).shape == (4, 1024)
+    assert G(z).shape == x.shape and G(z).abs().max() <= 1
+    assert E(x).shape == z.shape and E.features(x).shape == (4, 1024)
     assert torch.equal(D(x, z), torch.zeros(4)), "D = ½ at the start"
     assert E.features.layers[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
 
 
 def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
     E = Encoder(size=8, width=4, z_dim=5).eval()
-    assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), "black is 0: no bias, nothing comes through"
+    assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), "black is 0, and there is no bias"
     x, order = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randperm(64)
     before = E(x)
     E.features.layers[0].weight.data = E.features.layers[0].weight.data[:, order]
@@ -235,7 +236,7 @@ def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
 
 def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
     torch.manual_seed(0)
-    G, E, D = Generator(size=8, width=2, z_dim=4), Encoder(size=8, width=2, z_dim=4), Discriminator(size=8, width=2, z_dim=4)
+    G, E, D = (net(size=8, width=2, z_dim=4) for net in (Generator, Encoder, Discriminator))
     batches = [(torch.rand(5, 1, 8, 8), torch.rand(5, 4), None) for _ in range(3)]
     recompute_statistics(G, E, D, batches)
     inputs = [G.layers[0](z) for _, z, _ in batches]
@@ -357,7 +358,7 @@ def test_hold_out_leaves_a_class_out_of_training_only():
 
 def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
     for method in ("bigan", "ae-l2"):
-        train.main([*TINY, "--steps", "2", "--save-every", "9", "--sample-every", "9", "--method", method, "--hold-out", "disc", "--out", str(tmp_path / method)])
+        train.main([*TINY, "--steps", "2", "--method", method, "--hold-out", "disc", "--out", str(tmp_path / method)])
         metrics = bigan_eval.main(["--ckpt", str(tmp_path / method / "last.pt"), "--n", "70", "--bn-batches", "2"])
         assert 0 <= metrics["auroc_recon_class0_512"] <= 1 and (tmp_path / method / "anomaly.png").exists()
         assert not any(key.startswith("1nn") for key in metrics)
