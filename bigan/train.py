@@ -42,10 +42,11 @@ METHODS = (*PAIRS, *REGRESSORS, *AUTOENCODERS)
 TOY = dict(arch="toy", z_dim=2, width=400, prior="normal", lr=1e-4, beta1=0.8, weight_decay=0.0, lr_final=1.0,
            batch_size=100, steps=50_000)
 PRESETS = {
-    "method": {"ali": dict(prior="normal", encoder="stochastic")},
     "arch": {"conv": dict(size=32)},
     "dataset": {name: TOY for name in MIXTURES},
-    "quick": {True: dict(width=32, steps=20_000, amp="bf16", sample_every=1000)},
+    "quick": {True: dict(width=32, cycle=5.0, steps=20_000, amp="bf16", sample_every=1000)},
+    "method": {"ali": dict(prior="normal", encoder="stochastic"),
+               **{name: dict(cycle=0.0) for name in (*REGRESSORS, *AUTOENCODERS)}},
     "smoke": {True: dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12, log_every=2,
                          sample_every=6, save_every=6)},
 }

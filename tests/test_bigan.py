@@ -300,6 +300,7 @@ def test_defaults_are_the_papers():
     ali = train.parse_args(["--method", "ali"])
     assert (ali.prior, ali.encoder) == ("normal", "stochastic")
     assert train.parse_args(["--dataset", "25gaussians"]).arch == "toy"
+    assert train.parse_args(["--quick"]).cycle == 5 and train.parse_args(["--quick", "--method", "ae-l2"]).cycle == 0
 
 
 @pytest.mark.parametrize("argv, message", [
