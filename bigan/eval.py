@@ -42,7 +42,7 @@ from common.sweep import add_sweep_args, sweep
 from . import train
 from .features import auroc, linear_probe, nearest, one_nn_accuracy
 from .model import anomaly_score, recompute_statistics
-from .train import AUTOENCODERS, EPOCH, build, class_index, encode, fixed_batches, load_data, sample_z
+from .train import AUTOENCODERS, EPOCH, build, class_index, draw_curves, encode, fixed_batches, load_data, sample_z
 
 METHODS = {                                  # the rows of the paper's table and two more: flags of train.py
     "BiGAN": ["--method", "bigan", "--cycle", "0"], "LR": ["--method", "latent-regressor"],
@@ -214,13 +214,8 @@ def measure_anomaly(networks, test, trained, device):
 def draw(networks, data, test, trained, args, device, where):
     """Samples, reconstructions, interpolation, neighbours, anomaly histogram, curves: PNGs beside the checkpoint."""
     G, E, _ = networks
-    log = read_log(where / "log.jsonl")
-    if log:
-        groups = [[k for k in ("L_D", "L_GE", "L_E") if k in log[0]], ["D_real", "D_fake"],
-                  sorted({k for line in log for k in line if k.startswith("1nn") or k.startswith("modes")}),
-                  sorted({k for line in log for k in line if k.startswith("recon")})]
-        plots.curves(log, [g for g in groups if any(k in line for k in g for line in log)], where / "curves.png",
-                     smooth=10)
+    if (where / "log.jsonl").exists():
+        draw_curves(where)
     if trained.dataset in MIXTURES:
         x, _ = data.sample(10_000, step_rng(args.seed, 0))
         code, samples = E(x.to(device)), torch.cat(list(sample(G, 10_000, trained, device, args.seed)))

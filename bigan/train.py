@@ -239,11 +239,16 @@ def main(argv=None):
         if run.due(step, args.save_every):
             run.save(step, G=G, E=E, D=D, opt_D=opt_D, opt_GE=opt_GE)
             if rank == 0:
-                log = read_log(run.dir / "log.jsonl")
-                starts = (("L_",), ("D_",), ("1nn",), ("recon", "modes"))
-                panels = [sorted({key for line in log for key in line if key.startswith(start)}) for start in starts]
-                curves(log, [keys for keys in panels if keys], run.dir / "curves.png")
+                draw_curves(run.dir)
     return run.metrics
+
+
+def draw_curves(folder):
+    """curves.png of a run's log: losses, D's answers, 1NN accuracies, reconstruction error or modes."""
+    log = read_log(folder / "log.jsonl")
+    panels = [sorted({key for line in log for key in line if key.startswith(start)})
+              for start in ("L_", "D_", "1nn", ("recon", "modes"))]
+    curves(log, [keys for keys in panels if keys], folder / "curves.png")
 
 
 @torch.no_grad()
