@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data-jets quick-mdma table2-egan compare-sagan_wgangp smoke bench clean FORCE
+.PHONY: help setup test lint data-jets quick-mdma table2-egan compare-sagan_wgangp table-bigan smoke bench clean FORCE
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -68,6 +68,9 @@ table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU 
 
 compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), three seeds: Figs. 2-4; resumable
 	$(PY) -m sagan_wgangp.eval --compare $(ARGS)
+
+table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= adds flags; resumable
+	$(PY) -m bigan.eval --table --reduced $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

@@ -19,6 +19,10 @@ ROWS = [  # folder, what, flags
     ("began", "thesis preset, bf16 + channels_last", ["--amp", "bf16"]),
     ("began", "--quick, fp32", ["--quick", "--amp", "off"]),
     ("began", "--quick (bf16 + channels_last)", ["--quick"]),
+    ("bigan", "permutation-invariant, fp32", []),
+    ("bigan", "permutation-invariant, bf16", ["--amp", "bf16"]),
+    ("bigan", "--quick", ["--quick"]),
+    ("bigan", "--arch conv, 32x32, bf16", ["--arch", "conv", "--amp", "bf16"]),
     ("egan", "8 Gaussians, μ = 1", []),
     ("egan", "8 Gaussians, μ = 4", ["--mu", "4"]),
     ("egan", "--quick", ["--quick"]),
@@ -33,7 +37,7 @@ ROWS = [  # folder, what, flags
     ("mdma", "150 particles", ["--num-particles", "150"]),
     ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
-COMMON = {"began": ["--encoder-weights", "none"], "egan": [],
+COMMON = {"began": ["--encoder-weights", "none"], "egan": [], "bigan": [],
           "mdma": ["--dataset", "synthetic", "--valid-batches", "1"],
           "sagan_wgangp": ["--dataset", "synthetic", "--channels", "3", "--n-critic-warm", "0"]}
 

@@ -1,0 +1,405 @@
+"""BiGAN / ALI: objectives by hand, who gets gradient in the loop itself, inverted pairs, feature measurements."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from scipy.stats import mannwhitneyu
+from torch.nn import functional as F
+
+from bigan import eval as bigan_eval
+from bigan import train
+from bigan.features import auroc, linear_probe, nearest, one_nn_accuracy
+from bigan.model import (Discriminator, Encoder, Generator, anomaly_score, discriminator_loss, encoder_generator_loss,
+                         generator_loss, latent_loss, recompute_statistics, reconstruction_loss)
+from common.cli import UserError
+from common.device import step_rng
+from common.runs import load_checkpoint
+
+T = torch.tensor
+LN2 = math.log(2)
+TINY = ["--smoke", "--size", "8", "--width", "2", "--z-dim", "4", "--batch-size", "6"]
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
+# --- objectives
+
+
+def test_all_losses_are_ln_2_where_D_is_one_half():
+    zero = torch.zeros(5)
+    for loss in (discriminator_loss(zero, zero), encoder_generator_loss(zero, zero), generator_loss(zero)):
+        assert loss.item() == pytest.approx(LN2)
+
+
+def test_adversarial_losses_by_hand():
+    real, fake = T([math.log(3), 0.0]), T([math.log(4), -math.log(4)])         # D: 3/4, 1/2; 4/5, 1/5
+    assert discriminator_loss(real, fake).item() == pytest.approx(
+        -(math.log(3 / 4) + math.log(1 / 2)) / 4 - (math.log(1 / 5) + math.log(4 / 5)) / 4)
+    assert encoder_generator_loss(real, fake).item() == pytest.approx(
+        -(math.log(1 / 4) + math.log(1 / 2)) / 4 - (math.log(4 / 5) + math.log(1 / 5)) / 4)
+    assert generator_loss(fake).item() == pytest.approx(-(math.log(4 / 5) + math.log(1 / 5)) / 2)
+
+
+def test_losses_of_G_and_E_are_Ds_with_the_labels_swapped():
+    real, fake = torch.randn(2, 50, dtype=torch.float64).unbind(0)
+    both = torch.cat([real, fake])
+    labels = torch.cat([torch.ones(50), torch.zeros(50)]).double()
+    assert discriminator_loss(real, fake).item() == pytest.approx(
+        F.binary_cross_entropy_with_logits(both, labels).item())
+    assert encoder_generator_loss(real, fake).item() == pytest.approx(
+        F.binary_cross_entropy_with_logits(both, 1 - labels).item())
+
+
+def test_latent_and_reconstruction_losses_by_hand():
+    a, z = T([[0.0, math.log(3)]]), T([[1.0, 0.0]])                            # σ(a): 1/2, 3/4; targets 1, 1/2
+    expected = -(math.log(1 / 2) + 0.5 * math.log(3 / 4) + 0.5 * math.log(1 / 4)) / 2
+    assert latent_loss(a, z).item() == pytest.approx(expected)
+    assert latent_loss(T([[3.0, 1.0]]), T([[1.0, 1.0]]), "normal").item() == pytest.approx(1.0)     # ½ (4 + 0) / 2
+    x, rec = T([[[[1.0, -1.0]]]]), T([[[[0.5, 0.0]]]])
+    assert reconstruction_loss(x, rec, 1).item() == pytest.approx(0.75)
+    assert reconstruction_loss(x, rec, 2).item() == pytest.approx((0.25 + 1) / 2)
+
+
+def test_anomaly_score_by_hand():
+    x, rec = T([[[[1.0, -1.0]]], [[[0.0, 0.0]]]]), T([[[[0.5, 0.0]]], [[[0.0, 0.0]]]])
+    f, f_rec = T([[1.0, 2.0], [0.0, 5.0]]), T([[1.0, 0.0], [1.0, 5.0]])
+    assert anomaly_score(x, rec, f, f_rec).tolist() == pytest.approx([0.9 * 1.5 + 0.1 * 2, 0.1])
+
+
+# --- the game
+
+
+def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
+    """Linear G = A, E = A⁻¹, normal prior: (x, E(x)) and (G(z), z) are one distribution. E = −A⁻¹: they are not."""
+    A = T([[1.0, 0.5], [-0.3, 0.8]])
+
+    def loss_of_trained_D(E):
+        torch.manual_seed(0)
+        D = Discriminator("toy", z_dim=2, width=16)
+        adam = torch.optim.Adam(D.parameters(), lr=1e-2)
+        for step in range(201):
+            n = 20_000 if step == 200 else 128
+            x, z = torch.randn(n, 2) @ A.T, torch.randn(n, 2)
+            loss = discriminator_loss(D(x, x @ E.T), D(z @ A.T, z))
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+        return loss.item()                                                     # of fresh samples, before its step
+
+    assert loss_of_trained_D(torch.linalg.inv(A)) > LN2 - 0.005
+    assert loss_of_trained_D(-torch.linalg.inv(A)) < 0.4
+
+
+def observed_step(tmp_path, monkeypatch, *flags):
+    """Gradients of the first step of train.main, and what they should be made of: initial networks, x, z, ε."""
+    grads, argv = {}, [*TINY, "--steps", "1", "--weight-decay", "0", "--out", str(tmp_path / "run"), *flags]
+    nets = []
+    build = train.build
+
+    def head_moved(args):                          # D starts at logit 0, where it gives nobody a gradient
+        G, E, D = build(args)
+        torch.nn.init.normal_(D.head.weight, generator=torch.Generator().manual_seed(1))
+        nets[:] = G, E, D
+        return G, E, D
+
+    def spy(net):
+        grads["GED"[[net is n for n in nets].index(True)]] = [p.grad.clone() for p in net.parameters()]
+
+    monkeypatch.setattr(train, "build", head_moved)
+    monkeypatch.setattr(train, "average_gradients", spy)
+    train.main(argv)
+    args = train.parse_args(argv)
+    data, trained = train.load_data(args), list(nets)
+    args.channels = data.channels
+    train.seed_all(args.seed)
+    G, E, D = head_moved(args)
+    grads["moved"] = {name for name, net, before in zip("GED", trained, (G, E, D))
+                      if all(not torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters()))}
+    rng = step_rng(args.seed, 1)
+    x = data.batch(0, args.batch_size, args.seed)[0]
+    return grads, G, E, D, x, train.sample_z(6, args, rng), train.sample_eps(6, args, rng)
+
+
+def assert_gradient(found, loss, net):
+    expected = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, retain_graph=True)
+    assert any(g is not None and g.abs().max() > 1e-9 for g in expected), "nothing to compare"
+    for a, b in zip(found, expected):
+        assert torch.allclose(a, torch.zeros_like(a) if b is None else b, atol=1e-7, rtol=1e-3)
+
+
+@pytest.mark.parametrize("method", ["bigan", "ali"])
+def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_path, monkeypatch, method):
+    grads, G, E, D, x, z, eps = observed_step(tmp_path, monkeypatch, "--method", method)
+    assert (eps is not None) == (method == "ali") and grads["moved"] == set("GED")
+    code, image = E(x, eps), G(z)
+    real, fake = D(x, code), D(image, z)
+    assert_gradient(grads["E"], -torch.sigmoid(-real).log().mean() / 2, E)     # −½ E log(1 − D(x, E(x))), no G(z)
+    assert_gradient(grads["G"], -torch.sigmoid(fake).log().mean() / 2, G)      # −½ E log D(G(z), z), no E(x)
+    real, fake = D(x, code.detach()), D(image.detach(), z)
+    assert_gradient(grads["D"], -(torch.sigmoid(real).log().mean() + torch.sigmoid(-fake).log().mean()) / 2, D)
+
+
+def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, monkeypatch):
+    grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, "--cycle", "3")
+    code = E(x)
+    real, fake = D(x, code), D(G(z), z)
+    swapped = -(torch.sigmoid(-real).log().mean() + torch.sigmoid(fake).log().mean()) / 2
+    loss = swapped + 3 * (x - G(code)).abs().mean()
+    assert_gradient(grads["E"], loss, E)
+    assert_gradient(grads["G"], loss, G)
+    assert_gradient(grads["D"], discriminator_loss(real, fake), D)
+
+
+@pytest.mark.parametrize("method, weight", [("latent-regressor", 1.0), ("joint-lr", 0.25)])
+def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(tmp_path, monkeypatch, method, weight):
+    grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, "--method", method)
+    image = G(z)
+    L_G, L_E = -torch.sigmoid(D(image)).log().mean(), latent_loss(E.logits(image), z)
+    assert_gradient(grads["E"], weight * L_E, E)
+    assert_gradient(grads["G"], L_G + weight * L_E if method == "joint-lr" else L_G, G)
+    assert_gradient(grads["D"], discriminator_loss(D(x), D(image.detach())), D)
+
+
+@pytest.mark.parametrize("method, p", [("ae-l1", 1), ("ae-l2", 2)])
+def test_autoencoders_leave_D_alone(tmp_path, monkeypatch, method, p):
+    grads, G, E, _, x, _, _ = observed_step(tmp_path, monkeypatch, "--method", method)
+    assert "D" not in grads and grads["moved"] == set("GE")
+    assert_gradient(grads["E"], (x - G(E(x))).abs().pow(p).mean(), E)
+    assert_gradient(grads["G"], (x - G(E(x))).abs().pow(p).mean(), G)
+
+
+@pytest.mark.parametrize("arch", ["mlp", "conv", "toy"])
+def test_D_judges_pairs(arch):
+    torch.manual_seed(0)
+    D = Discriminator(arch, z_dim=3, size=16, width=8)
+    torch.nn.init.normal_(D.head.weight)
+    x = torch.randn(8, 2) if arch == "toy" else torch.rand(8, 1, 16, 16)
+    z = torch.rand(8, 3)
+    assert not torch.allclose(D(x, z), D(x, z.roll(1, 0)), atol=1e-4)
+    plain = Discriminator(arch, z_dim=3, size=16, width=8, pairs=False)
+    torch.nn.init.normal_(plain.head.weight)
+    assert torch.equal(plain(x, z), plain(x, z.roll(1, 0))) and count(plain) < count(D)
+
+
+# --- networks
+
+
+def test_the_papers_mnist_networks():
+    G, E, D = Generator(), Encoder(), Discriminator()
+    assert count(G) == 50 * 1024 + 1024**2 + 50 * 1024 + 1024 * 784            # the second: z again, into layer 2
+    assert count(E) == 784 * 1024 + 1024**2 + 1024 * 50
+    assert count(D) == 784 * 1024 + 1024**2 + 50 * 1024 + 1024                 # no bias, no gain anywhere
+    x, z = torch.rand(4, 1, 28, 28) * 2 - 1, torch.rand(4, 50) * 2 - 1
+    assert G(z).shape == x.shape and G(z).abs().max() <= 1
+    assert E(x).shape == z.shape and E.features(x).shape == (4, 1024)
+    assert torch.equal(D(x, z), torch.zeros(4)), "D = ½ at the start"
+    assert E.features.layers[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
+    E = Encoder(size=8, width=4, z_dim=5).eval()
+    assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), "black is 0, and there is no bias"
+    x, order = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randperm(64)
+    before = E(x)
+    E.features.layers[0].weight.data = E.features.layers[0].weight.data[:, order]
+    assert torch.allclose(E(x.flatten(1)[:, order].view_as(x)), before, atol=1e-6)
+
+
+@pytest.mark.parametrize("size, channels", [(32, 1), (32, 3), (64, 1), (64, 3)])
+def test_conv_networks(size, channels):
+    shape = dict(arch="conv", z_dim=10, size=size, channels=channels, width=2)
+    x, z = torch.rand(3, channels, size, size), torch.rand(3, 10)
+    G, E, D = Generator(**shape), Encoder(**shape), Discriminator(**shape)
+    assert G(z).shape == x.shape and E(x).shape == z.shape and D(x, z).shape == (3,)
+    assert not torch.allclose(G.eval()(z)[0], G(z.flip(0))[0], atol=1e-6)
+    with pytest.raises(ValueError, match="4·2"):
+        Encoder(arch="conv", size=28)
+
+
+def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
+    torch.manual_seed(0)
+    x, eps = torch.rand(6, 1, 8, 8), torch.randn(6, 4)
+    E = Encoder(size=8, width=2, z_dim=4).eval()
+    E.head.weight.data *= 1e4
+    assert E.logits(x).abs().max() > 1 and E(x).abs().max() <= 1
+    assert torch.allclose(E(x), torch.tanh(E.logits(x) / 2), atol=1e-6)
+    ali = Encoder(size=8, width=2, z_dim=4, prior="normal", stochastic=True).eval()
+    ali.head.weight.data *= 50
+    mu, sigma = ali(x), ali(x, torch.ones(6, 4)) - ali(x)
+    assert torch.allclose(ali(x, eps), mu + sigma * eps, atol=1e-5) and (sigma > 0).all() and sigma.std() > 1e-3
+
+
+def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
+    torch.manual_seed(0)
+    G, E, D = (net(size=8, width=2, z_dim=4) for net in (Generator, Encoder, Discriminator))
+    batches = [(torch.rand(5, 1, 8, 8), torch.rand(5, 4), None) for _ in range(3)]
+    recompute_statistics(G, E, D, batches)
+    inputs = [G.layers[0](z) for _, z, _ in batches]
+    assert torch.allclose(G.norms[0].running_mean, torch.stack([h.mean(0) for h in inputs]).mean(0), atol=1e-6)
+    assert torch.allclose(G.norms[0].running_var, torch.stack([h.var(0) for h in inputs]).mean(0), atol=1e-6)
+    assert not (G.training or E.training or D.training) and G.norms[0].momentum == 0.1
+    x, z, _ = batches[0]
+    assert torch.allclose(G(z[:1]), G(z)[:1], atol=1e-6) and torch.allclose(E(x[:1]), E(x)[:1], atol=1e-6)
+    recompute_statistics(G, E, D, [(x, None, None) for x, _, _ in batches])    # z None: G is given E(x)
+    E.train()
+    inputs = [G.layers[0](E(x)) for x, _, _ in batches]
+    assert torch.allclose(G.norms[0].running_mean, torch.stack([h.mean(0) for h in inputs]).mean(0), atol=1e-6)
+
+
+# --- measurements
+
+
+def test_nearest_is_exact():
+    rng = np.random.default_rng(0)
+    bank, queries = rng.normal(3, 1, (300, 7)), rng.normal(3, 1, (101, 7))
+    found = nearest(T(bank).float(), T(queries).float(), block=32)
+    assert found.tolist() == cdist(queries, bank).argmin(1).tolist()
+    labels = torch.arange(300)
+    assert one_nn_accuracy(T(bank), labels, T(bank[:50]), labels[:50]) == 1.0
+    assert one_nn_accuracy(T(bank), labels, T(bank[:50]), labels[:50].roll(1)) == 0.0
+
+
+def test_linear_probe_is_least_squares_on_one_hot_labels():
+    rng = np.random.default_rng(0)
+    X, queries = rng.normal(size=(400, 5)) * [1, 10, 0.1, 1, 1] + 2, rng.normal(size=(200, 5)) + 2
+    y = (X[:, 0] + X[:, 3] > 4).astype(int) + 2 * (X[:, 4] > 2)
+    scale = lambda a: (a - X.mean(0)) / X.std(0, ddof=1)
+    design = np.c_[scale(X), np.ones(400)]
+    answers = (np.c_[scale(queries), np.ones(200)] @ np.linalg.lstsq(design, np.eye(4)[y], rcond=None)[0]).argmax(1)
+    assert linear_probe(T(X), T(y), T(queries), T(answers), ridge=1e-9) == 1.0
+    assert linear_probe(T(X), T(y), T(queries), T(answers), ridge=100.0) < 1.0
+    constant = np.c_[X, np.ones(400)]
+    assert linear_probe(T(constant), T(y), T(constant), T(y)) > 0.7            # a dead feature is no division by 0
+
+
+def test_auroc_by_hand_and_against_scipy():
+    assert auroc(T([1.0, 2.0, 3.0, 4.0]), T([False, False, True, True])) == 1.0
+    assert auroc(T([1.0, 2.0, 3.0, 4.0]), T([False, True, False, True])) == 0.75       # 3 of 4 pairs
+    assert auroc(T([1.0, 1.0]), T([False, True])) == 0.5
+    rng = np.random.default_rng(0)
+    scores, positive = rng.integers(0, 9, 200).astype(float), rng.random(200) < 0.3   # many ties
+    expected = mannwhitneyu(scores[positive], scores[~positive]).statistic / (positive.sum() * (~positive).sum())
+    assert auroc(T(scores), T(positive)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="positives and negatives"):
+        auroc(T([1.0]), T([True]))
+
+
+# --- train.py's own rules
+
+
+def test_defaults_are_the_papers():
+    args = train.parse_args([])
+    paper = dict(method="bigan", arch="mlp", size=28, width=64, z_dim=50, prior="uniform", encoder="deterministic",
+                 cycle=0.0, lr=2e-4, lr_final=0.01, beta1=0.5, weight_decay=2.5e-5, batch_size=128, steps=400 * 469,
+                 lr_weight=0.25, lr_steps=400 * 469)
+    assert {k: getattr(args, k) for k in paper} == paper
+    ali = train.parse_args(["--method", "ali"])
+    assert (ali.prior, ali.encoder) == ("normal", "stochastic")
+    assert train.parse_args(["--dataset", "25gaussians"]).arch == "toy"
+    assert train.parse_args(["--quick"]).cycle == 5 and train.parse_args(["--quick", "--method", "ae-l2"]).cycle == 0
+
+
+@pytest.mark.parametrize("argv, message", [
+    (["--method", "ae-l1", "--cycle", "1"], "--cycle belongs to"), (["--arch", "toy"], "toy goes with"),
+    (["--method", "joint-lr", "--encoder", "stochastic"], "stochastic belongs to"), (["--lr", "-1"], "at least 0")])
+def test_flags_that_mean_nothing_are_refused(argv, message):
+    with pytest.raises(UserError, match=message):
+        train.parse_args(argv)
+
+
+def test_z_is_uniform_or_normal():
+    uniform = train.sample_z(4000, train.parse_args([]), step_rng(0, 1))
+    normal = train.sample_z(4000, train.parse_args(["--method", "ali"]), step_rng(0, 1))
+    assert uniform.shape == (4000, 50) and uniform.abs().max() <= 1
+    assert uniform.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02) and uniform.min() < -0.99
+    assert normal.std().item() == pytest.approx(1, rel=0.02)
+
+
+def test_learning_rate_is_constant_then_falls_to_one_percent(tmp_path):
+    def rate(name, *flags):
+        train.main([*TINY, "--out", str(tmp_path / name), *flags])
+        state = load_checkpoint(tmp_path / name / "last.pt")["state"]
+        assert state["opt_D"]["param_groups"][0]["weight_decay"] == 2.5e-5
+        return [state[opt]["param_groups"][0]["lr"] for opt in ("opt_D", "opt_GE")]
+
+    assert rate("half", "--steps", "2", "--lr-steps", "4") == [2e-4, 2e-4]
+    assert rate("three quarters", "--steps", "3", "--lr-steps", "4") == pytest.approx([2e-5, 2e-5])
+    assert rate("end", "--steps", "1") == pytest.approx([2e-6, 2e-6])
+
+
+@pytest.mark.parametrize("flags", [("--method", "ali", "--arch", "conv", "--cycle", "1"), ("--method", "joint-lr")])
+def test_resumed_is_the_same_run(tmp_path, flags):
+    common = [*TINY, *flags, "--lr-steps", "6"]
+    train.main([*common, "--steps", "6", "--out", str(tmp_path / "whole")])
+    train.main([*common, "--steps", "4", "--out", str(tmp_path / "parts")])
+    train.main(["--resume", str(tmp_path / "parts"), "--steps", "6"])
+    whole, parts = (load_checkpoint(tmp_path / name / "last.pt")["state"] for name in ("whole", "parts"))
+    for net in "GED":
+        for name, tensor in whole[net].items():
+            assert torch.equal(tensor, parts[net][name]), f"{net}.{name}"
+
+
+def test_hold_out_leaves_a_class_out_of_training_only():
+    args = train.parse_args(["--smoke", "--hold-out", "Square"])
+    data, test = train.load_data(args), train.load_data(args, "test")
+    assert 2 not in data.labels and len(data.labels) == len(data) and set(data.labels.tolist()) == set(range(10)) - {2}
+    assert 2 in test.labels
+    assert train.class_index(test, "2") == 2
+    for wrong in ("Cube", "10", "-1"):
+        with pytest.raises(UserError, match="disc, ring"):
+            train.class_index(test, wrong)
+
+
+# --- eval.py
+
+
+def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
+    for method in ("bigan", "ae-l2"):
+        train.main([*TINY, "--steps", "2", "--method", method, "--hold-out", "disc", "--out", str(tmp_path / method)])
+        metrics = bigan_eval.main(["--ckpt", str(tmp_path / method / "last.pt"), "--n", "70", "--bn-batches", "2"])
+        assert 0 <= metrics["auroc_recon_class0_512"] <= 1 and (tmp_path / method / "anomaly.png").exists()
+        assert not any(key.startswith("1nn") for key in metrics)
+        assert ("auroc_D_features_class0_512" in metrics) == (method == "bigan")
+        assert any(key.startswith("fid") for key in metrics) == (method == "bigan")
+
+
+def test_inversion_is_measured_in_pixels_of_0_1(tmp_path, monkeypatch):
+    class Data:
+        def __len__(self):
+            return 4
+
+        def images_at(self, index, device):
+            return torch.linspace(-1, 1, 4)[index].view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+    args = bigan_eval.parse_args(["--n", "4"])
+    trained = train.parse_args(["--z-dim", "1"])
+    perfect = bigan_eval.measure_inversion(lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2), lambda x: x[:, 0, 0, :1],
+                                           Data(), trained, args, torch.device("cpu"))
+    assert perfect["recon_l2_4_test"] == 0 and perfect["latent_l2_4"] == 0 and perfect["regen_l2_4"] == 0
+    assert perfect["recon_l2_shuffled_4_test"] == pytest.approx((2 + 2 / 3 * 3) / 4)   # 2 px wide: |Δ|/2 · √4
+
+
+def test_tables_train_measure_and_write(here, monkeypatch):
+    monkeypatch.setattr(bigan_eval, "METHODS", {k: bigan_eval.METHODS[k] for k in ("BiGAN", "AE (l1)")})
+    flags = ["--jobs", "1", "--seeds", "1", "--n", "70", "--bn-batches", "2", "--train-flags"]
+    small = " ".join(TINY + ["--steps", "4", "--sample-every", "2"])
+    bigan_eval.main(["--table", "--dataset", "synthetic", *flags, small])
+    text = (here / "runs/bigan/table/table.md").read_text()
+    assert "| BiGAN | 97.39 |" in text and "| AE (l1) | 97.63 |" in text and "| pixels |" in text and "nan" not in text
+    assert (here / "runs/bigan/table/table.png").exists() and (here / "runs/bigan/table/table.json").exists()
+
+    monkeypatch.setattr(bigan_eval, "CLASSES", {"synthetic": ["disc"]})
+    bigan_eval.main(["--anomaly", "--dataset", "synthetic", *flags, small])
+    lines = (here / "runs/bigan/anomaly/anomaly.md").read_text().splitlines()
+    assert [line.split(" | ")[0] for line in lines[4:]] == ["| disc", "| mean"] and "nan" not in lines[-1]
+
+    monkeypatch.setattr(bigan_eval, "TOY_METHODS", {k: bigan_eval.TOY_METHODS[k] for k in ("ALI", "GAN")})
+    bigan_eval.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
+    text = (here / "runs/bigan/toy/toy.md").read_text()
+    assert "| ALI | 13.4 ± 5.8 |" in text and "| GAN | 10.4 ± 9.2 |" in text
+    assert (here / "runs/bigan/toy/toy.png").exists()
