@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data-jets quick-mdma table2-egan smoke bench clean FORCE
+.PHONY: help setup test lint data-jets quick-mdma table2-egan figures-cagan smoke bench clean FORCE
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -65,6 +65,9 @@ eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
 
 table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
 	$(PY) -m egan.eval --table2 --reduced $(ARGS)
+
+figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3 and the toy, reduced; ARGS="--seeds 1" …; resumable
+	$(PY) -m cagan.eval --figures --reduced $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

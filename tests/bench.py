@@ -23,11 +23,14 @@ ROWS = [  # folder, what, flags
     ("egan", "8 Gaussians, μ = 4", ["--mu", "4"]),
     ("egan", "--quick", ["--quick"]),
     ("egan", "FashionMNIST 32x32, width 32", ["--dataset", "fashion-mnist", "--width-g", "32", "--width-d", "32"]),
+    ("cagan", "§5, fp32", []),
+    ("cagan", "§5, bf16", ["--amp", "bf16"]),
+    ("cagan", "--quick (bf16)", ["--quick", "--fid-samples", "0"]),
     ("mdma", "30 particles", ["--num-particles", "30"]),
     ("mdma", "150 particles", ["--num-particles", "150"]),
     ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
-COMMON = {"began": ["--encoder-weights", "none"], "egan": [],
+COMMON = {"began": ["--encoder-weights", "none"], "egan": [], "cagan": ["--dataset", "fashion-mnist"],
           "mdma": ["--dataset", "synthetic", "--valid-batches", "1"]}
 
 
