@@ -81,7 +81,7 @@ def train_toy(loss, schedule, seed, steps=3000, norm="batch", batch=128, z_dim=8
 
 def draw_toy(results, path):
     """Points by the label asked for, and the mean accuracy of the three rare labels over the steps."""
-    figure, axes = plots.plt.subplots(2, len(SCHEDULES) + 1, figsize=(13, 6.2))
+    figure, axes = plots.plt.subplots(2, len(SCHEDULES) + 1, figsize=(13, 6.2), layout="constrained")
     for row, loss in zip(axes, ("ca", "modified_ac")):
         for i, (axis, schedule) in enumerate(zip(row, SCHEDULES)):
             runs = [r for r in results if (r["loss"], r["schedule"]) == (loss, schedule)]
@@ -96,7 +96,7 @@ def draw_toy(results, path):
                              label=schedule if r is runs[0] else None)
         row[-1].set(ylim=(-0.05, 1.05), xlabel="step")
         row[-1].set_title("accuracy of the rare labels, each seed", fontsize=10)
-        row[-1].legend(fontsize=7)
+        row[-1].legend(fontsize=7, loc="center left")
     axes[0, 0].legend(fontsize=7, markerscale=4, loc="lower right")
     plots.save_figure(figure, path)
 

@@ -11,6 +11,7 @@
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z, one row a condition), last.pt.
 """
 
+import math
 import sys
 from pathlib import Path
 
@@ -87,6 +88,8 @@ def parse_args(argv=None):
         raise UserError("--unbalanced keeps images by class: it does not go with --attributes")
     if args.fid_samples and args.attributes:
         raise UserError("--fid-samples measures by class: with --attributes give --fid-samples 0")
+    if args.fid_samples:                                         # run.log writes a line at each log step only
+        args.log_every = math.gcd(args.log_every, args.sample_every)
     return args
 
 
@@ -167,6 +170,8 @@ def main(argv=None):
     if args.unbalanced:
         unbalance(data, *args.unbalanced)
     names, groups = set_conditions(data, args.attributes)                          # data's labels are now cnd (N, S)
+    if 0 < args.fid_samples < 2 * sum(groups):
+        raise UserError(f"--fid-samples {args.fid_samples}: {sum(groups)} classes need two images each at least")
     scores = ConditionalScores(load_data(args, "test"), device, args.data_dir) if args.fid_samples else None
 
     # --- networks and optimisers (§5)
