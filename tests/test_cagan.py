@@ -363,6 +363,15 @@ def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch):
             assert torch.allclose(a, b, atol=1e-6, rtol=1e-3)
 
 
+def test_the_loop_mixes_from_the_epoch_asked_for(tmp_path, monkeypatch):
+    """85 images in batches of 8: the second epoch begins with step 12."""
+    shares = []
+    monkeypatch.setattr(train, "discriminate", lambda *words: (shares.append(words[3]), discriminate(*words))[1])
+    train.main(["--smoke", "--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1", "--steps", "13",
+                "--out", str(tmp_path / "r")])
+    assert shares == [0.0] * 11 + [0.5] * 2
+
+
 @pytest.mark.parametrize("words", [["--loss", "ac", "--adv", "minimax"], ["--loss", "modified_ac", "--adv", "hinge"],
                                    ["--adv", "wgan-gp"], ["--loss", "ac", "--adv", "wgan-gp"],
                                    ["--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1"]])
@@ -394,7 +403,7 @@ def test_conditional_scores_see_what_was_asked_for(tmp_path):
     details = scores.details(seen, asked.long())
     assert details["conditional_accuracies_lenet_random_80"][:3] == [0.5, 1.0, 0.0]
     assert details["class_counts_lenet_random_80"][:4] == [20, 40, 0, 20]
-    asked, seen = torch.arange(80) % 10, torch.eye(10)[torch.arange(80) % 10 // 3]                # 0001112223 of 0123456789
+    asked, seen = torch.arange(80) % 10, torch.eye(10)[torch.arange(80) % 10 // 3]    # 0001112223
     assert scores(torch.rand(80, 64), seen, asked)["conditional_accuracy_lenet_random_80"] == 0.1
 
 
