@@ -41,7 +41,7 @@ FULL = ["--fid-samples", "10000", "--sample-every", "1875", "--save-every", "187
 REDUCED = ["--dataset", "fashion-mnist", "--width", "16", "--convs", "1", "--norm", "none", "--beta1", "0.5", "--lr",
            "1e-3", "--amp", "bf16", "--steps", "2000", "--fid-samples", "2000", "--sample-every", "250"]
 UNBALANCED = ["--unbalanced", "5500", "500", "--norm", "batch"]
-UNBALANCED_REDUCED = ["--norm-inner", "--lr", "2e-3"]
+UNBALANCED_REDUCED = ["--norm-inner"]
 MODIFIED = ["--loss", "modified_ac"]
 
 
