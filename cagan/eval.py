@@ -39,7 +39,7 @@ from .train import build, load_data, sample
 
 FULL = ["--fid-samples", "10000", "--sample-every", "1875", "--save-every", "1875"]
 REDUCED = ["--dataset", "fashion-mnist", "--width", "16", "--convs", "1", "--norm", "none", "--beta1", "0.5", "--lr",
-           "1e-3", "--amp", "bf16", "--steps", "2000", "--fid-samples", "2000", "--sample-every", "250"]
+           "1e-3", "--amp", "bf16", "--steps", "1500", "--fid-samples", "2000", "--sample-every", "250"]
 UNBALANCED = ["--unbalanced", "5500", "500", "--norm", "batch"]
 UNBALANCED_REDUCED = ["--norm-inner"]
 MODIFIED = ["--loss", "modified_ac"]
@@ -48,7 +48,7 @@ MODIFIED = ["--loss", "modified_ac"]
 def figure_configs(reduced):
     """{figure: {label: flags of train.py}}. Fig. 14 has 0.3 times the learning rate of the others (§6.2)."""
     slow = ["--lr", "3e-4" if reduced else "3e-6"]
-    epochs, late, per_epoch = (9, 6, 312) if reduced else (150, 100, 312)          # §6.3: 10,000 images, batch 32
+    epochs, late, per_epoch = (6, 4, 312) if reduced else (150, 100, 312)          # §6.3: 10,000 images, batch 32
     unbalanced = [*UNBALANCED, *(UNBALANCED_REDUCED if reduced else []), "--steps", str(epochs * per_epoch)]
     mixed = [*unbalanced, "--mix-from", str(late)]
     return {
