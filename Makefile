@@ -17,7 +17,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 0
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data-jets quick-mdma table2-egan compare-sagan_wgangp table-bigan smoke bench clean FORCE
+.PHONY: help setup test lint data-jets quick-mdma table2-egan compare-sagan_wgangp table-bigan figures-cagan smoke bench clean FORCE
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -71,6 +71,9 @@ compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), thr
 
 table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= adds flags; resumable
 	$(PY) -m bigan.eval --table --reduced $(ARGS)
+
+figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3 and the toy, reduced; ARGS="--seeds 1" …; resumable
+	$(PY) -m cagan.eval --figures --reduced $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

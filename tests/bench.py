@@ -32,12 +32,15 @@ ROWS = [  # folder, what, flags
     ("sagan_wgangp", "64x64, sagan_wgan_gp", ["--size", "64"]),
     ("sagan_wgangp", "64x64, sagan_wgan_gp without attention", ["--size", "64", "--attention", "none"]),
     ("sagan_wgangp", "200x200 RGB, batch 8, sagan_wgan_gp", ["--batch-size", "8"]),
+    ("cagan", "§5, fp32", []),
+    ("cagan", "§5, bf16", ["--amp", "bf16"]),
+    ("cagan", "--quick (bf16)", ["--quick", "--fid-samples", "0"]),
     ("mdma", "30 particles", ["--num-particles", "30"]),
     ("mdma", "30 particles, --eager (CUDA: no graphs)", ["--num-particles", "30", "--eager"]),
     ("mdma", "150 particles", ["--num-particles", "150"]),
     ("mdma", "150 particles, --paper-code", ["--num-particles", "150", "--paper-code"]),
 ]
-COMMON = {"began": ["--encoder-weights", "none"], "egan": [], "bigan": [],
+COMMON = {"began": ["--encoder-weights", "none"], "egan": [], "bigan": [], "cagan": ["--dataset", "fashion-mnist"],
           "mdma": ["--dataset", "synthetic", "--valid-batches", "1"],
           "sagan_wgangp": ["--dataset", "synthetic", "--channels", "3", "--n-critic-warm", "0"]}
 

@@ -1,0 +1,112 @@
+"""From classes or binary attributes to CA-GAN's condition vector (Figs. 5-8), and from there to G's targets.
+
+GAN A does not care about images without A, so not-A must be a condition with a GAN of its own. Attributes of which
+an image has exactly one (hair colours; male and female) need no such twin: they form an exclusive group. Every set of
+conditions is thus a list of exclusive groups, stored one after the other; ten classes are one group of ten.
+
+    names, groups = condition_names(["Male", "Bald", "Black_Hair"], exclusive=[["Black_Hair", "Bald"]])
+    # ["Black_Hair", "Bald", "Male", "not Male"], [2, 2]
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from common.cli import UserError
+
+
+def condition_names(attributes: list[str], exclusive=()) -> tuple[list[str], list[int]]:
+    """Names of the S conditions, sizes of their exclusive groups.
+
+    exclusive: groups of attributes of which an image has one. The other attributes A become the group (A, not A).
+    """
+    grouped = [name for group in exclusive for name in group]
+    if len(set(grouped)) < len(grouped) or not set(grouped) <= set(attributes):
+        raise ValueError(f"exclusive groups {exclusive} must share no attribute, and hold only ones of {attributes}")
+    groups = [list(group) for group in exclusive] + [[a, f"not {a}"] for a in attributes if a not in grouped]
+    return [name for group in groups for name in group], [len(group) for group in groups]
+
+
+def to_conditions(values: Tensor, attributes: list[str], exclusive=()) -> Tensor:
+    """Binary attributes (N, A) in {0, 1} -> conditions (N, S) in {0, 1}, float32, as `condition_names` orders them.
+
+    An image that has none of an exclusive group, or several, contradicts the group: it activates no condition of it, so
+    no GAN of that group cares about it.
+    """
+    columns = dict(zip(attributes, values.float().T))
+    parts = []
+    for group in exclusive:
+        part = torch.stack([columns[name] for name in group], 1)
+        parts.append(part * (part.sum(1, keepdim=True) == 1))
+    grouped = {name for group in exclusive for name in group}
+    parts += [torch.stack([columns[a], 1 - columns[a]], 1) for a in attributes if a not in grouped]
+    return torch.cat(parts, 1)
+
+
+def uniform_targets(n: int, groups: list[int], rng: torch.Generator) -> Tensor:
+    """cnd' (n, S): of each group one condition, all equally often."""
+    return torch.cat([F.one_hot(torch.randint(size, (n,), generator=rng), size) for size in groups], 1).float()
+
+
+def each_condition(groups: list[int]) -> Tensor:
+    """(S, S): row c activates condition c, and of the other groups the first condition."""
+    rows = torch.zeros(sum(groups), sum(groups))
+    starts = [sum(groups[:i]) for i in range(len(groups))]
+    for start, size in zip(starts, groups):
+        for c in range(start, start + size):
+            rows[c, [s for s in starts if s != start] + [c]] = 1
+    return rows
+
+
+# --- an ImageSet whose labels are conditions ------------------------------------------------------------------
+
+
+def set_conditions(data, attributes=None):
+    """Replace the labels of an ImageSet by conditions (N, S). Returns (their names, the groups' sizes).
+
+    attributes: None: the classes; else names of list_attr_celeba.txt, those of an exclusive group joined by "+":
+    ["Male", "Black_Hair+Blond_Hair+Bald"].
+    """
+    if attributes:
+        if data.name != "celeba":
+            raise UserError(f"--attributes are CelebA's, not {data.name}'s: choose --dataset celeba")
+        exclusive = [words.split("+") for words in attributes if "+" in words]
+        wanted = [name for words in attributes for name in words.split("+")]
+        data.labels = to_conditions(_celeba_attributes(data.files, wanted), wanted, exclusive)
+        return condition_names(wanted, exclusive)
+    if data.labels is None:
+        raise UserError(f"{data.name} has no classes to condition on: choose a labelled set, or CelebA's --attributes")
+    count = int(data.labels.max()) + 1
+    data.labels = F.one_hot(data.labels, count).float()
+    return data.classes or [str(c) for c in range(count)], [count]
+
+
+def _celeba_attributes(files, wanted):
+    """(N, A) in {0, 1} of the images in `files`, from list_attr_celeba.txt beside their folder."""
+    path = files[0].parent.parent / "list_attr_celeba.txt"
+    try:
+        _, names, *rows = path.read_text().splitlines()
+    except (OSError, ValueError):
+        raise UserError(f"no attributes in {path}: put CelebA's Anno/list_attr_celeba.txt there") from None
+    names = names.split()
+    if unknown := sorted(set(wanted) - set(names)):
+        raise UserError(f"--attributes {' '.join(unknown)}: not in {path}. There are: {' '.join(names)}")
+    places = [names.index(name) for name in wanted]
+    table = {file: [int(values[i]) > 0 for i in places] for file, *values in map(str.split, rows)}
+    return torch.tensor([table[file.name] for file in files]).float()
+
+
+def unbalance(data, first: int, rest: int) -> None:
+    """§6.3: keep the first `first` images of class 0, `rest` of each other one. Before `set_conditions`."""
+    keep = []
+    for c in range(int(data.labels.max()) + 1):
+        places, wanted = (data.labels == c).nonzero()[:, 0], rest if c else first
+        if len(places) < wanted:
+            raise UserError(f"--unbalanced {first} {rest}: {data.name} has {len(places)} images of class {c}")
+        keep.append(places[:wanted])
+    keep = torch.cat(keep)
+    data.labels = data.labels[keep]
+    if data.images is None:
+        data.files = [data.files[i] for i in keep.tolist()]
+    else:
+        data.images = data.images[keep]

@@ -1,0 +1,296 @@
+"""The paper's figures, and the numbers that it leaves to the eye. From the repository's root:
+
+  python -m cagan.eval                                   the newest run under runs/cagan
+  python -m cagan.eval --ckpt DIR/last.pt --n 10000      a checkpoint; metrics from 10,000 samples
+  python -m cagan.eval --ckpt … --samples 80 --grid-out grid.png    only draw samples, one row a condition
+  python -m cagan.eval --ckpt … --n 50000 --export DIR   only write samples and conditions, as NPZ and PNGs
+  python -m cagan.eval --figures --reduced               Figs. 12, 13, 14, §6.3 and the toy, three seeds, small
+  python -m cagan.eval --figures 14                      Fig. 14 at the paper's size (a GPU's work)
+
+Writes eval_<step>.json and figures beside the checkpoint. G has no state that differs between train and eval mode.
+The figures train what they need, --jobs runs at a time, under --out; started again, they go on where they stood.
+"""
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+if not __package__:                          # started as a file: relative imports can't work
+    print("error: start this as a module from the repository's root: "
+          f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
+    sys.exit(2)
+
+from common import plots
+from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.device import choose_device
+from common.metrics.images import collect, image_metrics, load_extractor, real_features
+from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.sweep import add_sweep_args, sweep
+
+from . import toy, train
+from .conditions import each_condition, uniform_targets
+from .metrics import ConditionalScores
+from .train import build, load_data, sample
+
+FULL = ["--fid-samples", "10000", "--sample-every", "1875", "--save-every", "1875"]
+REDUCED = ["--dataset", "fashion-mnist", "--width", "16", "--convs", "1", "--norm", "none", "--beta1", "0.5", "--lr",
+           "1e-3", "--amp", "bf16", "--steps", "1500", "--fid-samples", "2000", "--sample-every", "250"]
+UNBALANCED = ["--unbalanced", "5500", "500", "--norm", "batch"]
+UNBALANCED_REDUCED = ["--norm-inner"]
+MODIFIED = ["--loss", "modified_ac"]
+
+
+def figure_configs(reduced):
+    """{figure: {label: flags of train.py}}. Fig. 14 has 0.3 times the learning rate of the others (§6.2)."""
+    slow = ["--lr", "3e-4" if reduced else "3e-6"]
+    epochs, late, per_epoch = (6, 4, 312) if reduced else (150, 100, 312)          # §6.3: 10,000 images, batch 32
+    unbalanced = [*UNBALANCED, *(UNBALANCED_REDUCED if reduced else []), "--steps", str(epochs * per_epoch)]
+    mixed = [*unbalanced, "--mix-from", str(late)]
+    return {
+        "12": {"with L_cls^g": ["--loss", "modified_ac_with_generated"], "without": MODIFIED},
+        "13": {"λ_cls 0.01": [*MODIFIED, "--lambda-cls", "0.01"], "λ_cls 0.1": MODIFIED,
+               "λ_cls 1": [*MODIFIED, "--lambda-cls", "1"], "CA-GAN (no λ_cls)": []},
+        "14": {"CA-GAN": slow, "modified AC-GAN": [*MODIFIED, *slow], "AC-GAN": ["--loss", "ac", *slow]},
+        "mixed": {"modified AC-GAN, not mixed": [*MODIFIED, *unbalanced], "modified AC-GAN, mixed": [*MODIFIED, *mixed],
+                  "CA-GAN, not mixed": unbalanced, "CA-GAN, mixed": mixed},
+    }
+
+
+TITLES = {"12": "Fig. 12: modified AC-GAN with and without L_cls^g in L_d", "13": "Fig. 13: the weight λ_cls",
+          "14": "Fig. 14: CA-GAN and AC-GANs at a low learning rate", "mixed": "§6.3: unbalanced data, BatchNorm in D"}
+
+
+def parse_args(argv=None):
+    parser = new_parser(__doc__)
+    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/cagan")
+    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
+    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
+    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
+    parser.add_argument("--n", type=positive_int, default=10_000, help="generated images for the metrics")
+    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
+    parser.add_argument("--batch-size", type=positive_int, default=250, help="images per forward pass")
+    parser.add_argument("--seed", type=int, default=0, help="of the generated images")
+    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
+    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
+    parser.add_argument("--export", metavar="DIR", help="only write --n samples to DIR/samples.npz and DIR/*.png")
+    figures = parser.add_argument_group("figures")
+    figures.add_argument("--figures", nargs="*", choices=(*TITLES, "toy"), metavar="F",
+                         help=f"reproduce these: {', '.join(TITLES)}, toy; without a name all")
+    figures.add_argument("--reduced", action="store_true", help=f"with {' '.join(REDUCED)}")
+    add_sweep_args(figures, seeds=3, out="none: runs/cagan/figures or figures-reduced")
+    add_device_args(parser.add_argument_group("run"))
+    return parser.parse_args(argv)
+
+
+# --- one checkpoint
+
+
+def load(path, device):
+    """(G, training args, checkpoint) from a checkpoint file alone; its state has the conditions' names and groups."""
+    checkpoint = load_checkpoint(path, "cagan")
+    trained = argparse.Namespace(**checkpoint["args"])
+    G, _ = build(trained, checkpoint["state"]["groups"])
+    load_state(G, checkpoint["state"]["G"], f"G in {path}")
+    return G.to(device).eval().requires_grad_(False), trained, checkpoint
+
+
+def asked_for(n, groups):
+    """cnd' (n, S): classes in turn, so that all are asked for equally often; of several groups uniform ones."""
+    if len(groups) == 1:
+        return torch.eye(groups[0])[torch.arange(n) % groups[0]]
+    return uniform_targets(n, groups, torch.Generator().manual_seed(0))
+
+
+def measure(G, trained, groups, args, device):
+    """FID in both forms, KID, IS, precision, recall; with classes: conditional accuracy, histogram, confusion."""
+    real_set = load_data(argparse.Namespace(**vars(trained) | {"data_dir": args.data_dir}), args.split)
+    if args.n < 2 * sum(groups):
+        raise UserError(f"--n {args.n}: {sum(groups)} conditions need two images each at least")
+    cnd = asked_for(args.n, groups)
+    images = tqdm(sample(G, cnd, trained, device, args.seed, args.batch_size), total=-(-args.n // args.batch_size),
+                  disable=None, desc="samples")
+    if trained.attributes:                                                         # no classifier knows these
+        extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
+        real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
+        return image_metrics(real, collect(extractor, images), extractor.name, args.split)
+    scores = ConditionalScores(real_set, device, args.data_dir, args.extractor, args.inception_weights)
+    fake, asked = scores.collect(images, args.n), cnd.argmax(1)
+    metrics = image_metrics(scores.real, fake, scores.extractor.name, args.split) | scores(*fake, asked)
+    return metrics | (scores.details(fake[1], asked) if args.extractor == "lenet" else {})
+
+
+def draw_samples(G, trained, groups, n, device, path, seed=0):
+    """A grid with one row a condition, the same z down a column."""
+    S = sum(groups)
+    columns = max(1, -(-n // S))
+    z = torch.randn(columns, trained.z_dim, generator=torch.Generator().manual_seed(seed))
+    cnd = each_condition(groups).repeat_interleave(columns, 0)[:n]
+    images = G(z.repeat(S, 1)[:n].to(device), cnd.to(device))
+    plots.save_grid(images, path, nrow=columns, zoom=max(1, 56 // trained.size))
+
+
+def draw_interpolation(G, trained, groups, device, path, seed=0):
+    """From each condition to the next of S at one z: G between the condition vectors that it was trained on."""
+    rows = each_condition(groups)[:10]
+    z = torch.randn(1, trained.z_dim, generator=torch.Generator().manual_seed(seed)).expand(len(rows), -1)
+    paths = [torch.lerp(rows, rows.roll(-1, 0), t) for t in torch.linspace(0, 1, 9).tolist()]
+    images = [G(z.to(device), cnd.to(device)) for cnd in paths]
+    plots.save_grid(torch.stack(images, 1).flatten(0, 1), path, nrow=9, zoom=max(1, 56 // trained.size))
+
+
+def pick(metrics, start):
+    """The value whose key starts so: keys carry extractor, sample count and split behind."""
+    return next((value for key, value in metrics.items() if key.startswith(start + "_")), None)
+
+
+def draw_classes(axis, metrics, names):
+    """What the classifier sees in images whose classes were asked for equally often (dashed), and how rightly."""
+    counts, right = np.array(pick(metrics, "class_counts")), np.array(pick(metrics, "conditional_accuracies"))
+    axis.bar(range(len(counts)), 100 * counts / counts.sum(), color="C0", label="seen")
+    axis.bar(range(len(counts)), 100 * right / len(right), width=0.4, color="C1", label="asked for and seen")
+    axis.axhline(100 / len(counts), color="k", lw=1, ls="--")
+    axis.set_xticks(range(len(counts)), names, rotation=40, ha="right", fontsize=7)
+    axis.set_ylabel("% of samples")
+    axis.legend(fontsize=7)
+
+
+def export(G, trained, groups, args, device):
+    """--n samples as one NPZ (images: uint8 (N, H, W, C), conditions: uint8 (N, S)) and as PNGs."""
+    folder, cnd = Path(args.export), asked_for(args.n, groups)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--export {folder} is not empty")
+    folder.mkdir(parents=True, exist_ok=True)
+    images = np.concatenate([((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+                             for x in sample(G, cnd, trained, device, args.seed, args.batch_size)])
+    np.savez_compressed(folder / "samples.npz", images=images, conditions=cnd.byte().numpy())
+    for i, image in enumerate(images):
+        plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
+    print(f"{len(images)} samples in {folder}")
+
+
+# --- the paper's figures: many runs
+
+
+def measure_run(where, _, args):
+    """The metrics of a finished run."""
+    device = choose_device(args.device)
+    G, trained, checkpoint = load(where / "last.pt", device)
+    draw_samples(G, trained, checkpoint["state"]["groups"], 80, device, where / "samples.png")
+    return measure(G, trained, checkpoint["state"]["groups"], args, device)
+
+
+def figures(args):
+    """Train what the figures in --figures need, draw each: figure_<name>.png, .md and .json under --out."""
+    wanted = args.figures or (*TITLES, "toy")
+    folder = Path(args.out or f"runs/cagan/figures{'-reduced' * args.reduced}")
+    configs = {name: flags for name, flags in figure_configs(args.reduced).items() if name in wanted}
+    shared = (REDUCED if args.reduced else FULL) + shlex.split(args.train_flags)
+    cells = {}                                                                     # figures share some runs
+    for seed in range(args.seeds):
+        for flags in (flags for config in configs.values() for flags in config.values()):
+            name = "-".join(["run", *flags, str(seed)]).replace("--", "")
+            cells[name] = {"name": name, "seed": seed, "flags": flags}
+    results = sweep(list(cells.values()), train.main, measure_run, args, folder, shared) if cells else []
+    results = {r["name"]: r for r in results if "metrics" in r}
+    tables = {}
+    for name, config in configs.items():
+        runs = {label: [r for r in results.values() if r["flags"] == flags] for label, flags in config.items()}
+        tables[name] = draw_figure(name, {label: rs for label, rs in runs.items() if rs}, folder)
+        write_json(folder / f"figure_{name}.json", {"flags": shared, "configs": config, "rows": tables[name]})
+    if "toy" in wanted:
+        toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
+    return tables
+
+
+def said(values):
+    return f"{np.mean(values):.3g} ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else f"{np.mean(values):.3g}"
+
+
+def draw_figure(name, runs, folder):
+    """Scores over the steps and a table of the last ones. runs: {label: results}. Returns the table's rows."""
+    scores = ("fid_per_class", "fid", "conditional_accuracy")
+    figure, axes = plots.plt.subplots(1, len(scores), figsize=(13, 3.4))
+    rows = []
+    for i, (label, results) in enumerate(runs.items()):
+        logs = [[line for line in read_log(folder / r["name"] / "log.jsonl") if pick(line, "fid") is not None]
+                for r in results]
+        steps = [line["step"] for line in logs[0]]
+        for axis, score in zip(axes, scores):
+            values = np.array([[pick(line, score) for line in log] for log in logs])
+            axis.plot(steps, values.mean(0), color=f"C{i}", label=label)
+            if len(values) > 1:
+                axis.fill_between(steps, values.min(0), values.max(0), color=f"C{i}", alpha=0.15, lw=0)
+        last = {score: [pick(r["metrics"], score) for r in results] for score in scores}
+        rare = [float(np.mean(pick(r["metrics"], "conditional_accuracies")[1:])) for r in results]
+        half = [pick(log[len(log) // 2 - 1], "fid_per_class") for log in logs]
+        rows.append({"label": label, "runs": len(results), **last, "rare_accuracy": rare, "half_steps": steps[
+            len(steps) // 2 - 1], "fid_per_class_half": half, "seconds": [r["seconds"] for r in results]})
+    for axis, score in zip(axes, scores):
+        axis.set(title=score, xlabel="step", yscale="linear" if score.startswith("cond") else "log")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(TITLES[name], y=1.02)
+    plots.save_figure(figure, folder / f"figure_{name}.png")
+    if name == "mixed":
+        draw_mixed(runs, folder)
+
+    keys = {score: next(k for k in next(iter(runs.values()))[0]["metrics"] if k.startswith(score + "_"))
+            for score in scores}
+    lines = [f"{TITLES[name]}; mean ± sd over {max(r['runs'] for r in rows)} seeds, {', '.join(keys.values())}", "",
+             "| | FID per class, half of the steps | FID per class | FID | conditional accuracy | of classes 1-9 |",
+             "|---|---|---|---|---|---|"]
+    lines += [f"| {r['label']} | {said(r['fid_per_class_half'])} | {said(r['fid_per_class'])} | {said(r['fid'])} | "
+              f"{said(r['conditional_accuracy'])} | {said(r['rare_accuracy'])} |" for r in rows]
+    replace_file(folder / f"figure_{name}.md", ("\n".join(lines) + "\n").encode())
+    print("\n".join(lines) + "\n")
+    return rows
+
+
+def draw_mixed(runs, folder):
+    """Figs. 15-20: samples of the first seed's run of each configuration, and the classes seen in 10,000."""
+    figure, axes = plots.plt.subplots(2, len(runs), figsize=(3.4 * len(runs), 7), squeeze=False)
+    for column, (label, results) in zip(axes.T, runs.items()):
+        column[0].imshow(plots.plt.imread(folder / results[0]["name"] / "samples.png"), cmap="gray")
+        column[0].axis("off")
+        column[0].set_title(label, fontsize=9)
+        draw_classes(column[1], results[0]["metrics"], range(len(pick(results[0]["metrics"], "class_counts"))))
+    plots.save_figure(figure, folder / "figure_mixed_samples.png")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    if args.figures is not None:
+        return figures(args)
+    device = choose_device(args.device)
+    path = Path(args.ckpt or newest_checkpoint("cagan"))
+    G, trained, checkpoint = load(path, device)
+    names, groups, where = checkpoint["state"]["names"], checkpoint["state"]["groups"], path.parent
+    if args.samples:
+        return draw_samples(G, trained, groups, args.samples, device, args.grid_out, args.seed)
+    if args.export:
+        return export(G, trained, groups, args, device)
+
+    print(f"{path}: {trained.loss}, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
+    draw_samples(G, trained, groups, 10 * sum(groups), device, where / "samples.png", args.seed)
+    draw_interpolation(G, trained, groups, device, where / "interpolation.png", args.seed)
+    metrics = measure(G, trained, groups, args, device)
+    if pick(metrics, "class_counts"):
+        figure, axis = plots.plt.subplots(figsize=(7, 2.4))
+        draw_classes(axis, metrics, names)
+        plots.save_figure(figure, where / "classes.png")
+    write_json(where / f"eval_{checkpoint['step']}.json",
+               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "conditions": names,
+                "train_args": vars(trained), "env": environment(device)})
+    for key, value in metrics.items():
+        if not key.startswith("confusion"):
+            print(f"{key:40} {value:.4f}" if isinstance(value, float) else f"{key:40} {value}")
+    return metrics
+
+
+if __name__ == "__main__":
+    run_main(main)

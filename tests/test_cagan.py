@@ -1,0 +1,427 @@
+"""CA-GAN: each equation against values worked out by hand or condition by condition, mixed batches, conditions."""
+
+import math
+
+import pytest
+import torch
+
+from cagan import eval as cagan_eval
+from cagan import train
+from cagan.conditions import condition_names, each_condition, set_conditions, to_conditions, unbalance, uniform_targets
+from cagan.metrics import ConditionalScores
+from cagan.model import (ADVERSARIAL, Discriminator, Generator, ac_discriminator_loss, ac_generator_loss,
+                         adversarial_discriminator_loss, adversarial_generator_loss, ca_discriminator_loss,
+                         ca_generator_loss, classification_loss, discriminate, gan_c_losses, gradient_penalty, mix,
+                         modified_ac_discriminator_loss, modified_ac_generator_loss, unmix)
+from cagan.toy import label_accuracies, train_toy
+from common.cli import UserError
+from common.data import load_images
+from common.runs import read_log
+
+T = torch.tensor
+
+
+def batch(B=12, S=5, extra=0, seed=0, multi=False):
+    """Random outputs of D on real and generated images, and their conditions."""
+    rng = torch.Generator().manual_seed(seed)
+    draw = lambda: torch.randn(B, S + extra, generator=rng, dtype=torch.float64)
+    if multi:
+        cnds = [torch.randint(2, (B, S), generator=rng).double() for _ in range(2)]
+    else:
+        cnds = [torch.eye(S, dtype=torch.float64)[torch.randint(S, (B,), generator=rng)] for _ in range(2)]
+    return draw().requires_grad_(), cnds[0], draw().requires_grad_(), cnds[1]
+
+
+# --- CA-GAN, (11)-(20)
+
+
+@pytest.mark.parametrize("adv", ADVERSARIAL)
+@pytest.mark.parametrize("multi", [False, True])
+def test_the_vectorised_loss_is_the_sum_over_conditions(adv, multi):
+    """(17), (18) = (11), (12), the sums of (13), (14) condition by condition."""
+    real, cnd, fake, cnd_fake = batch(multi=multi)
+    each = [gan_c_losses(real[:, c], cnd[:, c], fake[:, c], cnd_fake[:, c], adv) for c in range(5)]
+    assert ca_discriminator_loss(real, cnd, fake, cnd_fake, adv).item() == pytest.approx(sum(d.item() for d, _ in each))
+    assert ca_generator_loss(fake, cnd_fake, adv).item() == pytest.approx(sum(g.item() for _, g in each))
+
+
+def test_lsgan_by_hand():
+    """(19), (20) on two images and three conditions, the second image having two of them."""
+    out, cnd = T([[0.5, 9.0, 9.0], [9.0, 2.0, -1.0]]), T([[1.0, 0, 0], [0, 1, 1]])
+    assert ca_discriminator_loss(out, cnd, out, cnd).item() == pytest.approx((0.25 + 1 + 4) / 2 + (0.25 + 4 + 1) / 2)
+    assert ca_generator_loss(out, cnd).item() == pytest.approx((0.25 + 1 + 4) / 2)
+
+
+def test_adversarial_losses_by_hand():
+    d = T(math.log(3.0))                                         # sigmoid 3/4
+    values = {name: [f(d).item() for f in fs] for name, fs in ADVERSARIAL.items()}
+    assert values["minimax"] == pytest.approx([math.log(4 / 3), math.log(4), -math.log(4)])      # −log D, −log(1 − D)
+    assert values["vanilla"] == pytest.approx([math.log(4 / 3), math.log(4), math.log(4 / 3)])
+    assert [f(T(0.25)).item() for f in ADVERSARIAL["hinge"]] == [0.75, 1.25, -0.25]
+    assert [f(T(3.0)).item() for f in ADVERSARIAL["hinge"]] == [0.0, 4.0, -3.0]
+    assert [f(T(0.25)).item() for f in ADVERSARIAL["wgan-gp"]] == [-0.25, 0.25, -0.25]
+    assert [f(T(0.25)).item() for f in ADVERSARIAL["lsgan"]] == [0.5625, 0.0625, 0.5625]
+
+
+@pytest.mark.parametrize("adv", ADVERSARIAL)
+def test_heads_of_absent_conditions_get_exactly_no_gradient(adv):
+    real, cnd, fake, cnd_fake = batch(multi=True)
+    (ca_discriminator_loss(real, cnd, fake, cnd_fake, adv) + ca_generator_loss(fake, cnd_fake, adv)).backward()
+    assert (real.grad[cnd == 0] == 0).all() and (fake.grad[cnd_fake == 0] == 0).all()
+    assert (real.grad[cnd == 1] != 0).sum() > 5
+
+
+@pytest.mark.parametrize("P_r, P_g", [(0.55, 0.10), (0.05, 0.10), (0.1, 0.1)])
+def test_lsgan_fixed_point_with_unequal_frequencies(P_r, P_g):
+    """Where real and generated look alike, the best D_c is P_r(c) / (P_r(c) + P_g(c)): the root of the gradient."""
+    n = 200
+    cnd, cnd_fake = torch.zeros(n, 1), torch.zeros(n, 1)
+    cnd[:round(P_r * n)], cnd_fake[:round(P_g * n)] = 1, 1
+    d = T(P_r / (P_r + P_g), requires_grad=True)
+    ca_discriminator_loss(d.expand(n, 1), cnd, d.expand(n, 1), cnd_fake).backward()
+    assert d.grad.item() == pytest.approx(0, abs=1e-6)
+
+
+# --- AC-GAN, (1)-(10)
+
+
+def test_classification_loss_is_zero_for_perfect_logits_and_log_S_for_none():
+    cnd = torch.eye(10)
+    assert classification_loss(100 * cnd, cnd).item() == pytest.approx(0, abs=1e-6)
+    assert classification_loss(torch.zeros(10, 10), cnd).item() == pytest.approx(math.log(10))
+
+
+def test_classification_loss_of_exclusive_groups():
+    logits = T([[math.log(2.0), 0.0, 0.0, 0.0]])                 # (2/3, 1/3) and (1/2, 1/2)
+    assert classification_loss(logits, T([[1.0, 0, 0, 1]]), [2, 2]).item() == pytest.approx(math.log(1.5) + math.log(2))
+    assert classification_loss(logits, T([[1.0, 0, 0, 0]]), [2, 2]).item() == pytest.approx(math.log(1.5)), "no group 2"
+
+
+def test_ac_gan_by_hand():
+    real, fake = T([[math.log(3.0), 5.0, 5.0]]), T([[0.0, math.log(3.0), 0.0]])
+    cnd, cnd_fake = T([[1.0, 0]]), T([[0.0, 1]])
+    adv_d, cls_r, cls_g = math.log(4 / 3) + math.log(2), math.log(2), math.log(4)
+    assert ac_discriminator_loss(real, cnd, fake, cnd_fake).item() == pytest.approx(adv_d + cls_r + cls_g)       # (1)
+    assert ac_generator_loss(fake, cnd_fake).item() == pytest.approx(-math.log(2) + cls_g)                       # (2)
+    assert modified_ac_discriminator_loss(real, cnd, fake, 0.1, adv="minimax").item() == pytest.approx(
+        adv_d + 0.1 * cls_r)                                                                                     # (7)
+    assert modified_ac_generator_loss(fake, cnd_fake, 0.1, adv="minimax").item() == pytest.approx(
+        -math.log(2) + 0.1 * cls_g)                                                                              # (8)
+    assert adversarial_discriminator_loss(T([0.5]), T([0.25]), "lsgan").item() == pytest.approx(0.25 + 0.0625)
+    assert adversarial_generator_loss(T([0.25]), "lsgan").item() == pytest.approx(0.5625)
+
+
+@pytest.mark.parametrize("loss, depends", [("modified_ac", False), ("modified_ac_with_generated", True), ("ac", True)])
+def test_who_in_D_sees_the_conditions_asked_for(loss, depends):
+    """Modified AC-GAN's L_d leaves D_cls alone on generated images; the original's and §6.1's variant do not."""
+    real, cnd, fake, cnd_fake = batch(extra=1)
+    args = train.parse_args(["--loss", loss])
+    L_d, _ = train.losses(args, [5], real, cnd, fake, cnd_fake)
+    L_d.backward()
+    assert bool((fake.grad[:, 1:] != 0).any()) == depends
+    assert (train.losses(args, [5], real, cnd, fake, cnd_fake.roll(1, 1))[0].item() != L_d.item()) == depends
+
+
+def test_the_variant_of_section_6_1():
+    real, cnd, fake, cnd_fake = batch(extra=1)
+    with_g, without = (train.losses(train.parse_args(["--loss", loss, "--lambda-cls", "0.3"]), [5], real, cnd, fake,
+                                    cnd_fake) for loss in ("modified_ac_with_generated", "modified_ac"))
+    assert (with_g[0] - without[0]).item() == pytest.approx(0.3 * classification_loss(fake[:, 1:], cnd_fake).item())
+    assert with_g[1].item() == without[1].item()
+
+
+# --- WGAN-GP, per condition
+
+
+def test_gradient_penalty_of_linear_critics():
+    """D_c(x) = w_c·x: ‖∇D_c‖ = ‖w_c‖ everywhere; only active critics count, each once."""
+    w = torch.randn(4, 3, dtype=torch.float64)
+    D = lambda x: x.flatten(1) @ w.float()
+    x, fake = torch.rand(6, 1, 2, 2), torch.rand(6, 1, 2, 2)
+    active = T([[1.0, 0, 0]] * 3 + [[0, 1.0, 1.0]] * 2 + [[0, 0, 0]])
+    each = (w.norm(dim=0) - 1) ** 2
+    expected = (3 * each[0] + 2 * (each[1] + each[2])) / 6
+    assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_gradient_penalty_looks_between_the_images():
+    seen = []
+    D = lambda x: (seen.append(x.detach()), x.flatten(1) ** 2)[1]
+    x, fake, eps = torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1), T([0.25, 0.5, 1.0])
+    gradient_penalty(D, x, fake, torch.ones(3, 1), eps)
+    assert seen[0].flatten().tolist() == [0.75, 0.5, 0.0]
+
+
+# --- mixed batches, §4
+
+
+@pytest.mark.parametrize("B", [8, 7])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.3, 0.5])
+def test_unmix_is_the_inverse_of_mix(B, share):
+    real, fake = torch.arange(B), 100 + torch.arange(B)
+    a, b = mix(real, fake, share)
+    assert (a >= 100).sum() == (b < 100).sum() == round(share * B)
+    assert [t.tolist() for t in unmix(a, b, share)] == [real.tolist(), fake.tolist()]
+
+
+def test_mixing_matters_under_batchnorm_only():
+    torch.manual_seed(0)
+    x, fake = torch.randn(8, 1, 16, 16), torch.randn(8, 1, 16, 16) * 0.2
+    for norm in ("instance", "none", "batch"):
+        D = Discriminator(3, 16, width=4, convs=1, norm=norm)
+        plain, mixed = (torch.cat(discriminate(D, x, fake, share)) for share in (0.0, 0.5))
+        assert torch.allclose(plain, mixed, atol=1e-5) == (norm != "batch"), norm
+
+
+def test_schedules_of_mixing():
+    late, ramp, never = (train.parse_args(words) for words in (["--mix-from", "100"], ["--mix-ramp", "0.01"], []))
+    assert [train.mix_share(late, e) for e in (0, 99, 100, 149)] == [0, 0, 0.5, 0.5]
+    assert [train.mix_share(ramp, e) for e in (0, 20, 50, 99)] == [0, 0.2, 0.5, 0.5]
+    assert train.mix_share(never, 1000) == 0
+
+
+def test_toy_mixing_brings_rare_labels_back():
+    """§4 in the plane, one seed; `python -m cagan.toy` has three."""
+    rare = {}
+    for schedule in ("never mixed", "mixed from the start"):
+        history, _ = train_toy("ca", schedule, seed=0, steps=300, every=300)
+        rare[schedule] = sum(history[-1][1][1:]) / 3
+    assert rare["never mixed"] < 0.5 < 0.9 < rare["mixed from the start"]
+
+
+def test_toy_accuracy_counts_the_nearest_cluster():
+    class Fixed(torch.nn.Module):                                # label 0 and 1 go to cluster 1, 2 to 2, 3 to 0
+        def forward(self, v):
+            return T([[1.0, 1], [1, 1], [-1, -1], [-1, 1]])[v[:, :4].argmax(1)]
+    assert label_accuracies(Fixed(), 2, 5)[0].tolist() == [0, 1, 1, 0]
+
+
+# --- conditions, Figs. 5-8
+
+
+def test_the_papers_example():
+    """Hair colours are exclusive, and so are the sexes; Bald alone would need its own not-A."""
+    attributes = ["Male", "Black hair", "Blond hair", "Bald", "Female"]
+    exclusive = [["Black hair", "Blond hair", "Bald"], ["Male", "Female"]]
+    assert condition_names(attributes, exclusive) == (["Black hair", "Blond hair", "Bald", "Male", "Female"], [3, 2])
+    values = T([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [1, 1, 0, 1, 0]])          # blond man; woman of other hair; a slip
+    assert to_conditions(values, attributes, exclusive).tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]
+
+
+def test_a_single_attribute_gets_a_not():
+    assert condition_names(["Male", "Smiling"]) == (["Male", "not Male", "Smiling", "not Smiling"], [2, 2])
+    assert to_conditions(T([[1, 0], [0, 0]]), ["Male", "Smiling"]).tolist() == [[1, 0, 0, 1], [0, 1, 0, 1]]
+    with pytest.raises(ValueError, match="share no attribute"):
+        condition_names(["Male"], [["Male", "Female"]])
+
+
+def test_uniform_targets_have_one_condition_of_each_group():
+    cnd = uniform_targets(3000, [3, 2], torch.Generator().manual_seed(0))
+    assert (cnd[:, :3].sum(1) == 1).all() and (cnd[:, 3:].sum(1) == 1).all()
+    assert torch.allclose(cnd.mean(0), T([1 / 3] * 3 + [1 / 2] * 2), atol=0.03)
+
+
+def test_each_condition_once():
+    assert each_condition([3, 2]).tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [0, 0, 1, 1, 0],
+                                               [1, 0, 0, 1, 0], [1, 0, 0, 0, 1]]
+    assert torch.equal(each_condition([10]), torch.eye(10))
+
+
+def test_unbalanced_set_and_one_hot_conditions():
+    data = load_images("synthetic", "none", size=16)
+    unbalance(data, 40, 5)
+    assert torch.bincount(data.labels).tolist() == [40] + [5] * 9 and len(data) == 85
+    labels = data.labels
+    names, groups = set_conditions(data)
+    assert groups == [10] and len(names) == 10 and torch.equal(data.labels.argmax(1), labels)
+    assert data.batch(0, 4, 0)[1].shape == (4, 10)
+    with pytest.raises(UserError, match="has 51 images of class 2"):                 # 512 = 10·51 + 2
+        unbalance(load_images("synthetic", "none", size=16), 2, 52)
+
+
+def celeba(root, n=12, size=20):
+    """A tree as CelebA's: n images, of which every second is Male, every third Bald, the others Black_Hair."""
+    from PIL import Image
+    folder = root / "celeba" / "img_align_celeba"
+    folder.mkdir(parents=True)
+    rows = [str(n), "Bald Black_Hair Male"]
+    for i in range(n):
+        Image.new("RGB", (size, size + 4), (20 * i, 0, 0)).save(folder / f"{i:06d}.jpg")
+        rows.append(f"{i:06d}.jpg  {1 if i % 3 == 0 else -1} {-1 if i % 3 == 0 else 1}  {1 if i % 2 == 0 else -1}")
+    (root / "celeba" / "list_attr_celeba.txt").write_text("\n".join(rows) + "\n")
+    (root / "celeba" / "list_eval_partition.txt").write_text("".join(f"{i:06d}.jpg 0\n" for i in range(n)))
+
+
+def test_celeba_attributes_train_sample_and_resume(tmp_path):
+    celeba(tmp_path)
+    data = load_images("celeba", tmp_path, size=16)
+    assert set_conditions(data, ["Male", "Black_Hair+Bald"]) == (["Black_Hair", "Bald", "Male", "not Male"], [2, 2])
+    assert data.labels[:4].tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
+    with pytest.raises(UserError, match="Grey_Hair: not in .*There are: Bald Black_Hair Male"):
+        set_conditions(load_images("celeba", tmp_path, size=16), ["Grey_Hair"])
+    run = tmp_path / "run"
+    for loss in ("ca", "ac"):
+        train.main(["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--targets", "data",
+                    "--attributes", "Male", "Black_Hair+Bald", "--loss", loss, "--steps", "2",
+                    "--out", str(run / loss)])
+        cagan_eval.main(["--ckpt", str(run / loss / "last.pt"), "--samples", "8", "--grid-out", str(run / "g.png")])
+    train.main(["--resume", str(run / "ca"), "--steps", "3"])
+
+
+# --- networks and train.py's own rules
+
+
+@pytest.mark.parametrize("size, channels", [(28, 1), (28, 3), (32, 1), (64, 3)])
+def test_shapes(size, channels):
+    G, D = Generator(10, 6, size, channels, 2, 1), Discriminator(11, size, channels, 2, 1, "batch")
+    x = G(torch.randn(3, 6), torch.eye(10)[:3])
+    assert x.shape == (3, channels, size, size) and x.abs().max() <= 1 and D(x).shape == (3, 11)
+
+
+def test_parameter_counts_of_the_authors_networks():
+    """Worked out layer by layer: dense, then (3x3 convolution with bias and 2 per channel of norm) x 6, then 1x1."""
+    conv = lambda a, b: 9 * a * b + b + 2 * b
+    G, D = Generator(), Discriminator(11)
+    assert sum(p.numel() for p in G.parameters()) == (266 * 12544 + 512 + conv(256, 128) + 2 * conv(128, 128)
+                                                      + conv(128, 64) + 2 * conv(64, 64) + 65)
+    assert sum(p.numel() for p in D.parameters()) == (conv(1, 64) + conv(64, 128) + 2 * conv(128, 128) + conv(128, 256)
+                                                      + 2 * conv(256, 256) + 12544 * 11 + 11)
+
+
+def test_norm_inner_spares_the_first_and_the_last_convolution_of_D():
+    kinds = lambda inner: [type(m).__name__ for m in Discriminator(1, 28, 1, 2, 1, "batch", inner).net
+                           if type(m).__name__ in ("Conv2d", "BatchNorm2d")]
+    C, B = "Conv2d", "BatchNorm2d"
+    assert kinds(False) == [C, B, C, B, C, B] and kinds(True) == [C, C, B, C]
+
+
+@pytest.mark.parametrize("size", [7, 4, 27, 34])
+def test_sizes_that_do_not_halve_are_refused(size):
+    with pytest.raises(ValueError, match="no factors of 2"):
+        Generator(size=size)
+
+
+def test_defaults_are_the_papers():
+    args = train.parse_args([])
+    paper = dict(loss="ca", adv="lsgan", lambda_cls=0.1, norm="instance", z_dim=256, size=28, width=64, convs=3,
+                 lr=1e-5, beta1=0.9, beta2=0.999, batch_size=32, steps=100 * 60_000 // 32, n_critic=1, mix_from=None,
+                 mix_ramp=None)
+    assert {k: getattr(args, k) for k in paper} == paper
+
+
+def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
+    there = {"mnist", "fashion-mnist"}
+
+    def load(name, *args, **kwargs):
+        if name not in there:
+            raise UserError(f"can't get {name}")
+        return name
+    monkeypatch.setattr(train, "load_images", load)
+    for expected in ("mnist", "fashion-mnist"):
+        args = train.parse_args([])
+        assert train.load_data(args) == args.dataset == expected
+        there.discard("mnist")
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--mix-from", "1", "--mix-ramp", "0.01"], "two schedules"),
+    (["--adv", "wgan-gp", "--norm", "batch"], "no sample a gradient"),
+    (["--unbalanced", "5", "5", "--attributes", "Male"], "by class"),
+    (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0")])
+def test_flags_that_contradict_each_other_are_refused(words, message):
+    with pytest.raises(UserError, match=message):
+        train.parse_args(words)
+
+
+def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch):
+    """Gradients in the loop of train.py itself, against ones computed apart: L_d's for D, L_g's for G, one forward."""
+    seen, nets = {}, {}
+    build = train.build
+    monkeypatch.setattr(train, "build", lambda *a: nets.setdefault("both", build(*a)))
+
+    def spy(net):
+        G, D = nets["both"]
+        seen["G" if net is G else "D"] = [p.grad.clone() for p in net.parameters()]
+    monkeypatch.setattr(train, "average_gradients", spy)
+    words = ["--smoke", "--steps", "1", "--width", "4", "--out", str(tmp_path / "r")]
+    train.main(words)
+    args = train.parse_args(words)
+    args.channels = 1
+    torch.manual_seed(args.seed)
+    G, D = build(args, [10])                                     # the run's weights before its step
+    data = load_images("synthetic", "none", size=args.size)
+    set_conditions(data)
+    x, cnd = data.batch(0, 8, 0)
+    rng = train.step_rng(args.seed, 1)
+    z, _ = (torch.randn(8, args.z_dim, generator=rng) for _ in range(2))
+    cnd_fake = uniform_targets(8, [10], rng)
+    L_d = ((D(x) - 1) ** 2 * cnd).sum() / 8 + (D(G(z, cnd_fake).detach()) ** 2 * cnd_fake).sum() / 8
+    L_g = ((D(G(z, cnd_fake)) - 1) ** 2 * cnd_fake).sum() / 8
+    for found, expected in ((seen["D"], torch.autograd.grad(L_d, list(D.parameters()))),
+                            (seen["G"], torch.autograd.grad(L_g, list(G.parameters())))):
+        for a, b in zip(found, expected):
+            assert torch.allclose(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_the_loop_mixes_from_the_epoch_asked_for(tmp_path, monkeypatch):
+    """85 images in batches of 8: the second epoch begins with step 12."""
+    shares = []
+    monkeypatch.setattr(train, "discriminate", lambda *words: (shares.append(words[3]), discriminate(*words))[1])
+    train.main(["--smoke", "--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1", "--steps", "13",
+                "--out", str(tmp_path / "r")])
+    assert shares == [0.0] * 11 + [0.5] * 2
+
+
+@pytest.mark.parametrize("words", [["--loss", "ac", "--adv", "minimax"], ["--loss", "modified_ac", "--adv", "hinge"],
+                                   ["--adv", "wgan-gp"], ["--loss", "ac", "--adv", "wgan-gp"],
+                                   ["--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1"]])
+def test_every_loss_trains_and_resumes_exactly(words, tmp_path):
+    whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
+    train.main(["--smoke", *words, "--steps", "14", "--out", whole])
+    train.main(["--smoke", *words, "--steps", "9", "--out", parts])
+    train.main(["--resume", parts, "--steps", "14"])
+    a, b = (torch.load(f"{path}/last.pt", weights_only=True)["state"] for path in (whole, parts))
+    for net in ("G", "D"):
+        assert all(torch.equal(a[net][name], b[net][name]) for name in a[net])
+
+
+# --- metrics and eval.py
+
+
+def test_conditional_scores_see_what_was_asked_for(tmp_path):
+    """The real images themselves have FID 0 in both forms; asked for wrongly, only the per-class form sees it."""
+    data = load_images("synthetic", "none", "test", 16)
+    scores = ConditionalScores(data, torch.device("cpu"), tmp_path)
+    features, logits = scores.real
+    right = scores(features, logits, data.labels)
+    wrong = scores(features, logits, (data.labels + 1) % 10)
+    tag = "lenet_random_512"
+    assert [s[f"fid_{tag}_test"] for s in (right, wrong)] == pytest.approx([0, 0], abs=1e-3)
+    assert right[f"fid_per_class_{tag}_test"] == pytest.approx(0, abs=1e-3)
+    assert wrong[f"fid_per_class_{tag}_test"] > 0.1
+    asked, seen = T([0, 0, 1, 2] * 20), torch.eye(10)[T([0, 1, 1, 3] * 20)]
+    details = scores.details(seen, asked.long())
+    assert details["conditional_accuracies_lenet_random_80"][:3] == [0.5, 1.0, 0.0]
+    assert details["class_counts_lenet_random_80"][:4] == [20, 40, 0, 20]
+    asked, seen = torch.arange(80) % 10, torch.eye(10)[torch.arange(80) % 10 // 3]    # 0001112223
+    assert scores(torch.rand(80, 64), seen, asked)["conditional_accuracy_lenet_random_80"] == 0.1
+
+
+def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
+    unbalanced = ["--unbalanced", "40", "5", "--norm", "batch", "--steps", "12"]
+    monkeypatch.setattr(cagan_eval, "figure_configs", lambda reduced: {
+        "12": {"without": ["--loss", "modified_ac"]},
+        "mixed": {"CA-GAN, not mixed": unbalanced, "CA-GAN, mixed": [*unbalanced, "--mix-from", "1"]}})
+    words = ["--figures", "12", "mixed", "--seeds", "1", "--jobs", "1", "--n", "60", "--reduced", "--out", "F",
+             "--train-flags", "--smoke --fid-samples 60 --dataset synthetic --amp off --width 4 --steps 12 "
+                              "--sample-every 6 --save-every 12 --batch-size 8 --z-dim 4 --size 16"]
+    tables = cagan_eval.main(words)
+    assert [row["runs"] for row in tables["12"] + tables["mixed"]] == [1, 1, 1]
+    for name in ("figure_12.png", "figure_12.md", "figure_mixed.json", "figure_mixed_samples.png"):
+        assert (here / "F" / name).stat().st_size > 200
+    log = [line["share"] for line in read_log(here / "F" / f"run-{'-'.join(unbalanced)}-mix-from-1-0".replace(
+        "--", "") / "log.jsonl")]
+    assert log[0] == 0 and log[-1] == 0.5, "mixed after the first epoch: 85 images, batch 8"
+    capsys.readouterr()
+    cagan_eval.main(words)
+    assert "3 of 3 runs are there" in capsys.readouterr().err
