@@ -11,7 +11,6 @@
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z, one row a condition), last.pt.
 """
 
-import math
 import sys
 from pathlib import Path
 
@@ -88,8 +87,6 @@ def parse_args(argv=None):
         raise UserError("--unbalanced keeps images by class: it does not go with --attributes")
     if args.fid_samples and args.attributes:
         raise UserError("--fid-samples measures by class: with --attributes give --fid-samples 0")
-    if args.fid_samples:                                         # run.log writes a line at each log step only
-        args.log_every = math.gcd(args.log_every, args.sample_every)
     return args
 
 

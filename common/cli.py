@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import math
 import os
 import sys
 
@@ -111,4 +112,7 @@ def parse(parser, argv=None, presets=None):
                 changes = ", ".join(f"{k.replace('_', '-')} {values[k]} -> {v}" for k, v in changed.items())
                 print(f"--{flag} changes the paper's settings: {changes}", file=sys.stderr)
             values |= changed
-    return argparse.Namespace(**(values | typed))
+    values |= typed
+    if "sample_every" in values:             # what is measured at sample steps needs a line of the log there
+        values["log_every"] = math.gcd(values["log_every"], values["sample_every"])
+    return argparse.Namespace(**values)

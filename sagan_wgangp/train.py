@@ -106,9 +106,6 @@ def parse_args(argv=None):
     for name in ("beta1", "beta2"):
         if not 0 <= getattr(args, name) < 1:
             raise UserError(f"--{name} {getattr(args, name)}: must be at least 0 and below 1")
-    if args.fid_samples and args.sample_every % args.log_every:
-        raise UserError(f"--sample-every {args.sample_every}: must be a multiple of --log-every {args.log_every}, "
-                        "or what is measured then is not logged")
     if args.gp and "d" in args.batch_norm:
         raise UserError(f"--gp {args.gp} with --batch-norm {args.batch_norm}: the penalty needs each sample's own "
                         "gradient, which BatchNorm in D mixes with the others'. Use --batch-norm g or none")

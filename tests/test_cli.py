@@ -68,6 +68,12 @@ def test_no_abbreviations(capsys):
     assert e.value.code == 2 and "--wid" in capsys.readouterr().err
 
 
+def test_each_sample_step_is_a_log_step():
+    """What a script measures at --sample-every is written at log steps only."""
+    assert flags("--log-every", "10", "--sample-every", "25").log_every == 5
+    assert flags("--log-every", "10", "--sample-every", "30").log_every == 10
+
+
 # --- --resume
 
 
