@@ -79,7 +79,8 @@ def parse_args(argv=None):
     parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
     parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
     parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
-    parser.add_argument("--n", type=positive_int, help="samples for the metrics; none: 2,000 (toys) or 10,000 (images)")
+    parser.add_argument("--n", type=positive_int, help="samples for the metrics; none: 2,000 (toys), 10,000 (images), "
+                        "5,000 (--fid-curves)")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
     parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
     parser.add_argument("--seed", type=int, default=0, help="of the samples")
@@ -329,12 +330,13 @@ def robustness(args):
     return table
 
 
-def fid_curves(args, n=5000):
+def fid_curves(args):
     """FID over training of each single mutation and of E-GAN, at equal generations and at equal time.
 
     The time is each run's own wall time, so let all runs share the machine alike (--jobs). Equal time is the
     shortest run's whole time; each run's last score by then counts (at least its first). -> fid_curves.md, .json, .png.
     """
+    n = args.n or 5000
     shared = ["--dataset", args.dataset, "--fid-samples", str(n)] + shlex.split(args.train_flags)
     folder = Path(args.out or "runs/egan/fid-curves")
     methods = {name: METHODS[name] for name in BASELINES} | {"E-GAN": []}
