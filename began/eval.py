@@ -25,7 +25,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
 from common import plots
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
@@ -38,17 +38,7 @@ from .train import EPOCH, THESIS_LOG, THESIS_POINTS, build, sample_z
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/began")
-    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
-    parser.add_argument("--n", type=positive_int, default=10_000, help="generated images for the metrics")
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
-    parser.add_argument("--batch-size", type=positive_int, default=250, help="images per forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated images")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n samples to DIR/samples.npz and DIR/*.png")
+    add_eval_args(parser, "began")
     parser.add_argument("--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ")
     parser.add_argument("--runs", default="runs/began/*", metavar="GLOB", help="where --gammas looks for runs")
     add_device_args(parser.add_argument_group("run"))
@@ -191,21 +181,6 @@ def draw_classes(metrics, classes, path):
     plots.save_figure(figure, path)
 
 
-def export(G, trained, args, device):
-    """--n samples as one NPZ (images: uint8 (N, H, W, C)) and as PNGs that other tools can score."""
-    folder = Path(args.export)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--export {folder} is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    batches = [((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-               for x in sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp)]
-    images = np.concatenate(batches)
-    np.savez_compressed(folder / "samples.npz", images=images)
-    for i, image in enumerate(images):
-        plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    print(f"{len(images)} samples in {folder}")
-
-
 def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.device)
@@ -217,7 +192,8 @@ def main(argv=None):
         images = torch.cat(list(sample(G, args.samples, trained, device, args.seed, args.batch_size)))
         return plots.save_grid(images, args.grid_out, nrow=max(1, round(math.sqrt(args.samples))))
     if args.export:
-        return export(G, trained, args, device)
+        return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp),
+                                    args.export)
 
     print(f"{path}: BEGAN, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
     table = draw(G, D, trained, args, device, path.parent)

@@ -31,7 +31,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
 from common.data import CLASSES, DATASETS
 from common.device import choose_device, seed_all, step_rng
 from common.metrics.images import class_histogram, collect, count_tag, image_metrics, load_extractor, real_features
@@ -60,18 +60,9 @@ REDUCED = ["--quick"]
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/bigan")
-    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
-    parser.add_argument("--n", type=positive_int, default=10_000, help="samples for the metrics (toys: 2,000 at most)")
+    add_eval_args(parser, "bigan", n_help="samples for the metrics (toys: 2,000 at most)", split=False)
     parser.add_argument("--bank", type=positive_int, default=60_000, help="training images for 1NN and the probe")
     parser.add_argument("--bn-batches", type=positive_int, default=1000, help="for BatchNorm's statistics (code: 1000)")
-    parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n samples into DIR")
     tables = parser.add_argument_group("tables")
     tables.add_argument("--table", action="store_true", help="every method: 1NN accuracy, over epochs and at the end")
     tables.add_argument("--toy", action="store_true", help="25 Gaussians: modes covered by ALI, a GAN, ALICE")
@@ -260,23 +251,6 @@ def draw_samples(G, trained, args, device):
     return plots.save_grid(samples, args.grid_out, nrow=max(1, round(math.sqrt(len(samples)))))
 
 
-def export(G, trained, args, device):
-    """--n samples as one NPZ: points float32 (N, 2), or images uint8 (N, H, W, C) and PNGs that other tools read."""
-    folder = Path(args.export)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--export {folder} is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = torch.cat([x.cpu() for x in sample(G, args.n, trained, device, args.seed, args.batch_size)])
-    if trained.dataset in MIXTURES:
-        np.savez_compressed(folder / "samples.npz", points=samples.numpy())
-    else:
-        images = ((samples.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        np.savez_compressed(folder / "samples.npz", images=images)
-        for i, image in enumerate(images):
-            plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    print(f"{len(samples)} samples in {folder}")
-
-
 # --- tables: many runs
 
 
@@ -417,7 +391,9 @@ def main(argv=None):
     path = Path(args.ckpt or newest_checkpoint("bigan"))
     if args.samples or args.export:
         G, _, _, trained, _ = load(path, device)
-        return draw_samples(G, trained, args, device) if args.samples else export(G, trained, args, device)
+        if args.samples:
+            return draw_samples(G, trained, args, device)
+        return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size), args.export)
 
     networks, data, test, trained, checkpoint = load_with_data(path, args, device)
     print(f"{path}: {trained.method}, {trained.arch}, step {checkpoint['step']}, {trained.dataset}")

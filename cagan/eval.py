@@ -26,7 +26,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
 from common.device import choose_device
 from common.metrics.images import collect, image_metrics, load_extractor, real_features
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
@@ -67,17 +67,7 @@ TITLES = {"12": "Fig. 12: modified AC-GAN with and without L_cls^g in L_d", "13"
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/cagan")
-    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
-    parser.add_argument("--n", type=positive_int, default=10_000, help="generated images for the metrics")
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
-    parser.add_argument("--batch-size", type=positive_int, default=250, help="images per forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of the generated images")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n samples to DIR/samples.npz and DIR/*.png")
+    add_eval_args(parser, "cagan")
     figures = parser.add_argument_group("figures")
     figures.add_argument("--figures", nargs="*", choices=(*TITLES, "toy"), metavar="F",
                          help=f"reproduce these: {', '.join(TITLES)}, toy; without a name all")
@@ -160,17 +150,10 @@ def draw_classes(axis, metrics, names):
 
 
 def export(G, trained, groups, args, device):
-    """--n samples as one NPZ (images: uint8 (N, H, W, C), conditions: uint8 (N, S)) and as PNGs."""
-    folder, cnd = Path(args.export), asked_for(args.n, groups)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--export {folder} is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    images = np.concatenate([((x + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-                             for x in sample(G, cnd, trained, device, args.seed, args.batch_size)])
-    np.savez_compressed(folder / "samples.npz", images=images, conditions=cnd.byte().numpy())
-    for i, image in enumerate(images):
-        plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    print(f"{len(images)} samples in {folder}")
+    """--n samples, with their conditions, uint8 (N, S)."""
+    cnd = asked_for(args.n, groups)
+    plots.export_samples(sample(G, cnd, trained, device, args.seed, args.batch_size), args.export,
+                         conditions=cnd.byte().numpy())
 
 
 # --- the paper's figures: many runs

@@ -6,6 +6,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
+from .cli import UserError
+
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
@@ -27,6 +29,24 @@ def save_grid(images, path, nrow=8, pad=2, zoom=1):
     picture = grid(images, nrow, pad).repeat(zoom, 0).repeat(zoom, 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+
+
+def export_samples(batches, folder, **more):
+    """Write samples where other tools find them: folder/samples.npz and, of images, a PNG each.
+
+    batches: points (B, 2), kept as float32 `points` (N, 2), or images (B, C, H, W) in [-1, 1], kept as uint8 `images`
+    (N, H, W, C). more: further arrays for the NPZ. A folder that isn't empty is refused.
+    """
+    folder = Path(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--export {folder} is not empty: choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = np.concatenate([(x if x.ndim == 2 else ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
+                              .cpu().numpy() for x in batches])
+    np.savez_compressed(folder / "samples.npz", **{"points" if samples.ndim == 2 else "images": samples}, **more)
+    for i, image in enumerate(samples if samples.ndim == 4 else ()):
+        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
+    print(f"{len(samples)} samples in {folder}")
 
 
 def save_figure(figure, path):

@@ -33,7 +33,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
 from common.data import DATASETS
 from common.device import choose_device, fused_adam
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
@@ -74,19 +74,9 @@ REDUCED = ["--width-g", "128", "--width-d", "128", "--steps", "4000", "--lr-g", 
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/egan")
+    add_eval_args(parser, "egan", n=None, n_help="samples for the metrics; none: 2,000 (toys), 10,000 (images), 5,000 "
+                  "(--fid-curves)")
     parser.add_argument("--individual", type=int, default=0, metavar="PLACE", help="of the population, 0: the fittest")
-    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
-    parser.add_argument("--n", type=positive_int, help="samples for the metrics; none: 2,000 (toys), 10,000 (images), "
-                        "5,000 (--fid-curves)")
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
-    parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n samples into DIR")
     tables = parser.add_argument_group("tables")
     tables.add_argument("--table2", action="store_true", help="Table II, with γ = 0 and random selection")
     tables.add_argument("--robustness", action="store_true", help="the table of weak networks, on --dataset")
@@ -180,23 +170,6 @@ def draw_selected(log, mutations, path):
     axis.set(xlabel="generation", ylabel="share of survivors", ylim=(0, 1))
     axis.legend(fontsize=8, loc="lower right")
     plots.save_figure(figure, path)
-
-
-def export(G, trained, args, device):
-    """--n samples as one NPZ: points float32 (N, 2), or images uint8 (N, H, W, C) and PNGs that other tools read."""
-    folder = Path(args.export)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--export {folder} is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = torch.cat([x.cpu() for x in sample(G, args.n, trained, device, args.seed, args.batch_size)])
-    if trained.dataset in MIXTURES:
-        np.savez_compressed(folder / "samples.npz", points=samples.numpy())
-    else:
-        images = ((samples.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        np.savez_compressed(folder / "samples.npz", images=images)
-        for i, image in enumerate(images):
-            plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    print(f"{len(samples)} samples in {folder}")
 
 
 # --- tables: many runs
@@ -445,7 +418,7 @@ def main(argv=None):
     if args.samples:
         return draw_samples(G, args.samples, trained, device, args.grid_out, args.seed)
     if args.export:
-        return export(G, trained, args, device)
+        return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size), args.export)
 
     print(f"{path}: E-GAN, μ = {trained.mu}, generation {checkpoint['step']}, {trained.dataset}")
     draw(G, trained, args, device, path.parent)

@@ -30,7 +30,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
 from common.device import autocast, choose_device
 from common.metrics.images import class_histogram, collect, count_tag, image_metrics, load_extractor, real_features
 from common.metrics.toy import TOYS, toy_data, toy_metrics
@@ -66,18 +66,8 @@ ABLATION = {  # Table 1, one ingredient at a time; each row has its method's --q
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a last.pt; none: the newest under runs/sagan_wgangp")
-    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
-    parser.add_argument("--n", type=positive_int, help="samples to measure; none: 2,000 (toys), 10,000 (images)")
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
-    parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    add_eval_args(parser, "sagan_wgangp", n=None, n_help="samples to measure; none: 2,000 (toys), 10,000 (images)")
     parser.add_argument("--pixel", type=int, nargs=2, metavar=("ROW", "COL"), help="attention of it; none: the centre")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n samples into DIR")
     tables = parser.add_argument_group("tables")
     tables.add_argument("--compare", action="store_true", help="Figs. 2-4")
     tables.add_argument("--ablation", action="store_true", help="Table 1")
@@ -187,23 +177,6 @@ def draw_attention(G, trained, args, device, path, n=8):
             axis.plot(pixel[1], pixel[0], "c+", ms=8)
             axis.axis("off")
     plots.save_figure(figure, path)
-
-
-def export(G, trained, args, device):
-    """--n samples as one NPZ: points float32 (N, 2), or images uint8 (N, H, W, C) and PNGs that other tools read."""
-    folder = Path(args.export)
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--export {folder} is not empty")
-    folder.mkdir(parents=True, exist_ok=True)
-    samples = torch.cat([x.cpu() for x in sample(G, args.n or 10_000, trained, device, args.seed, args.batch_size)])
-    if trained.dataset in TOYS:
-        np.savez_compressed(folder / "samples.npz", points=samples.numpy())
-    else:
-        images = ((samples + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        np.savez_compressed(folder / "samples.npz", images=images)
-        for i, image in enumerate(images):
-            plots.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    print(f"{len(samples)} samples in {folder}")
 
 
 # --- tables: many runs
@@ -374,7 +347,8 @@ def main(argv=None):
     if args.samples:
         return draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
     if args.export:
-        return export(G, trained, args, device)
+        return plots.export_samples(sample(G, args.n or 10_000, trained, device, args.seed, args.batch_size),
+                                    args.export)
 
     print(f"{path}: {NAMES[trained.method]}, step {checkpoint['step']}, {trained.dataset}")
     draw(G, D, trained, args, device, path.parent)

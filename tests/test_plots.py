@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from common import plots
+from common.cli import UserError
 
 
 def read(path):
@@ -102,3 +103,16 @@ def test_ratio_histogram(tmp_path):
     assert dots[:, 0].tolist() == [0.5, 2.0, 3.5] and dots[:2, 1].tolist() == [0.5, 1.0] and np.isnan(dots[2, 1])
     plots.save_figure(figure, tmp_path / "ratio.png")
     assert read(tmp_path / "ratio.png")[0].std() > 0
+
+
+def test_exported_samples_are_read_back(tmp_path):
+    images = torch.tensor([-3.0, -1.0, 0.0, 1.0]).view(2, 1, 1, 2)
+    plots.export_samples([images[:1], images[1:]], tmp_path / "images", labels=np.arange(2))
+    with np.load(tmp_path / "images/samples.npz") as f:
+        assert f["images"].tolist() == [[[[0], [0]]], [[[128], [255]]]] and f["labels"].tolist() == [0, 1]
+    assert np.array(plots.Image.open(tmp_path / "images/000001.png")).tolist() == [[128, 255]]
+    plots.export_samples([torch.tensor([[-3.0, 4.0]])], tmp_path / "points")
+    with np.load(tmp_path / "points/samples.npz") as f:
+        assert f["points"].tolist() == [[-3.0, 4.0]]
+    with pytest.raises(UserError, match="not empty"):
+        plots.export_samples([images], tmp_path / "images")
