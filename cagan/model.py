@@ -171,7 +171,8 @@ def modified_ac_generator_loss(fake: Tensor, cnd_fake: Tensor, lambda_cls: float
 def gan_c_losses(real_c: Tensor, cnd_c: Tensor, fake_c: Tensor, cnd_fake_c: Tensor, adv="lsgan"):
     """L_{d_c} = E[f_r^d(D_c(x))] + E[f_g^d(D_c(x'))], (13), (15), and L_{g_c} = E[f_g^g(D_c(x'))], (14), (16).
 
-    The one GAN of condition c: the expectations are over the images that have, or were asked to have, c.
+    The one GAN of condition c: it looks only at the images that have, or were asked to have, c; the others count 0 in
+    the expectations, which are over the whole batch.
     real_c, fake_c: (B,), D_c of the batch; cnd_c, cnd_fake_c: (B,), 1 where c is asked for. Returns two scalars. All
     conditions' sums (11), (12) are `ca_discriminator_loss` and `ca_generator_loss`.
     """

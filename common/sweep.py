@@ -35,7 +35,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
     train: a folder's train.main. measure(where, cell, args) -> dict, called when the run in `where` is through; both
     defined at a module's top level, since they run in other processes. args: has jobs, threads, device, data_dir.
     shared: flags of every run; they may not change in a folder. A result is its cell with step, metrics, env and
-    seconds, or with error, a UserError's line.
+    seconds, or with error, a UserError's line; such a run is tried again next time.
     """
     folder, shared = Path(folder), list(shared)
     folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
                         "Choose another --out")
     write_json(settings, shared)
     wanted = {cell["name"] for cell in cells}
-    done = [result for result in read_log(path) if result["name"] in wanted]
+    done = [result for result in read_log(path) if result["name"] in wanted and "error" not in result]
     there = {result["name"] for result in done}
     missing = [cell for cell in cells if cell["name"] not in there]
     print(f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} at a time, each "

@@ -10,7 +10,7 @@
 
 Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
 statistics). --compare and --ablation train what they need, --jobs runs at a time, under --out; started again, they go
-on where they stood. --quick's steps are such that each method takes the same CPU time.
+on where they stood. --quick's steps are such that each method takes about the same CPU time.
 """
 
 import argparse
