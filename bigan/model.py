@@ -4,8 +4,8 @@ Papers
   J. Donahue, P. Krähenbühl, T. Darrell, "Adversarial Feature Learning", arXiv:1605.09782v7: BiGAN; "§", "eq." below.
   V. Dumoulin et al., "Adversarially Learned Inference", arXiv:1606.00704v3: ALI, the same game with a stochastic E.
   C. Li et al., "ALICE", arXiv:1709.01215v2: the cycle term.
-  "code": github.com/jeffdonahue/bigan, the authors'. The papers' text could not be opened where this was written:
-  equation numbers are from memory and from texts that cite them.
+  "code": github.com/jeffdonahue/bigan, the authors'. BiGAN's text could not be opened where this was written: its
+  equation numbers are from memory and from texts that cite them. ALI's is in github.com/IshmaelBelghazi/ALI.
 
 D sees pairs: real x with its code E(x), or a code z with its image G(z). Where D can't tell the two joint distributions
 apart they are equal, and then E inverts G. E never sees G's output in training, nor G E's: each gets its gradient from
@@ -21,7 +21,7 @@ Departures from the authors' code
   2. BatchNorm's ε is 1e-5 (torch's), not 1e-8. The learning rate decays each step, not each epoch.
   3. "conv" follows the shape of the code's convnet_64 (4x4 for 5x5 kernels, any size 4·2^k), not its AlexNet encoder.
   4. For ALI only E, the prior and the toy networks are its own; on images it uses the networks below, not its
-     maxout D with dropout. The toy D has no dropout either.
+     maxout D with dropout. The toys follow the authors' ali_mixture.py at a7d4235, which drops nothing.
 Where the papers are silent: weight decay acts on every parameter; reconstruction errors are means over pixels.
 """
 
@@ -79,19 +79,19 @@ class Features(nn.Module):
         return h.flatten(1)
 
 
-def toy_layers(n_in: int, width: int) -> nn.Sequential:
-    """ALI's toy G and E up to their last layers: two of `width` units (400), BN, ReLU."""
-    return nn.Sequential(nn.Linear(n_in, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(),
-                         nn.Linear(width, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+def toy_layers(n_in: int, width: int, depth: int) -> nn.Sequential:
+    """ALI's toy G (depth 4) and E (depth 2) up to their last layers: linear to `width` units (400), BN, ReLU."""
+    return nn.Sequential(*(layer for n in [n_in] + [width] * (depth - 1)
+                           for layer in (nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())))
 
 
 class ToyPairs(nn.Module):
-    """ALI's toy D up to its last layer: (x, z) -> two maxout layers of width/2 units (200), 5 pieces each."""
+    """ALI's toy D up to its last layer: (x, z) -> three maxout layers of width/2 units (200), 5 pieces each."""
 
     def __init__(self, n_in: int, width: int, pieces: int = 5):
         super().__init__()
         self.dim, self.pieces = width // 2, pieces
-        self.layers = nn.ModuleList(nn.Linear(n, pieces * self.dim) for n in (n_in, self.dim))
+        self.layers = nn.ModuleList(nn.Linear(n, pieces * self.dim) for n in (n_in, self.dim, self.dim))
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         h = x if z is None else torch.cat([x, z], 1)
@@ -113,7 +113,7 @@ class Generator(nn.Module):
         super().__init__()
         self.arch, self.shape = arch, (channels, size, size)
         if arch == "toy":
-            self.layers = nn.Sequential(toy_layers(z_dim, width), nn.Linear(width, 2))
+            self.layers = nn.Sequential(toy_layers(z_dim, width, 4), nn.Linear(width, 2))
         elif arch == "mlp":
             widths = [z_dim, 16 * width, 16 * width, channels * size * size]
             self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:]))
@@ -140,18 +140,23 @@ class Generator(nn.Module):
 class Encoder(nn.Module):
     """E: x -> z. With a uniform prior its logits a are squashed to the prior's support: E(x) = 2·sigmoid(a) − 1 (code).
 
-    stochastic (ALI): a = μ(x) + σ(x)·ε with ε (B, N_z) ~ N(0, 1); without eps a = μ(x). `features`: the layer before.
+    stochastic (ALI §2): a = μ(x) + σ(x)·ε with ε (B, N_z) ~ N(0, 1); toy: a = f(x, ε), ε an input. Without eps ε = 0.
+    `features`: the layer before.
     """
 
     def __init__(self, arch="mlp", z_dim=50, size=28, channels=1, width=64, prior="uniform", stochastic=False):
         super().__init__()
-        self.prior, self.stochastic = prior, stochastic
-        self.features = toy_layers(2, width) if arch == "toy" else Features(arch, size, channels, width)
-        self.head = nn.Linear(width if arch == "toy" else self.features.dim, z_dim * (2 if stochastic else 1),
-                              bias=arch == "toy")
+        self.prior, self.stochastic, toy = prior, stochastic, arch == "toy"
+        self.n_noise = z_dim if toy and stochastic else 0
+        self.features = toy_layers(2 + self.n_noise, width, 2) if toy else Features(arch, size, channels, width)
+        self.head = (nn.Linear(width, z_dim) if toy else
+                     nn.Linear(self.features.dim, z_dim * (2 if stochastic else 1), bias=False))
         self.apply(init)
 
     def logits(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
+        if self.n_noise:
+            eps = x.new_zeros(len(x), self.n_noise) if eps is None else eps
+            return self.head(self.features(torch.cat([x, eps], 1)))
         a = self.head(self.features(x)).float()
         if self.stochastic:
             mu, log_sigma = a.chunk(2, 1)

@@ -40,7 +40,7 @@ EPOCH = 469                                  # steps: 60,000 images in batches o
 PAIRS, REGRESSORS, AUTOENCODERS = ("bigan", "ali"), ("latent-regressor", "joint-lr"), {"ae-l1": 1, "ae-l2": 2}
 METHODS = (*PAIRS, *REGRESSORS, *AUTOENCODERS)
 TOY = dict(arch="toy", z_dim=2, width=400, prior="normal", lr=1e-4, beta1=0.8, weight_decay=0.0, lr_final=1.0,
-           batch_size=100, steps=50_000)
+           batch_size=100, steps=200_000)
 PRESETS = {
     "arch": {"conv": dict(size=32)},
     "dataset": {name: TOY for name in MIXTURES},
@@ -87,7 +87,7 @@ def parse_args(argv=None):
     if (args.arch == "toy") != (args.dataset in MIXTURES):
         raise UserError(f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {', '.join(MIXTURES)} only")
     if args.quick and args.arch == "toy":
-        raise UserError("--quick is for images: a toy run takes minutes as it is; fewer --steps make it shorter")
+        raise UserError("--quick is for images; fewer --steps make a toy run shorter")
     if args.cycle and args.method not in PAIRS:
         raise UserError(f"--cycle belongs to bigan and ali; {args.method} has no such term")
     if args.encoder == "stochastic" and args.method not in PAIRS:
@@ -104,7 +104,7 @@ def parse_args(argv=None):
 def load_data(args, split="train"):
     """Images, or a mixture, with batch(step, batch_size, seed, device); the train split lacks the class --hold-out."""
     if args.dataset in MIXTURES:
-        return mixture(args.dataset)
+        return mixture(args.dataset, standardised=False)
     data = load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
     if args.hold_out is not None:
         held_out = class_index(data, args.hold_out)
@@ -280,10 +280,21 @@ def progress(G, E, data, test, z, args, path, n_bank=10_000, n_queries=2000):
 def progress_toy(G, E, data, _, z, args, path):
     """Modes that samples and reconstructions cover, of 2,000 points each; their densities to `path`."""
     x, _ = data.sample(len(z), step_rng(args.seed, 0))
-    shown = {"samples": G(z).cpu(), "reconstructions": G(E(x.to(z.device))).cpu()}
-    densities({data.name: x, **shown}, path, limit=2)
-    return {key: mode_metrics(points, data)["modes"] for key, points in zip(("modes_2k", "modes_recon_2k"),
-                                                                          shown.values())}
+    shown = {"samples": G(z).cpu(), "reconstructions": G(toy_codes(E, x.to(z.device), args)).cpu()}
+    densities({data.name: x, **shown}, path, limit=toy_limit(data))
+    found = {end: mode_metrics(points, data) for end, points in zip(("2k", "recon_2k"), shown.values())}
+    return {f"{key}_{end}": metrics[key] for key in ("modes", "modes_hit") for end, metrics in found.items()}
+
+
+def toy_codes(E, x, args):
+    """E(x) of points x (n, 2), of a stochastic encoder one draw each: (n, N_z)."""
+    eps = sample_eps(len(x), args, step_rng(args.seed, 1))
+    return E(x, None if eps is None else eps.to(x.device))
+
+
+def toy_limit(data):
+    """Half the side of the square that a mixture is drawn in."""
+    return 1.4 * data.centres.abs().max().item()
 
 
 if __name__ == "__main__":

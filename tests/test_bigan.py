@@ -177,7 +177,8 @@ def test_autoencoders_leave_D_alone(tmp_path, monkeypatch, method, p):
 def test_D_judges_pairs(arch):
     torch.manual_seed(0)
     D = Discriminator(arch, z_dim=3, size=16, width=8)
-    torch.nn.init.normal_(D.head.weight)
+    for weight in (p for p in D.parameters() if p.dim() > 1):
+        torch.nn.init.normal_(weight)
     x = torch.randn(8, 2) if arch == "toy" else torch.rand(8, 1, 16, 16)
     z = torch.rand(8, 3)
     assert not torch.allclose(D(x, z), D(x, z.roll(1, 0)), atol=1e-4)
@@ -199,6 +200,19 @@ def test_the_papers_mnist_networks():
     assert E(x).shape == z.shape and E.features(x).shape == (4, 1024)
     assert torch.equal(D(x, z), torch.zeros(4)), "D = ½ at the start"
     assert E.features.layers[0].weight.std().item() == pytest.approx(0.02, rel=0.02)
+
+
+def test_alis_toy_networks():
+    """ali_mixture.py at a7d4235: G 2-400⁴-2, E (x, ε) 4-400²-2, BN and ReLU; D 4-200³-1, maxout of 5 pieces."""
+    shape, norm = dict(arch="toy", z_dim=2, width=400), 2 * 400
+    G, E, D = Generator(**shape), Encoder(prior="normal", stochastic=True, **shape), Discriminator(**shape)
+    assert count(G) == 2 * 400 + 3 * 400**2 + 4 * norm + 400 * 2 + 2
+    assert count(E) == 4 * 400 + 400**2 + 2 * norm + 400 * 2 + 2
+    assert count(D) == 4 * 1000 + 1000 + 2 * (200 * 1000 + 1000) + 200
+    x, eps = torch.randn(8, 2), torch.randn(8, 2)
+    E.eval()
+    assert G(x).shape == E(x, eps).shape == (8, 2) and not torch.allclose(E(x, eps), E(x, eps.roll(1, 0)), atol=1e-6)
+    assert torch.equal(E(x), E(x, torch.zeros(8, 2)))
 
 
 def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():

@@ -129,6 +129,14 @@ def test_mmd2_refuses_a_single_point():
 # --- modes
 
 
+def test_alis_grid_is_not_divided():
+    grid, ours = mixture("25gaussians", standardised=False), mixture("25gaussians")
+    assert grid.sd == 0.05 and {tuple(c) for c in grid.centres.tolist()} == {(x, y) for x in range(-4, 5, 2)
+                                                                             for y in range(-4, 5, 2)}
+    assert torch.allclose(ours.centres * 2.828, grid.centres) and ours.sd * 2.828 == pytest.approx(0.05)
+    assert mixture("8gaussians", standardised=False).centres[0].tolist() == [2.0, 0.0]
+
+
 def test_mode_metrics_by_hand():
     data = mixture("8gaussians")
     centres, sd = data.centres, data.sd
@@ -137,7 +145,7 @@ def test_mode_metrics_by_hand():
     # 30 beside mode 3 (4 sd off), 7 on mode 4, 2.9 sd off
     samples = torch.cat([at(0, 60), at(1, 2), at(2, 1), at(3, 30, 4 * sd), at(4, 7, -2.9 * sd)])
     found = mode_metrics(samples, data)
-    assert found["modes"] == 3 and found["high_quality"] == pytest.approx(0.70)
+    assert found["modes"] == 3 and found["modes_hit"] == 5 and found["high_quality"] == pytest.approx(0.70)
     shares = [0.6, 0.02, 0.01, 0.3, 0.07]
     assert found["mode_kl"] == pytest.approx(sum(p * math.log(8 * p) for p in shares), abs=1e-12)
 
@@ -150,7 +158,7 @@ def test_mode_metrics_of_the_data_of_collapse_and_of_rubbish():
         assert found["modes"] == K and found["mode_kl"] < 0.01
         assert found["high_quality"] == pytest.approx(1 - math.exp(-4.5), abs=0.005)
         collapsed = mode_metrics(data.centres[:1].expand(50, 2), data)
-        assert collapsed == {"modes": 1, "high_quality": 1.0, "mode_kl": pytest.approx(math.log(K))}
+        assert collapsed == {"modes": 1, "modes_hit": 1, "high_quality": 1.0, "mode_kl": pytest.approx(math.log(K))}
         assert mode_metrics(torch.full((50, 2), 9.0), data)["modes"] == 0
 
 
@@ -158,6 +166,6 @@ def test_keys_name_bandwidth_estimator_and_count():
     data = mixture("25gaussians")
     found = toy_metrics(data.sample(500, rng(3))[0], data, bandwidths=(0.5, 1.0))
     assert set(found) == {"mmd2_biased_s0.5_500", "mmd2_unbiased_s0.5_500", "mmd2_biased_s1_500",
-                          "mmd2_unbiased_s1_500", "modes_500", "high_quality_500", "mode_kl_500"}
+                          "mmd2_unbiased_s1_500", "modes_500", "modes_hit_500", "high_quality_500", "mode_kl_500"}
     assert abs(found["mmd2_unbiased_s1_500"]) < 0.01
     assert [count_name(n) for n in (10_000, 2500, 1234, 500)] == ["10k", "2.5k", "1234", "500"]

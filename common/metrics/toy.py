@@ -46,18 +46,21 @@ class Mixture:
         return points.to(device), labels.to(device)
 
 
-def mixture(name: str) -> Mixture:
+def mixture(name: str, standardised: bool = True) -> Mixture:
     """The two toy sets of the WGAN-GP paper's code (Gulrajani et al. 2017), which others took over.
 
     "8gaussians": a ring of radius 2, sd 0.02, all divided by 1.414. "25gaussians": a 5 x 5 grid of spacing 2,
-    sd 0.05, all divided by 2.828. Both then have a standard deviation of about 1 in x and in y.
+    sd 0.05, all divided by 2.828. Both then have a standard deviation of about 1 in x and in y; without the division
+    (standardised=False) the grid is that of ALI.
     """
     if name == "8gaussians":
+        unit = 1.414 if standardised else 1
         angles = torch.arange(8, dtype=torch.float64) * (math.pi / 4)
-        return Mixture(name, torch.stack([angles.cos(), angles.sin()], 1) * (2 / 1.414), 0.02 / 1.414)
+        return Mixture(name, torch.stack([angles.cos(), angles.sin()], 1) * (2 / unit), 0.02 / unit)
     if name == "25gaussians":
+        unit = 2.828 if standardised else 1
         side = torch.arange(-2, 3, dtype=torch.float64) * 2
-        return Mixture(name, torch.cartesian_prod(side, side) / 2.828, 0.05 / 2.828)
+        return Mixture(name, torch.cartesian_prod(side, side) / unit, 0.05 / unit)
     raise UserError(f"unknown mixture {name!r}: choose one of {', '.join(MIXTURES)}")
 
 
@@ -120,6 +123,7 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
 
     high_quality: share of samples within 3 sd of a mode, in [0, 1] (of the data itself: 0.989).
     modes: modes that hold at least `min_share` of their fair share N/K in high-quality samples, 0 … K.
+    modes_hit: modes that are the nearest to any sample at all, however far, 0 … K (Dumoulin et al. 2017, N = 10,000).
     mode_kl: KL(shares ‖ uniform) of the modes nearest to the samples, in nats, 0 … log K.
     """
     distance, nearest = torch.cdist(samples.double(), data.centres.to(samples.device)).min(1)
@@ -127,6 +131,7 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
     shares = torch.bincount(nearest, minlength=K).double() / len(samples)
     counts = torch.bincount(nearest[good], minlength=K)
     return {"modes": int((counts * K >= min_share * len(samples)).logical_and(counts > 0).sum()),
+            "modes_hit": int((shares > 0).sum()),
             "high_quality": good.double().mean().item(),
             "mode_kl": max(math.log(K) - torch.special.entr(shares).sum().item(), 0.0)}
 
@@ -134,7 +139,7 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
 def toy_metrics(samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTHS, seed: int = 0) -> dict:
     """MMD² at each bandwidth, both estimators, against as many fresh points; of a Mixture `mode_metrics`, too.
 
-    Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, high_quality_<N>, mode_kl_<N>.
+    Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, modes_hit_<N>, high_quality_<N>, mode_kl_<N>.
     """
     samples, n = samples.detach().cpu(), count_name(len(samples))
     real, _ = data.sample(len(samples), torch.Generator().manual_seed(seed))
