@@ -96,7 +96,7 @@ class ToyPairs(nn.Module):
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         h = x if z is None else torch.cat([x, z], 1)
         for layer in self.layers:
-            h = layer(h).unflatten(1, (self.dim, self.pieces)).amax(2)
+            h = layer(h).unflatten(1, (self.pieces, self.dim)).amax(1)
         return h
 
 
