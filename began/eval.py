@@ -29,7 +29,8 @@ from common.cli import UserError, add_device_args, add_eval_args, new_parser, ru
 from common import plots
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
-from common.metrics.images import (class_histogram, collect, count_tag, image_metrics, load_extractor,
+from common.metrics import count_tag, pick
+from common.metrics.images import (class_histogram, collect, image_metrics, load_extractor,
                                    real_features)
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, write_json
 
@@ -122,11 +123,6 @@ def gamma_sweep(args, device):
     write_json(beside / "gammas.json", results)
     print(json.dumps(results, indent=1))
     return results
-
-
-def pick(metrics, start):
-    """The value whose key starts so: keys carry extractor, sample count and split behind."""
-    return next((value for key, value in metrics.items() if key.startswith(start + "_")), math.nan)
 
 
 def measure(G, trained, args, device):

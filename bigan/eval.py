@@ -34,7 +34,8 @@ from common import plots
 from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
 from common.data import CLASSES, DATASETS
 from common.device import choose_device, seed_all, step_rng
-from common.metrics.images import class_histogram, collect, count_tag, image_metrics, load_extractor, real_features
+from common.metrics import count_tag, pick
+from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import MIXTURES, mode_metrics, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
@@ -257,11 +258,6 @@ def draw_samples(G, trained, args, device):
 
 
 # --- tables: many runs
-
-
-def pick(metrics, start):
-    """The value whose key is `start` followed by a tag with counts; NaN if there is none."""
-    return next((v for k, v in metrics.items() if k.startswith(start + "_") and k[len(start) + 1].isdigit()), math.nan)
 
 
 def said(values, scale=1, digits=1):

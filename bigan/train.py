@@ -27,7 +27,7 @@ from common.cli import UserError, add_run_args, new_parser, parse, positive_int,
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, choose_device, fused_adam, init_processes, seed_all,
                            shard, step_rng)
-from common.metrics.images import count_tag
+from common.metrics import count_tag
 from common.metrics.toy import MIXTURES, mixture, mode_metrics
 from common.plots import curves, densities, save_grid
 from common.runs import Run, read_log

@@ -28,6 +28,7 @@ if not __package__:                          # started as a file: relative impor
 from common import plots
 from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
 from common.device import choose_device
+from common.metrics import pick
 from common.metrics.images import collect, image_metrics, load_extractor, real_features
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
@@ -133,11 +134,6 @@ def draw_interpolation(G, trained, groups, device, path, seed=0):
     plots.save_grid(torch.stack(images, 1).flatten(0, 1), path, nrow=9, zoom=max(1, 56 // trained.size))
 
 
-def pick(metrics, start):
-    """The value whose key starts so: keys carry extractor, sample count and split behind."""
-    return next((value for key, value in metrics.items() if key.startswith(start + "_")), None)
-
-
 def draw_classes(axis, metrics, names):
     """What the classifier sees in images whose classes were asked for equally often (dashed), and how rightly."""
     counts, right = np.array(pick(metrics, "class_counts")), np.array(pick(metrics, "conditional_accuracies"))
@@ -200,7 +196,7 @@ def draw_figure(name, runs, folder):
     figure, axes = plots.plt.subplots(1, len(scores), figsize=(13, 3.4))
     rows = []
     for i, (label, results) in enumerate(runs.items()):
-        logs = [[line for line in read_log(folder / r["name"] / "log.jsonl") if pick(line, "fid") is not None]
+        logs = [[line for line in read_log(folder / r["name"] / "log.jsonl") if pick(line, "fid", None) is not None]
                 for r in results]
         steps = [line["step"] for line in logs[0]]
         for axis, score in zip(axes, scores):
@@ -262,7 +258,7 @@ def main(argv=None):
     draw_samples(G, trained, groups, 10 * sum(groups), device, where / "samples.png", args.seed)
     draw_interpolation(G, trained, groups, device, where / "interpolation.png", args.seed)
     metrics = measure(G, trained, groups, args, device)
-    if pick(metrics, "class_counts"):
+    if pick(metrics, "class_counts", None):
         figure, axis = plots.plt.subplots(figsize=(7, 2.4))
         draw_classes(axis, metrics, names)
         plots.save_figure(figure, where / "classes.png")

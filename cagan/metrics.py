@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from common.metrics.images import (class_histogram, collect, count_tag, frechet_distance, load_extractor, moments,
+from common.metrics import count_tag
+from common.metrics.images import (class_histogram, collect, frechet_distance, load_extractor, moments,
                                    real_features)
 
 

@@ -36,6 +36,7 @@ from common import plots
 from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
 from common.data import DATASETS
 from common.device import choose_device, fused_adam
+from common.metrics import pick
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import MIXTURES, mixture, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
@@ -211,7 +212,8 @@ def table2(args):
                 continue
             row = {"data": data, "method": method, "runs": len(rows), "paper": TABLE_II[data].get(method),
                    **{name: summary(columns[name][data, method], 100) for name in {kernel, unit}},
-                   **{name: summary([pick(r, name) for r in rows]) for name in ("modes", "high_quality", "mode_kl")},
+                   **{name: summary([pick(r["metrics"], name) for r in rows])
+                      for name in ("modes", "high_quality", "mode_kl")},
                    "seconds": summary([r["seconds"] for r in rows])}
             table["rows"].append(row)
             paper = "{} / {}".format(*row["paper"]) if row["paper"] else "–"
@@ -227,11 +229,6 @@ def table2(args):
     return table
 
 
-def pick(result, name):
-    """The metric whose key starts with `name` (keys end with the sample count)."""
-    return next(v for k, v in result["metrics"].items() if k.startswith(name + "_"))
-
-
 def mmd_columns(results):
     """{"biased s=1": {(data, method): [MMD² of each run]}, …}, and as "root s=1" the biased MMD itself."""
     columns = {}
@@ -239,7 +236,7 @@ def mmd_columns(results):
         for kind in ("biased", "unbiased", "root"):
             column = columns[f"{kind} s={s:g}"] = {}
             for r in results:
-                value = pick(r, f"mmd2_{'biased' if kind == 'root' else kind}_s{s:g}")
+                value = pick(r["metrics"], f"mmd2_{'biased' if kind == 'root' else kind}_s{s:g}")
                 column.setdefault((r["table"], r["method"]), []).append(math.sqrt(value) if kind == "root" else value)
     return columns
 
@@ -268,7 +265,7 @@ def draw_table2(folder, results):
         shown = {data: mixture(data).sample(10_000, torch.Generator().manual_seed(0))[0]}
         for method in METHODS:
             rows = sorted((r for r in results if (r["table"], r["method"]) == (data, method)),
-                          key=lambda r: pick(r, "mmd2_unbiased_s1"))
+                          key=lambda r: pick(r["metrics"], "mmd2_unbiased_s1"))
             if rows:
                 r = rows[(len(rows) - 1) // 2]
                 G, trained, _ = load(folder / r["name"] / "last.pt", torch.device("cpu"))
@@ -291,7 +288,7 @@ def robustness(args):
     for method in ROBUSTNESS_FLAGS:
         found = []
         for i, column in enumerate(widths):
-            fids = [pick(r, "fid") for r in results if (r["table"], r["method"]) == (column, method)]
+            fids = [pick(r["metrics"], "fid") for r in results if (r["table"], r["method"]) == (column, method)]
             if fids:
                 table.append({"method": method, "column": column, "paper_lsun": ROBUSTNESS[method][i], **summary(fids)})
             found.append(f"{np.mean(fids):.1f} ({ROBUSTNESS[method][i]})" if fids else "not run")

@@ -32,7 +32,8 @@ if not __package__:                          # started as a file: relative impor
 from common import plots
 from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
 from common.device import autocast, choose_device
-from common.metrics.images import class_histogram, collect, count_tag, image_metrics, load_extractor, real_features
+from common.metrics import count_tag, pick
+from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import TOYS, toy_data, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
@@ -180,11 +181,6 @@ def draw_attention(G, trained, args, device, path, n=8):
 
 
 # --- tables: many runs
-
-
-def pick(metrics, start):
-    """The value whose key starts so: keys carry extractor, sample count and split behind."""
-    return next((value for key, value in metrics.items() if key.startswith(start + "_")), math.nan)
 
 
 def stability(log, key):

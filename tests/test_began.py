@@ -12,6 +12,7 @@ from began.model import (Autoencoder, BerthelotDecoder, BerthelotEncoder, ConvTr
                          autoencoder_error, convergence_measure, discriminator_loss, generator_loss, update_k)
 from common.cli import UserError
 from common.device import import_torchvision, step_rng
+from common.metrics import pick
 
 T = torch.tensor
 
@@ -303,7 +304,7 @@ def test_class_histogram_figure_and_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main(["--smoke", "--steps", "2", "--out", "r"])
     metrics = began_eval.main(["--ckpt", "r/last.pt", "--n", "90"])
-    counts = began_eval.pick(metrics, "class_counts")
+    counts = pick(metrics, "class_counts")
     assert sum(counts) == 90 and len(counts) == 10 and "class_counts_lenet_random_90" in metrics
     assert all("lenet_random_90" in key for key in metrics)
     assert (tmp_path / "r/classes.png").exists()

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..cli import UserError
+from . import count_tag
 from .lenet import LeNet, match_channels
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
@@ -560,8 +561,3 @@ class Tracker:
         tag = f"{self.extractor.name}_{count_tag(n)}"
         return {f"fid_{tag}_{self.split}": frechet_distance(*self.real, *moments(features)),
                 f"is_{tag}": inception_score(logits)[0]}
-
-
-def count_tag(n):
-    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share a key."""
-    return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)

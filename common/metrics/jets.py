@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 from ..cli import UserError
 from .images import frechet_distance, moments
-from .toy import count_name
+from . import count_tag
 
 PRIME4 = (12, 14, 15, 16, 17)  # W1EFP's five of the 36: connected graphs of 4 vertices and 4 edges
 FPND_TYPES = ("g", "q", "t")
@@ -405,13 +405,13 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
 
     exact = wasserstein1(real_jet, fake_jet)
     for name, value in zip(("w1m", "w1n", "w1sumpt"), exact):
-        note(f"{name}_exact_{count_name(n)}_{count_name(k)}", value)
+        note(f"{name}_exact_{count_tag(n)}_{count_tag(k)}", value)
     for protocol in protocols:
         if protocol == "bootstrap5":
-            suffix, draws = f"bootstrap5_{count_name(n)}", bootstrap(n, k, n, np.random.default_rng(seed))
+            suffix, draws = f"bootstrap5_{count_tag(n)}", bootstrap(n, k, n, np.random.default_rng(seed))
             efp_draws = bootstrap(n, common, n, np.random.default_rng(seed))
         else:
-            suffix, draws = f"disjoint{len(splits)}_{count_name(min(n, k))}", splits
+            suffix, draws = f"disjoint{len(splits)}_{count_tag(min(n, k))}", splits
             efp_draws = draws
         values = w1(real_jet, fake_jet, draws)
         for name, x, s in zip(("w1m", "w1n", "w1sumpt"), values.mean(0), values.std(0, correction=0)):
@@ -420,13 +420,13 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
         values = w1(real_efp[:, PRIME4].T.contiguous(), fake_efp[:, PRIME4].T.contiguous(), efp_draws)
         note_features("w1efp", PRIME4, values, suffix)
 
-    x, y, of = real_efp[:common], fake_efp[:common], f"of_{count_name(common)}"
+    x, y, of = real_efp[:common], fake_efp[:common], f"of_{count_tag(common)}"
     limits = {(min(10_000, common * 2 // 5), common)} | ({(20_000, 50_000)} if common >= 20_000 else set())
     for low, high in sorted(limits):
-        curve, sizes = frechet_curve(x, y, low, high, seed=42 + seed), f"{count_name(low)}_{count_name(high)}_{of}"
+        curve, sizes = frechet_curve(x, y, low, high, seed=42 + seed), f"{count_tag(low)}_{count_tag(high)}_{of}"
         note(f"fpd_{sizes}", *jetnet_intercept(*curve))
         note(f"fpd_line_{sizes}", *line_intercept(*curve))
-    note(f"kpd_10x{count_name(min(5000, common))}_{of}", *kpd(x, y, seed=42 + seed))
+    note(f"kpd_10x{count_tag(min(5000, common))}_{of}", *kpd(x, y, seed=42 + seed))
     if fpnd_type is not None:
-        note(f"fpnd_{fpnd_type}_{count_name(min(50_000, k))}", fpnd(fake, fpnd_type))
+        note(f"fpnd_{fpnd_type}_{count_tag(min(50_000, k))}", fpnd(fake, fpnd_type))
     return found

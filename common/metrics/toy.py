@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..cli import UserError
+from . import count_tag
 
 MIXTURES = ("8gaussians", "25gaussians")
 TOYS = MIXTURES + ("swissroll",)
@@ -141,13 +142,9 @@ def toy_metrics(samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTH
 
     Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, modes_hit_<N>, high_quality_<N>, mode_kl_<N>.
     """
-    samples, n = samples.detach().cpu(), count_name(len(samples))
+    samples, n = samples.detach().cpu(), count_tag(len(samples))
     real, _ = data.sample(len(samples), torch.Generator().manual_seed(seed))
     found = {f"mmd2_{kind}_s{s:g}_{n}": value for s, both in mmd2s(samples, real, bandwidths).items()
              for kind, value in both.items()}
     modes = mode_metrics(samples, data) if isinstance(data, Mixture) else {}
     return found | {f"{key}_{n}": value for key, value in modes.items()}
-
-
-def count_name(n: int) -> str:
-    return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)
