@@ -343,7 +343,7 @@ def main(argv=None):
     draw_features({f"{args.split} jets": real.particles, "MDMA": fake}, where / "fig2.png")
     draw_jets(torch.cat([real.particles[:8], fake[:8]]), where / "jets.png")
     if log := read_log(where / "log.jsonl"):
-        curves(log, [["L_D"], ["L_G", "L_match"], ["w1m_valid"], ["fpd_valid"]], where / "curves.png", smooth=10)
+        curves(log, [["L_D"], ["L_G", "L_match"], ["w1m_valid"], ["frechet_valid"]], where / "curves.png", smooth=10)
     write_json(where / f"eval_{step}.json",
                {"checkpoint": str(path), "step": step, "split": args.split, "real_jets": len(real),
                 "generated_jets": len(fake), "train_args": vars(trained), "metrics": ours, "in_sample": inside,

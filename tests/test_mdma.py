@@ -153,7 +153,7 @@ def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monke
     """W1M: 5 4 3 2; FPD: 1 1.1 2 1. The third is a lucky mass, the fourth the best."""
     w1m, fpd = iter([5.0, 4.0, 3.0, 2.0]), iter([1.0, 1.1, 2.0, 1.0])
     monkeypatch.setattr(train, "w1m_disjoint", lambda *a: (next(w1m), 0))
-    monkeypatch.setattr(train, "fpd", lambda *a, **k: (next(fpd), 0))
+    monkeypatch.setattr(train, "frechet_of_all", lambda *a: next(fpd))
     saved = []
     real_save = train.Run.save
 
@@ -164,7 +164,7 @@ def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monke
     monkeypatch.setattr(train.Run, "save", save)
     smoke("X", "--steps", 8, "--sample-every", 2, "--save-every", 8)
     assert saved == [("best.pt", 2), ("best.pt", 4), ("best.pt", 8), ("last.pt", 8)]
-    assert state("X/best.pt")["best"] == {"w1m": 2.0, "fpd": 1.0}
+    assert state("X/best.pt")["best"] == {"w1m": 2.0, "frechet": 1.0}
 
 
 def test_a_resumed_run_has_the_same_bytes(here):

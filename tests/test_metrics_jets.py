@@ -213,6 +213,15 @@ def test_fpds_fits():
     assert m.line_intercept(sizes, 6 / sizes - 1e-4)[0] == pytest.approx(-1e-4)
 
 
+def test_frechet_of_all_by_hand_and_where_the_extrapolation_is_blind(features):
+    real = features[0]
+    moved = real + 0.5 * real.abs().amax(0)                      # every scaled mean by a half, the covariance stays
+    assert m.frechet_of_all(real, moved) == pytest.approx(36 * 0.25, rel=1e-6)
+    wild = real.clone()
+    wild[:2] *= 3                                                # two wild jets of 900
+    assert m.fpd(real, wild, batches=5)[0] < 1e-9 and m.frechet_of_all(real, wild) > 2e-3
+
+
 def test_kpd_with_jetnets_draws(features, jetnet):
     expected = jetnet.kpd(*(f.numpy() for f in features), num_batches=4, batch_size=600)
     got = m.kpd(*features, batches=4, batch_size=600)
