@@ -150,8 +150,8 @@ def test_ema_is_the_average_that_evaluation_uses(here):
 
 
 def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monkeypatch):
-    """W1M: 5 4 3 2; FPD: 1 1.1 2 1. The third is a lucky mass, the fourth the best."""
-    w1m, fpd = iter([5.0, 4.0, 3.0, 2.0]), iter([1.0, 1.1, 2.0, 1.0])
+    """W1M: 5 4 3 2 6 1; FPD: 1 1.1 2 1 .5 .7. The third is a lucky mass; the fifth vetoes the fourth."""
+    w1m, fpd = iter([5.0, 4.0, 3.0, 2.0, 6.0, 1.0]), iter([1.0, 1.1, 2.0, 1.0, 0.5, 0.7])
     monkeypatch.setattr(train, "w1m_disjoint", lambda *a: (next(w1m), 0))
     monkeypatch.setattr(train, "frechet_of_all", lambda *a: next(fpd))
     saved = []
@@ -162,9 +162,9 @@ def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monke
         real_save(run, step, name, **values)
 
     monkeypatch.setattr(train.Run, "save", save)
-    smoke("X", "--steps", 8, "--sample-every", 2, "--save-every", 8)
-    assert saved == [("best.pt", 2), ("best.pt", 4), ("best.pt", 8), ("last.pt", 8)]
-    assert state("X/best.pt")["best"] == {"w1m": 2.0, "frechet": 1.0}
+    smoke("X", "--steps", 12, "--sample-every", 2, "--save-every", 12)
+    assert saved == [("best.pt", 2), ("best.pt", 4), ("best.pt", 8), ("best.pt", 10), ("last.pt", 12)]
+    assert state("X/last.pt")["best"] == {"w1m": 6.0, "frechet": 0.5, "lowest": 0.5}
 
 
 def test_a_resumed_run_has_the_same_bytes(here):
