@@ -238,6 +238,7 @@ def draw_mixed(runs, folder):
         column[0].axis("off")
         column[0].set_title(label, fontsize=9)
         draw_classes(column[1], results[0]["metrics"], range(len(pick(results[0]["metrics"], "class_counts"))))
+    figure.tight_layout()
     plots.save_figure(figure, folder / "figure_mixed_samples.png")
 
 
