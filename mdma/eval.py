@@ -262,7 +262,7 @@ class SelfAttention(nn.Module):
 
 @torch.no_grad()
 def timing(G, trained, stats, args, device, where):
-    """µs a jet over batch sizes; ms a batch of 100 jets over n = 25 … 1,000, beside self-attention. -> timing.*"""
+    """µs a jet over batch sizes; ms a batch of 20 jets over n = 25 … 1,000, beside self-attention. -> timing.*"""
     rng, N, result = torch.Generator().manual_seed(0), trained.num_particles, {"env": environment(device)}
     lines = [f"{result['env']['device']}, torch {result['env']['torch']}, up to {N} particles, n as in the data", "",
              "| batch size | jets | µs a jet, wall | µs a jet, CPU |", "|---|---|---|---|"]
@@ -279,7 +279,7 @@ def timing(G, trained, stats, args, device, where):
     attention = SelfAttention(trained.l, trained.h_g, trained.blocks_g, trained.heads_g).to(device).eval()
     result["scaling"] = []
     for n in SCALING:
-        z, mask = torch.randn(100, n, 3, device=device), lengths_to_mask(torch.full((100,), n), n).to(device)
+        z, mask = torch.randn(20, n, 3, device=device), lengths_to_mask(torch.full((20,), n), n).to(device)
         clock = 1 if device.type == "cpu" else 0                         # CPU time: other processes may be running
         row = {"n": n} | {name: 1000 * seconds(device, 5, net, z, mask)[clock]
                           for name, net in (("mdma", G), ("self_attention", attention))}
@@ -290,7 +290,7 @@ def timing(G, trained, stats, args, device, where):
         slope = np.polyfit(np.log(SCALING), np.log(y), 1)[0]
         result[f"exponent_{name}"] = slope
         axis.loglog(SCALING, y, "o-", label=f"{label}: n^{slope:.2f}")
-    axis.set(xlabel="particles a jet", ylabel="CPU ms for 100 jets" if device.type == "cpu" else "ms for 100 jets")
+    axis.set(xlabel="particles a jet", ylabel="CPU ms for 20 jets" if device.type == "cpu" else "ms for 20 jets")
     axis.legend()
     save_figure(figure, where / "scaling.png")
     lines += ["", f"Cost exponent in n, {SCALING[0]} to {SCALING[-1]:,} particles: MDMA {result['exponent_mdma']:.2f}, "
