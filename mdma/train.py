@@ -183,7 +183,7 @@ def main(argv=None):
     fused = opt_G.defaults["fused"]
     opt_D = torch.optim.AdamW(D.parameters(), lr=lr, weight_decay=args.weight_decay, fused=fused, **adam)
     shadow = EMA(G, args.ema)
-    best = {"w1m": math.inf, "frechet": math.inf, "lowest": math.inf}    # of best.pt; lowest: of all
+    best = {"w1m": 1e9, "frechet": 1e9, "lowest": 1e9}                  # of best.pt; lowest: of all. Saved, so finite
     balance, pause = torch.ones((), device=device), args.g_every         # the second one changes by --adaptive
 
     # --- resume
