@@ -241,7 +241,7 @@ def line_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, flo
 
 
 def frechet_of_all(real: Tensor, fake: Tensor) -> float:
-    """FPD's Fréchet distance of features (J, 36), (K, 36) at their full size: biased upwards by it, but never 0.
+    """FPD's Fréchet distance of features (J, 36), (K, 36) at their full size, which biases it upwards.
 
     `fpd` is the intercept of a line, which can be 0 where a few wild jets make its points scatter. Picks checkpoints.
     """
