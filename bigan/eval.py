@@ -51,7 +51,8 @@ METHODS = {                                  # the rows of the paper's table and
     "JLR": ["--method", "joint-lr"], "AE (l2)": ["--method", "ae-l2"], "AE (l1)": ["--method", "ae-l1"],
     "BiGAN + cycle": ["--method", "bigan", "--cycle", "5"], "ALI": ["--method", "ali", "--cycle", "0"],
 }
-PAPER_1NN = {"BiGAN": 97.39, "D": 97.30, "LR": 97.44, "JLR": 97.13, "AE (l2)": 97.58, "AE (l1)": 97.63}  # MNIST, §4.1
+# MNIST, Table 1
+PAPER_1NN = {"BiGAN": 97.39, "D": 97.30, "LR": 97.44, "JLR": 97.13, "AE (l2)": 97.58, "AE (l1)": 97.63}
 # The authors' log of BiGAN on MNIST (their README): epoch, 1NN in E's logits, in E's features
 CODE_LOG = ([0, 1, 25, 200, 400], [91.50, 89.94, 95.41, 95.92, 92.10], [96.84, 92.56, 96.28, 97.14, 97.35])
 TOY_METHODS = {"ALI": ["--method", "ali"], "GAN": ["--method", "latent-regressor"],
@@ -138,7 +139,7 @@ def measure(networks, data, test, trained, args, device):
 
 
 def measure_features(networks, data, test, trained, args, device):
-    """1NN accuracy and linear probe, §4: E(x), E's logits and the layer before, D's features; pixels; E untrained."""
+    """1NN accuracy and linear probe, §4.2: E(x), E's logits and the layer before, D's features; pixels; E untrained."""
     _, E, D = networks
     seed_all(trained.seed)
     fresh = [net.to(device) for net in build(trained)]

@@ -1,4 +1,4 @@
-"""How good features are (§4): 1-nearest-neighbour accuracy, a linear probe; and AUROC for anomaly scores."""
+"""How good features are (§4.2): 1-nearest-neighbour accuracy, a linear probe; and AUROC for anomaly scores."""
 
 import torch
 from torch import Tensor

@@ -4,8 +4,7 @@ Papers
   J. Donahue, P. Krähenbühl, T. Darrell, "Adversarial Feature Learning", arXiv:1605.09782v7: BiGAN; "§", "eq." below.
   V. Dumoulin et al., "Adversarially Learned Inference", arXiv:1606.00704v3: ALI, the same game with a stochastic E.
   C. Li et al., "ALICE", arXiv:1709.01215v2: the cycle term.
-  "code": github.com/jeffdonahue/bigan, the authors'. BiGAN's text could not be opened where this was written: its
-  equation numbers are from memory and from texts that cite them. ALI's is in github.com/IshmaelBelghazi/ALI.
+  "code": github.com/jeffdonahue/bigan, the authors'. ALI's is github.com/IshmaelBelghazi/ALI.
 
 D sees pairs: real x with its code E(x), or a code z with its image G(z). Where D can't tell the two joint distributions
 apart they are equal, and then E inverts G. E never sees G's output in training, nor G E's: each gets its gradient from
@@ -239,12 +238,12 @@ def encoder_generator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def generator_loss(fake: Tensor) -> Tensor:
-    """L_G = −E log D(G(z)): the plain GAN below the latent regressors (§4). fake: (B,) logits. Returns a scalar."""
+    """L_G = −E log D(G(z)): the plain GAN below the latent regressors (§4.1). fake: (B,) logits. Returns a scalar."""
     return F.softplus(-fake).mean()
 
 
 def latent_loss(logits: Tensor, z: Tensor, prior: str = "uniform") -> Tensor:
-    """L(z, E(G(z))), §4: mean cross-entropy of sigmoid(a) and (z + 1)/2 (uniform prior), ½·mean|a − z|² (normal); code.
+    """L(z, E(G(z))), §4.1: cross-entropy of sigmoid(a) and (z + 1)/2 (uniform prior), ½|a − z|² (normal; code), means.
 
     logits: a (B, N_z), E's logits at G(z). Returns a scalar.
     """
@@ -254,7 +253,7 @@ def latent_loss(logits: Tensor, z: Tensor, prior: str = "uniform") -> Tensor:
 
 
 def reconstruction_loss(x: Tensor, reconstruction: Tensor, p: int = 1) -> Tensor:
-    """mean|x − G(E(x))|^p: the autoencoders of §4 (p = 1, 2), and ALICE's cycle term (p = 1). Returns a scalar."""
+    """mean|x − G(E(x))|^p: the autoencoders of §4.2 (p = 1, 2), and ALICE's cycle term (p = 1). Returns a scalar."""
     return (x.float() - reconstruction.float()).abs().pow(p).mean()
 
 

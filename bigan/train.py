@@ -54,19 +54,19 @@ PRESETS = {
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    paper = parser.add_argument_group("paper (arXiv:1605.09782 §4.1 and the authors' code for it; toys: "
+    paper = parser.add_argument_group("paper (arXiv:1605.09782 §4.2 and the authors' code for it; toys: "
                                       "arXiv:1606.00704's)")
     paper.add_argument("--method", choices=METHODS, default="bigan", help="§3; ali: stochastic E, normal prior; "
-                       "the others: the baselines of §4")
-    paper.add_argument("--arch", choices=ARCHS, default="mlp", help="mlp: permutation-invariant (§4.1); conv: any size "
+                       "the others: the baselines of §4.1, §4.2")
+    paper.add_argument("--arch", choices=ARCHS, default="mlp", help="mlp: permutation-invariant (§4.2); conv: any size "
                        "4·2^k; toy: ALI's, set by the data set")
-    paper.add_argument("--size", type=int, default=28, help="image side (§4.1: 28; conv: 32)")
+    paper.add_argument("--size", type=int, default=28, help="image side (§4.2: 28; conv: 32)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own")
     paper.add_argument("--width", type=positive_int, default=64, help="mlp: 1/16 of a layer's units (code: 64); conv: "
                        "filters at half size; toy: units")
-    paper.add_argument("--z-dim", type=positive_int, default=50, help="N_z (§4.1: 50)")
+    paper.add_argument("--z-dim", type=positive_int, default=50, help="N_z (§4.2: 50)")
     paper.add_argument("--prior", choices=("uniform", "normal"), default="uniform", help="p_z: uniform on [-1, 1] "
-                       "(§4.1); normal: ALI")
+                       "(§4.2); normal: ALI")
     paper.add_argument("--encoder", choices=("deterministic", "stochastic"), default="deterministic",
                        help="stochastic: z = μ(x) + σ(x)·ε (ALI)")
     paper.add_argument("--cycle", type=float, default=0.0, metavar="λ", help="bigan, ali: weight of mean|x − G(E(x))| "
@@ -171,7 +171,7 @@ def main(argv=None):
     if not toy:
         args.channels = data.to(device).channels
 
-    # --- networks and optimisers (§4.1)
+    # --- networks and optimisers (§4.2)
     G, E, D = (net.to(device) for net in build(args))
     adam = dict(lr=args.lr, betas=(args.beta1, 0.999), weight_decay=args.weight_decay)
     params_D, params_GE = list(D.parameters()), [*G.parameters(), *E.parameters()]

@@ -31,7 +31,7 @@ Departures from the methods' own papers, and where all are silent
  10. Spectral normalisation spares the last layers of G and D (§3.2.2); SAGAN's authors' code has it there, too. It
      covers the attention's convolutions. Each forward pass in train mode is one power iteration, as in SAGAN.
  11. SAGAN's authors' code pools the keys and values of attention 2x2; its paper and we do not. Values have C/2
-     channels as in the code (the paper leaves the choice open).
+     channels as in the code (the paper: C/8, like queries and keys).
  12. Eq. 1 lets G minimise log(1 − D(G(z))); we, as all, maximise log D(G(z)) (§3.2.1's "-logD trick").
 """
 
