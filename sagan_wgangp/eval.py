@@ -6,6 +6,7 @@
   python -m sagan_wgangp.eval --ckpt … --n 50000 --export DIR               only write samples, NPZ (images: and PNGs)
   python -m sagan_wgangp.eval --compare                  Figs. 2-4: the five methods, --quick, three seeds
   python -m sagan_wgangp.eval --ablation                 Table 1: each ingredient added to GAN, and taken from SAGAN's
+  python -m sagan_wgangp.eval --surfaces                 WGAN-GP's Fig. 1a: what clipping does to a critic's values
   python -m sagan_wgangp.eval --compare --no-quick --train-flags '--dataset fashion-mnist --size 64 --steps 20000'
 
 Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
@@ -21,6 +22,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from scipy.stats import spearmanr
 from tqdm import tqdm
 
@@ -31,7 +34,7 @@ if not __package__:                          # started as a file: relative impor
 
 from common import plots
 from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
-from common.device import autocast, choose_device
+from common.device import autocast, choose_device, seed_all, step_rng
 from common.metrics import count_tag, pick
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import TOYS, toy_data, toy_metrics
@@ -39,8 +42,8 @@ from common.runs import environment, load_checkpoint, load_state, newest_checkpo
 from common.sweep import add_sweep_args, sweep
 
 from . import train
-from .model import SelfAttention
-from .train import build, load_data, panels
+from .model import SelfAttention, clip_weights, gradient_penalty, wasserstein_critic_loss, wasserstein_distance
+from .train import build, load_data, make_optimizer, panels
 
 NAMES = {"gan": "GAN", "wgan": "WGAN", "wgan_gp": "WGAN-GP", "sagan": "SAGAN", "sagan_wgan_gp": "SAGAN + WGAN-GP"}
 COMPARE = {name: ["--method", method] for method, name in NAMES.items()}
@@ -72,6 +75,8 @@ def parse_args(argv=None):
     tables = parser.add_argument_group("tables")
     tables.add_argument("--compare", action="store_true", help="Figs. 2-4")
     tables.add_argument("--ablation", action="store_true", help="Table 1")
+    tables.add_argument("--surfaces", action="store_true", help="WGAN-GP's Fig. 1a: 5,000 steps of the critic alone "
+                        "on each toy, --train-flags changes them")
     tables.add_argument("--only", nargs="+", metavar="ROW", help="rows of the table, e.g. GAN 'SAGAN + WGAN-GP'")
     tables.add_argument("--no-quick", action="store_true", help="runs without --quick: at the methods' own settings")
     tables.add_argument("--points", type=positive_int, default=20, help="FIDs along each run, of 2,000 samples")
@@ -331,12 +336,80 @@ def draw_grids(by_row, folder):
     plots.save_figure(figure, folder / "grids.png")
 
 
+# --- critics alone (WGAN-GP, Fig. 1a)
+
+
+def distance_seen(D, x, fake, epsilon):
+    """((E D(x) − E D(x̃)) / K, K), K = max ‖∇D‖ over x, x̃ and x̂ = ε x + (1 − ε) x̃: what D finds of W₁ once it is scaled
+    to be 1-Lipschitz there. x, fake: (B, 2), epsilon (B,). At most W₁, but for slopes that no point met."""
+    points = torch.cat([x, fake, torch.lerp(fake, x, epsilon[:, None])]).requires_grad_()
+    slope = torch.autograd.grad(D(points).sum(), points)[0].norm(dim=1).max()
+    with torch.no_grad():
+        return float(wasserstein_distance(D(x), D(fake)) / slope), float(slope)
+
+
+def noisy_pairs(data, n, rng, device):
+    """x (n, 2) of a toy, x̃ (n, 2) of the toy plus N(0, I) noise, ε (n,): WGAN-GP's generator "held fixed" (§3.1)."""
+    x, fake = data.sample(n, rng)[0], data.sample(n, rng)[0] + torch.randn(n, 2, generator=rng)
+    return x.to(device), fake.to(device), torch.rand(n, generator=rng).to(device)
+
+
+def train_critic(args, data, device):
+    """D alone, against the generator of noisy_pairs."""
+    seed_all(args.seed)
+    D = build(args)[1].to(device)
+    opt_D = make_optimizer(D, args.lr_d, args, device)
+    for step in tqdm(range(1, args.steps + 1), desc=f"{args.dataset}, {args.method}", disable=None, leave=False):
+        x, fake, epsilon = noisy_pairs(data, args.batch_size, step_rng(args.seed, step), device)
+        L_D = wasserstein_critic_loss(D(x), D(fake))
+        if args.gp:
+            L_D = L_D + args.gp * gradient_penalty(D, x, fake, epsilon)
+        opt_D.zero_grad()
+        L_D.backward()
+        opt_D.step()
+        if args.clip:
+            clip_weights(D, args.clip)
+    return D
+
+
+def value_surfaces(args):
+    """Critics of the three toys, clipped above and penalised below: their values in the plane, and how much they see
+    of W₁ between the toy and the noisy toy (exact for --n points each, which is a little too large)."""
+    folder, device = Path(args.out or "runs/sagan_wgangp/surfaces"), choose_device(args.device)
+    figure, axes = plots.plt.subplots(2, len(TOYS), figsize=(3.2 * len(TOYS), 6.4), squeeze=False)
+    n, side, found = args.n or 2000, torch.linspace(-2.5, 2.5, 128), []
+    for toy, column in zip(TOYS, axes.T):
+        x, fake, epsilon = noisy_pairs(toy_data(toy), n, step_rng(args.seed, 0), device)
+        costs = cdist(x.cpu(), fake.cpu())
+        exact = costs[linear_sum_assignment(costs)].mean()
+        # The paper's λ: where D's slope is k, D gains k·W₁ − λ(k − 1)², so k = 1 + W₁/2λ, 5 for the toys' λ = 0.1.
+        for axis, flags in zip(column, (["--method", "wgan"], ["--method", "wgan_gp", "--gp", "10"])):
+            trained = train.parse_args(["--dataset", toy, *flags, "--steps", "5000", "--seed", str(args.seed),
+                                        *shlex.split(args.train_flags)])
+            method = trained.method
+            D = train_critic(trained, toy_data(toy), device)
+            seen, K = distance_seen(D, x, fake, epsilon)
+            found.append({"toy": toy, "method": method, "steps": trained.steps, "slope": K, "W1_seen": seen,
+                          f"W1_exact_{count_tag(n)}": exact})
+            print(f"{toy:12} {NAMES[method]:8} slope {K:.2g}, sees {seen:.3f} of W1 = {exact:.3f}")
+            with torch.no_grad():
+                values = D(torch.cartesian_prod(side, side).to(device)).reshape(128, 128).T.cpu()
+            axis.contour(side, side, values, levels=20, linewidths=0.8)
+            axis.scatter(*x[:500].cpu().T, s=2, c="tab:orange")
+            axis.set(title=f"{NAMES[method]}: {seen / exact:.0%} of W1", xticks=[], yticks=[])
+    plots.save_figure(figure, folder / "surfaces.png")
+    write_json(folder / "surfaces.json", {"rows": found, "seed": args.seed, "env": environment(device)})
+    return found
+
+
 def main(argv=None):
     args = parse_args(argv)
     if args.compare:
         return table(args, COMPARE, "compare")
     if args.ablation:
         return table(args, ABLATION, "ablation")
+    if args.surfaces:
+        return value_surfaces(args)
     device = choose_device(args.device)
     path = Path(args.ckpt or newest_checkpoint("sagan_wgangp"))
     G, D, trained, checkpoint = load(path, device)

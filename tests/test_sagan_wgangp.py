@@ -503,3 +503,23 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     assert (folder / "results.jsonl").read_text() == before
     with pytest.raises(UserError, match="the rows are GAN"):
         sagan_eval.main(["--compare", "--only", "VAE"])
+
+
+# --- critics alone
+
+
+def test_part_of_w1_that_a_linear_critic_sees_is_closed():
+    """D = 3 x₁: slope 3, so E x₁ − E x̃₁ whatever the factor; and that is all of W₁ if x̃ is x moved along x₁."""
+    x = torch.randn(50, 2, generator=step_rng(0, 1))
+    found = sagan_eval.distance_seen(lambda points: 3 * points[:, 0], x, x - T([0.7, 0.0]), torch.rand(50))
+    assert found == pytest.approx((0.7, 3.0), rel=1e-5)
+
+
+def test_surfaces_hold_the_penalised_critic_to_slope_one(tmp_path, monkeypatch):
+    """WGAN-GP's Fig. 1a, short: slope near 1, more of W₁ seen than by the clipped critic, never more than all of it."""
+    monkeypatch.setattr(sagan_eval, "TOYS", ("8gaussians",))
+    flags = ["--n", "300", "--train-flags", "--width 64 --steps 200 --lr-d 2e-3", "--out", str(tmp_path)]
+    found = {row["method"]: row for row in sagan_eval.main(["--surfaces", *flags])}
+    assert 0.7 < found["wgan_gp"]["slope"] < 2
+    assert found["wgan"]["W1_seen"] < found["wgan_gp"]["W1_seen"] < 1.1 * found["wgan_gp"]["W1_exact_300"]
+    assert (tmp_path / "surfaces.png").exists() and json.loads((tmp_path / "surfaces.json").read_text())["rows"]
