@@ -30,7 +30,9 @@ help:  ## list the targets
 setup: $(STAMP)  ## make .venv and install requirements (done once; other targets do it by themselves)
 
 $(STAMP): requirements.txt requirements-dev.txt $(CONSTRAINTS)
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	@$(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	  || { $(PYTHON) -c 'import sys; sys.exit("error: $(PYTHON) is Python %d.%d, 3.11 or later is needed: make PYTHON=python3.12" \
+	  % sys.version_info[:2] if sys.version_info < (3, 11) else 0)' && $(PYTHON) -m venv --clear $(VENV); }
 	$(PY) -m pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	  -r requirements.txt -r requirements-dev.txt
 	touch $@

@@ -19,10 +19,10 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, choose_device, fused_adam, import_torchvision,
-                           init_processes, seed_all, shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
+                           import_torchvision, init_processes, seed_all, shard, step_rng)
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
@@ -34,7 +34,7 @@ PRESETS = {
     "arch": {"berthelot": dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, encoder="conv",
                                encoder_weights="none", z_dist="uniform", beta1=0.9, steps=200_000)},
     "quick": {True: dict(size=32, width=32, encoder="conv", encoder_weights="none", batch_size=32, gamma=0.8,
-                         lr_g=1e-3, lr_d=1e-4, steps=5000, amp="bf16")},
+                         lr_g=1e-3, lr_d=1e-4, steps=5000, amp=bf16_if_fast())},
     "smoke": {True: dict(dataset="synthetic", size=16, width=8, encoder="conv", encoder_weights="none", code_dim=16,
                          batch_size=8, steps=12, log_every=2, sample_every=6, save_every=6)},
 }
@@ -73,12 +73,8 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=DATASETS + ("synthetic",), dataset="fashion-mnist", steps=8 * EPOCH, batch_size=64,
                  steps_help="updates of G, and of D (appendix: 8 epochs of 938)", batch_help="(appendix)")
     args = parse(parser, argv, PRESETS)
-    for name, low, high in (("gamma", 0, 1), ("lambda_k", 0, None), ("lr_g", 0, None), ("lr_d", 0, None),
-                            ("beta1", 0, 0.999), ("lr_halve_patience", 0, None)):
-        value = getattr(args, name)
-        if not value >= low or (high is not None and value > high):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}"
-                            + (f" and at most {high}" if high is not None else ""))
+    check_ranges(args, gamma=(0, 1), lambda_k=(0, None), lr_g=(0, None), lr_d=(0, None), beta1=(0, 0.999),
+                 lr_halve_patience=(0, None))
     return args
 
 

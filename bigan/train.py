@@ -23,10 +23,10 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, choose_device, fused_adam, init_processes, seed_all,
-                           shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
+                           init_processes, seed_all, shard, step_rng)
 from common.metrics import count_tag
 from common.metrics.toy import MIXTURES, mixture, mode_metrics
 from common.plots import curves, densities, save_grid
@@ -44,7 +44,7 @@ TOY = dict(arch="toy", z_dim=2, width=400, prior="normal", lr=1e-4, beta1=0.8, w
 PRESETS = {
     "arch": {"conv": dict(size=32)},
     "dataset": {name: TOY for name in MIXTURES},
-    "quick": {True: dict(width=32, cycle=5.0, steps=20_000, amp="bf16", sample_every=1000)},
+    "quick": {True: dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast(), sample_every=1000)},
     "method": {"ali": dict(prior="normal", encoder="stochastic"),
                **{name: dict(cycle=0.0) for name in (*REGRESSORS, *AUTOENCODERS)}},
     "smoke": {True: dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12, log_every=2,
@@ -86,18 +86,16 @@ def parse_args(argv=None):
     args.lr_steps = args.lr_steps or args.steps
     if (args.arch == "toy") != (args.dataset in MIXTURES):
         raise UserError(f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {', '.join(MIXTURES)} only")
+    if args.hold_out is not None and args.arch == "toy":
+        raise UserError(f"--hold-out {args.hold_out}: a toy has no classes to leave out")
     if args.quick and args.arch == "toy":
         raise UserError("--quick is for images; fewer --steps make a toy run shorter")
     if args.cycle and args.method not in PAIRS:
         raise UserError(f"--cycle belongs to bigan and ali; {args.method} has no such term")
     if args.encoder == "stochastic" and args.method not in PAIRS:
         raise UserError(f"--encoder stochastic belongs to bigan and ali; {args.method} has a deterministic one")
-    for name, low, high in (("cycle", 0, None), ("lr_weight", 0, None), ("lr", 0, None), ("lr_final", 1e-9, 1),
-                            ("beta1", 0, 0.999), ("weight_decay", 0, None)):
-        value = getattr(args, name)
-        if not value >= low or (high is not None and value > high):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low}"
-                            + (f" and at most {high}" if high is not None else ""))
+    check_ranges(args, cycle=(0, None), lr_weight=(0, None), lr=(0, None), lr_final=(1e-9, 1), beta1=(0, 0.999),
+                 weight_decay=(0, None))
     return args
 
 
@@ -119,7 +117,7 @@ def class_index(data, name):
     if data.labels is None or data.images is None:
         raise UserError(f"--hold-out {name}: {data.name} has no labels in memory. Choose a data set with classes")
     lower = [c.lower() for c in data.classes]
-    index = lower.index(name.lower()) if name.lower() in lower else int(name) if name.isdigit() else -1
+    index = lower.index(name.lower()) if name.lower() in lower else int(name) if name.isdecimal() else -1
     if not 0 <= index < len(data.classes):
         raise UserError(f"--hold-out {name}: {data.name} has the classes {', '.join(data.classes)} (0 to "
                         f"{len(data.classes) - 1})")

@@ -72,6 +72,8 @@ def set_conditions(data, attributes=None):
             raise UserError(f"--attributes are CelebA's, not {data.name}'s: choose --dataset celeba")
         exclusive = [words.split("+") for words in attributes if "+" in words]
         wanted = [name for words in attributes for name in words.split("+")]
+        if len(set(wanted)) < len(wanted):
+            raise UserError(f"--attributes {' '.join(attributes)}: each attribute once")
         data.labels = to_conditions(_celeba_attributes(data.files, wanted), wanted, exclusive)
         return condition_names(wanted, exclusive)
     if data.labels is None:
@@ -93,11 +95,15 @@ def _celeba_attributes(files, wanted):
         raise UserError(f"--attributes {' '.join(unknown)}: not in {path}. There are: {' '.join(names)}")
     places = [names.index(name) for name in wanted]
     table = {file: [int(values[i]) > 0 for i in places] for file, *values in map(str.split, rows)}
+    if missing := [file.name for file in files if file.name not in table]:
+        raise UserError(f"{path} has no line for {missing[0]} ({len(missing)} images lack one): is it the whole file?")
     return torch.tensor([table[file.name] for file in files]).float()
 
 
 def unbalance(data, first: int, rest: int) -> None:
     """§6.3: keep the first `first` images of class 0, `rest` of each other one. Before `set_conditions`."""
+    if data.labels is None:
+        raise UserError(f"--unbalanced {first} {rest}: {data.name} has no classes")
     keep = []
     for c in range(int(data.labels.max()) + 1):
         places, wanted = (data.labels == c).nonzero()[:, 0], rest if c else first

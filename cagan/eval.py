@@ -27,7 +27,7 @@ if not __package__:                          # started as a file: relative impor
 
 from common import plots
 from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
-from common.device import choose_device
+from common.device import bf16_if_fast, choose_device
 from common.metrics import pick
 from common.metrics.images import collect, image_metrics, load_extractor, real_features
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
@@ -40,7 +40,7 @@ from .train import build, load_data, sample
 
 FULL = ["--fid-samples", "10000", "--sample-every", "1875", "--save-every", "1875"]
 REDUCED = ["--dataset", "fashion-mnist", "--width", "16", "--convs", "1", "--norm", "none", "--beta1", "0.5", "--lr",
-           "1e-3", "--amp", "bf16", "--steps", "1500", "--fid-samples", "2000", "--sample-every", "250"]
+           "1e-3", "--amp", bf16_if_fast(), "--steps", "1500", "--fid-samples", "2000", "--sample-every", "250"]
 UNBALANCED = ["--unbalanced", "5500", "500", "--norm", "batch"]
 UNBALANCED_REDUCED = ["--norm-inner"]
 MODIFIED = ["--loss", "modified_ac"]
@@ -105,7 +105,9 @@ def measure(G, trained, groups, args, device):
     cnd = asked_for(args.n, groups)
     images = tqdm(sample(G, cnd, trained, device, args.seed, args.batch_size), total=-(-args.n // args.batch_size),
                   disable=None, desc="samples")
-    if trained.attributes:                                                         # no classifier knows these
+    if trained.attributes and args.extractor == "lenet":
+        raise UserError("no LeNet knows CelebA's attributes: give --extractor inception")
+    if trained.attributes:
         extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
         real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
         return image_metrics(real, collect(extractor, images), extractor.name, args.split)
@@ -165,6 +167,8 @@ def measure_run(where, _, args):
 
 def figures(args):
     """Train what the figures in --figures need, draw each: figure_<name>.png, .md and .json under --out."""
+    if args.extractor != "lenet":
+        raise UserError(f"--figures --extractor {args.extractor}: they need a classifier of the data's classes: lenet")
     wanted = args.figures or (*TITLES, "toy")
     folder = Path(args.out or f"runs/cagan/figures{'-reduced' * args.reduced}")
     configs = {name: flags for name, flags in figure_configs(args.reduced).items() if name in wanted}
@@ -175,12 +179,16 @@ def figures(args):
             name = "-".join(["run", *flags, str(seed)]).replace("--", "")
             cells[name] = {"name": name, "seed": seed, "flags": flags}
     results = sweep(list(cells.values()), train.main, measure_run, args, folder, shared) if cells else []
+    failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
     results = {r["name"]: r for r in results if "metrics" in r}
     tables = {}
     for name, config in configs.items():
         runs = {label: [r for r in results.values() if r["flags"] == flags] for label, flags in config.items()}
+        if not any(runs.values()):
+            raise UserError(f"no run of figure {name} came through: {'; '.join(failed)}")
         tables[name] = draw_figure(name, {label: rs for label, rs in runs.items() if rs}, folder)
-        write_json(folder / f"figure_{name}.json", {"flags": shared, "configs": config, "rows": tables[name]})
+        write_json(folder / f"figure_{name}.json", {"flags": shared, "configs": config, "rows": tables[name],
+                                                    "failed": failed})
     if "toy" in wanted:
         toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
     return tables
@@ -208,7 +216,8 @@ def draw_figure(name, runs, folder):
         rare = [float(np.mean(pick(r["metrics"], "conditional_accuracies")[1:])) for r in results]
         half = [pick(log[len(log) // 2 - 1], "fid_per_class") for log in logs]
         rows.append({"label": label, "runs": len(results), **last, "rare_accuracy": rare, "half_steps": steps[
-            len(steps) // 2 - 1], "fid_per_class_half": half, "seconds": [r["seconds"] for r in results]})
+            len(steps) // 2 - 1], "fid_per_class_half": half, "results": [r | {"metrics": {
+            key: value for key, value in r["metrics"].items() if not key.startswith("confusion")}} for r in results]})
     for axis, score in zip(axes, scores):
         axis.set(title=score, xlabel="step", yscale="linear" if score.startswith("cond") else "log")
         axis.grid(alpha=0.3)

@@ -1,13 +1,15 @@
 """§4 in the plane, in a few minutes: BatchNorm in D, rare conditions, and what mixing the batches does.
 
-    python -m cagan.toy                      writes runs/cagan/toy/toy.png, toy.json, toy.md
+    python -m cagan.toy                      writes toy.png, toy.json, toy.md under runs/cagan
     python -m cagan.toy --norm none          the same without BatchNorm: mixing changes nothing
 
 Four clusters, of which real data have 85, 5, 5 and 5 %, while G is asked for all four equally often. A point's label
 is that of the nearest cluster; the conditional accuracy of a label is the share of points asked for it that lie there.
-The spread of a label is the standard deviation of the points asked for it, 0.3 in the data.
+The spread of a label is the standard deviation of the points asked for it, 0.3 in the data; near is the share of them
+within 3 sd of their cluster's centre, .989 in the data.
 """
 
+import json
 import sys
 from pathlib import Path
 
@@ -23,7 +25,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import new_parser, positive_int, run_main
+from common.cli import UserError, new_parser, positive_int, run_main
 from common.device import choose_device, fused_adam, seed_all
 from common.runs import environment, replace_file, write_json
 
@@ -74,7 +76,7 @@ def train_toy(loss, schedule, seed, steps=3000, norm="batch", batch=128, z_dim=8
         L_g.backward(inputs=list(G.parameters()))
         opt_D.step()
         opt_G.step()
-        if step % every == 0:
+        if step % every == 0 or step == steps:
             history.append((step, label_accuracies(G, z_dim, 250)[0].tolist()))
     return history, label_accuracies(G, z_dim)[1]
 
@@ -89,7 +91,7 @@ def draw_toy(results, path):
                 axis.plot(*points[:250].T, ".", ms=2, label=f"asked for {label} ({100 * SHARES[label]:.0f} %)")
             axis.plot(*CENTRES.T, "k+", ms=9)
             axis.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=[], yticks=[])
-            axis.set_title(f"{loss}, {schedule}", fontsize=10)
+            axis.set_title(f"{loss}, {schedule}, seed {runs[0]['seed']}", fontsize=10)
             for r in runs:
                 steps, values = zip(*r["history"])
                 row[-1].plot(steps, np.array(values)[:, 1:].mean(1), color=f"C{i + 4}", lw=1,
@@ -106,28 +108,38 @@ def main(argv=None):
     parser.add_argument("--steps", type=positive_int, default=3000)
     parser.add_argument("--seeds", type=positive_int, default=3)
     parser.add_argument("--norm", choices=("batch", "none"), default="batch", help="of D")
-    parser.add_argument("--out", default="runs/cagan/toy")
+    parser.add_argument("--out", help="none: runs/cagan/toy-<norm>-<steps>-<seeds>seeds")
     args = parser.parse_args(argv)
-    folder, results = Path(args.out), []
+    folder, results = Path(args.out or f"runs/cagan/toy-{args.norm}-{args.steps}-{args.seeds}seeds"), []
+    settings = {"norm": args.norm, "steps": args.steps, "seeds": args.seeds}
+    if (folder / "toy.json").exists():
+        there = json.loads((folder / "toy.json").read_text())
+        if {name: there.get(name) for name in settings} != settings:
+            raise UserError(f"{folder} holds a toy with other settings: choose another --out")
+        print(f"{folder} is there already:\n{(folder / 'toy.md').read_text()}")
+        return there["runs"]
     todo = [(loss, schedule, seed) for loss in ("ca", "modified_ac") for schedule in SCHEDULES
             for seed in range(args.seeds)]
     for loss, schedule, seed in tqdm(todo, unit="run", disable=None):
         history, points = train_toy(loss, schedule, seed, args.steps, args.norm)
         results.append({"loss": loss, "schedule": schedule, "seed": seed, "history": history,
-                        "spread": points.std(1).mean(1).tolist(), "points": points})
-    lines = ["| loss | batches | accuracy: common label | rare labels, each seed | rare, mean | spread, rare labels |",
-             "|---|---|---|---|---|---|"]
+                        "spread": points.std(1).mean(1).tolist(), "points": points,
+                        "near": ((points - CENTRES[:, None]).norm(dim=2) < 3 * SD).double().mean(1).tolist()})
+    lines = ["| loss | batches | accuracy: common label | rare labels, each seed | rare, mean | spread, rare labels | "
+             "near, rare labels |", "|---|---|---|---|---|---|---|"]
     for loss in ("ca", "modified_ac"):
         for schedule in SCHEDULES:
             runs = [r for r in results if (r["loss"], r["schedule"]) == (loss, schedule)]
-            last, spreads = [r["history"][-1][1] for r in runs], [np.mean(r["spread"][1:]) for r in runs]
+            last = [r["history"][-1][1] for r in runs]
+            spreads, near = ([np.mean(r[name][1:]) for r in runs] for name in ("spread", "near"))
             each = "; ".join(" ".join(f"{a:.2f}" for a in accuracies[1:]) for accuracies in last)
             lines.append(f"| {loss} | {schedule} | {np.mean(last, 0)[0]:.2f} | {each} | "
-                         f"**{np.mean([a[1:] for a in last]):.2f}** | {' '.join(f'{s:.2f}' for s in spreads)} |")
+                         f"**{np.mean([a[1:] for a in last]):.2f}** | {' '.join(f'{s:.2f}' for s in spreads)} | "
+                         f"{' '.join(f'{s:.2f}' for s in near)} |")
     folder.mkdir(parents=True, exist_ok=True)
     draw_toy(results, folder / "toy.png")
     replace_file(folder / "toy.md", ("\n".join(lines) + "\n").encode())
-    write_json(folder / "toy.json", {"norm": args.norm, "steps": args.steps, "env": environment(choose_device("cpu")),
+    write_json(folder / "toy.json", {**settings, "env": environment(choose_device("cpu")),
                                      "runs": [{k: v for k, v in r.items() if k != "points"} for r in results]})
     print("\n".join(lines))
     return results

@@ -21,10 +21,10 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, choose_device, fused_adam, init_processes, seed_all,
-                           shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
+                           init_processes, seed_all, shard, step_rng)
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
@@ -38,7 +38,7 @@ LOSSES = ("ca", "ac", "modified_ac", "modified_ac_with_generated")
 PRESETS = {
     "adv": {"wgan-gp": dict(n_critic=5, beta1=0.0, beta2=0.9, lr=1e-4)},           # Gulrajani et al. 2017
     "quick": {True: dict(dataset="fashion-mnist", width=32, convs=1, norm="none", lr=1e-3, beta1=0.5, steps=6000,
-                         fid_samples=2000, sample_every=500, amp="bf16")},
+                         fid_samples=2000, sample_every=500, amp=bf16_if_fast())},
     "smoke": {True: dict(dataset="synthetic", size=16, width=8, convs=1, z_dim=16, batch_size=8, lr=1e-3, steps=12,
                          log_every=2, sample_every=6, save_every=6)},
 }
@@ -76,9 +76,13 @@ def parse_args(argv=None):
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code: Keras' default)")
     add_run_args(parser, datasets=("auto",) + DATASETS + ("synthetic",), dataset="auto", steps=187_500, batch_size=32,
                  steps_help="updates of D (authors' code: 100 epochs of 1,875)", batch_help="(authors' code)")
-    parser.add_argument("--fid-samples", type=int, default=0, metavar="N", help="at each --sample-every: FID and "
-                        "conditional accuracy (LeNet) of N images, against the test split. 0: not")
+    parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="at each --sample-every: FID "
+                        "and conditional accuracy (LeNet) of N images, against the test split. 0: not")
     args = parse(parser, argv, PRESETS)
+    check_ranges(args, lambda_cls=(0, None), lambda_gp=(0, None), lr=(0, None), beta1=(0, 0.999999),
+                 beta2=(0, 0.999999), mix_from=(0, None), mix_ramp=(0, None))
+    if args.unbalanced and min(args.unbalanced) < 1:
+        raise UserError(f"--unbalanced {' '.join(map(str, args.unbalanced))}: each class needs an image at least")
     if args.mix_from is not None and args.mix_ramp is not None:
         raise UserError("--mix-from and --mix-ramp are two schedules for the same share: give one of them")
     if args.adv == "wgan-gp" and args.norm == "batch":

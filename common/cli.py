@@ -23,7 +23,7 @@ def run_main(main):
     except UserError as e:
         sys.exit(_fail(e))
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
             raise
         sys.exit(_fail(f"{os.strerror(e.errno)}: {e.filename or 'the run directory'}. "
                        "Make room or choose another place with --out or --data-dir"))
@@ -58,7 +58,7 @@ def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, ba
     run.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, exactly where its last.pt stands")
     run.add_argument("--steps", type=positive_int, default=steps, help=steps_help)
     run.add_argument("--batch-size", type=positive_int, default=batch_size, help=batch_help)
-    run.add_argument("--seed", type=int, default=0, help="fixes initial weights, batches and noise")
+    run.add_argument("--seed", type=seed, default=0, help="fixes initial weights, batches and noise")
     add_device_args(run)
     run.add_argument("--quick", action="store_true", help="a real result on two CPU cores in about ten minutes")
     run.add_argument("--smoke", action="store_true", help="under 20 s, synthetic data, for tests")
@@ -83,7 +83,7 @@ def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", 
     if split:
         parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
     parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
-    parser.add_argument("--seed", type=int, default=0, help="of the samples")
+    parser.add_argument("--seed", type=seed, default=0, help="of the samples")
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
     parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
     parser.add_argument("--export", metavar="DIR", help="only write --n samples: DIR/samples.npz, images as PNGs, too")
@@ -94,6 +94,29 @@ def positive_int(text):
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
+
+
+def seed(text):
+    value = int(text)
+    if not 0 <= value < 2**63:               # what torch's and numpy's generators take
+        raise argparse.ArgumentTypeError(f"must be at least 0 and below 2^63, not {value}")
+    return value
+
+
+def fid_samples(text):
+    value = int(text)
+    if value and value < 4:                  # precision and recall need more than k = 3, a covariance two
+        raise argparse.ArgumentTypeError(f"must be 0 or at least 4, not {value}")
+    return value
+
+
+def check_ranges(args, **ranges):
+    """Refuse values outside of [low, high], and NaN. ranges: flag=(low, high), with underscores; high None: finite."""
+    for name, (low, high) in ranges.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= (sys.float_info.max if high is None else high):
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low:g}"
+                            + (" and finite" if high is None else f" and at most {high:g}"))
 
 
 def parse(parser, argv=None, presets=None):

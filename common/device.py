@@ -40,6 +40,12 @@ def device_name(device):
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
+def bf16_if_fast():
+    """--quick's --amp: bf16 with a GPU or a CPU that has AMX or AVX512-BF16; other CPUs are some ten times slower."""
+    has = (getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    return "bf16" if torch.cuda.is_available() or any(has) else "off"
+
+
 def autocast(device, amp):
     """The autocast context for --amp {off, bf16}."""
     return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()

@@ -28,7 +28,10 @@ def save_grid(images, path, nrow=8, pad=2, zoom=1):
     """Write a grid of images in [-1, 1] as a PNG, each pixel drawn zoom x zoom."""
     picture = grid(images, nrow, pad).repeat(zoom, 0).repeat(zoom, 1)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+    try:
+        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+    except ValueError as e:                  # an ending that PIL does not know
+        raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
 
 
 def export_samples(batches, folder, **more):
@@ -51,8 +54,12 @@ def export_samples(batches, folder, **more):
 
 def save_figure(figure, path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
-    plt.close(figure)
+    try:
+        figure.savefig(path, dpi=110, bbox_inches="tight")
+    except ValueError as e:
+        raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
+    finally:
+        plt.close(figure)
 
 
 def curves(log, panels, path, smooth=1, points=None):

@@ -4,12 +4,14 @@ runs/<folder>/<time>-seed<seed>/ holds args.json, env.json, log.jsonl, samples/,
 A checkpoint is one dict of tensors and plain Python: format, paper, step, args, state, rng.
 """
 
+import contextlib
 import io
 import json
 import math
 import os
 import platform
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -158,7 +160,8 @@ class Run:
     def resume_command(self):
         started = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
         module = started if started.endswith(".train") else f"{self.paper}.train"
-        return f"python -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
+        python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
+        return f"{shlex.quote(python)} -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
 
     def _on_signal(self, number, frame):
         if self._asked:
@@ -220,13 +223,11 @@ def save_atomic(value, path):
 
 
 def read_log(path):
-    """The lines of a log.jsonl as dicts; a last line cut short by a kill is left out. [] where there is none yet."""
+    """The lines of a log.jsonl as dicts; one cut short by a kill is left out. [] where there is no file yet."""
     lines = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
-        try:
+        with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
     return lines
 
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from .cli import UserError, positive_int
 from .device import choose_device
-from .runs import environment, load_checkpoint, read_log, write_json
+from .runs import environment, load_checkpoint, read_log, replace_file, write_json
 
 
 def add_sweep_args(group, *, seeds, out):
@@ -28,22 +28,28 @@ def add_sweep_args(group, *, seeds, out):
     group.add_argument("--out", metavar="DIR", help=out)
 
 
+MEASURING = ("n", "extractor", "inception_weights", "split", "seed", "amp", "bank", "bn_batches")     # flags of eval.py
+
+
 def sweep(cells, train, measure, args, folder, shared=()):
     """Train and measure every cell that results.jsonl in `folder` lacks. Returns the results of `cells` as a list.
 
     cells: dicts with name (the run's directory in `folder`, its identity), seed, flags, and what else the table needs.
     train: a folder's train.main. measure(where, cell, args) -> dict, called when the run in `where` is through; both
     defined at a module's top level, since they run in other processes. args: has jobs, threads, device, data_dir.
-    shared: flags of every run; they may not change in a folder. A result is its cell with step, metrics, env and
-    seconds, or with error, a UserError's line; such a run is tried again next time.
+    shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A result is its cell with
+    step, metrics, env and seconds, or with error, a UserError's line; such a run is tried again next time.
     """
     folder, shared = Path(folder), list(shared)
     folder.mkdir(parents=True, exist_ok=True)
     path, settings = folder / "results.jsonl", folder / "settings.json"
-    if settings.exists() and json.loads(settings.read_text()) != shared:
-        raise UserError(f"{folder} holds runs with other flags ({shlex.join(json.loads(settings.read_text()))}). "
-                        "Choose another --out")
-    write_json(settings, shared)
+    flags = {"train": shared, "measure": {name: getattr(args, name) for name in MEASURING if hasattr(args, name)}}
+    held = json.loads(settings.read_text()) if settings.exists() else flags
+    if held != flags:
+        raise UserError(f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out")
+    write_json(settings, flags)
+    if path.exists():                        # what a kill or a full disk cut short
+        replace_file(path, "".join(json.dumps(result) + "\n" for result in read_log(path)).encode())
     wanted = {cell["name"] for cell in cells}
     done = [result for result in read_log(path) if result["name"] in wanted and "error" not in result]
     there = {result["name"] for result in done}

@@ -22,7 +22,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
 from common.device import autocast, choose_device, fused_adam, seed_all, step_rng
 from common.metrics.images import Tracker
@@ -76,11 +76,13 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=MIXTURES + DATASETS + ("synthetic",), dataset="8gaussians", steps=100_000,
                  batch_size=64, steps_help="generations (authors' code: 100,000)",
                  batch_help="m (Algorithm 1: 32; toys: authors' code)")
-    parser.add_argument("--fid-samples", type=int, default=0, metavar="N", help="images: at each --sample-every, FID "
-                        "(LeNet) of N samples of the fittest, against the test split. 0: not")
+    parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
+                        "--sample-every, FID (LeNet) of N samples of the fittest, against the test split. 0: not")
     parser.add_argument("--population", choices=("auto",) + tuple(POPULATIONS), default="auto",
                         help="how children are computed; auto: shared-loop for images on a CPU, else batch")
     args = parse(parser, argv, PRESETS)
+    check_ranges(args, gamma=(0, None), gp=(0, None), lr_g=(0, None), lr_d=(0, None), beta1=(0, 0.999999),
+                 beta1_d=(0, 0.999999), beta2=(0, 0.999999))
     args.mutations = [name for name in MUTATIONS if name in args.mutations]
     if args.batch_size % args.mu:
         raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by --mu {args.mu} parents")

@@ -24,7 +24,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
 from common.device import (EMA, GraphedStep, average, average_gradients, choose_device, fused_adam, init_processes,
                            seed_all, shard, step_rng)
 from common.metrics.jets import efps, frechet_of_all, jet_mass, present, w1m_disjoint
@@ -102,13 +102,9 @@ def parse_args(argv=None):
     for side in "gd":
         if getattr(args, f"h_{side}") % getattr(args, f"heads_{side}"):
             raise UserError(f"--h-{side} {getattr(args, f'h_{side}')} is no multiple of --heads-{side}")
-    for name, low, high in (("n_mean", 1e-6, None), ("gp", 0, None), ("jitter", 0, None), ("lr", 0, None),
-                            ("lr_ratio", 0, None), ("matching", 0, None), ("ema", 0, 0.999999), ("beta1", 0, 0.999999),
-                            ("beta2", 0, 0.999999), ("weight_decay", 0, None), ("veto", 1, None)):
-        value = getattr(args, name)
-        if not value >= low or (high is not None and value > high):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low:g}"
-                            + (" and below 1" if high is not None else ""))
+    check_ranges(args, n_mean=(1e-6, None), gp=(0, None), jitter=(0, None), lr=(0, None), lr_ratio=(0, None),
+                 matching=(0, None), ema=(0, 0.999999), beta1=(0, 0.999999), beta2=(0, 0.999999),
+                 weight_decay=(0, None), veto=(1, None))
     if args.adaptive and args.objective != "lsgan":
         raise UserError(f"--adaptive watches LSGAN's balance, which {args.objective} doesn't have: use --g-every")
     if args.amp != "off":

@@ -22,7 +22,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, choose_device, fused_adam, init_processes, peak_memory,
                            seed_all, shard, step_rng)
@@ -89,8 +89,8 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=DATASETS + TOYS + ("synthetic",), dataset="celeba", steps=10_000, batch_size=64,
                  steps_help="updates of G (Fig. 4 goes to 10,000 \"epochs\"; steps are not given)",
                  batch_help="(not given; WGAN, WGAN-GP: 64)")
-    parser.add_argument("--fid-samples", type=int, default=0, metavar="N", help="images: at each --sample-every, FID "
-                        "and IS of N samples against the test split. 0: not")
+    parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
+                        "--sample-every, FID and IS of N samples against the test split. 0: not")
     parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="of --fid-samples")
     parser.set_defaults(**METHODS["sagan_wgan_gp"])
 
@@ -100,12 +100,8 @@ def parse_args(argv=None):
     args = parse(parser, argv, {
         "method": METHODS, "dataset": SMALL_IMAGES | {"folder": dict(images=0)} | dict.fromkeys(TOYS, toy_preset),
         "quick": {True: QUICK_TOY if toy else QUICK | QUICK_METHODS[known.method]}, "smoke": {True: SMOKE}})
-    for name in ("clip", "gp", "n_critic_warm", "lr_g", "lr_d", "images", "fid_samples"):
-        if not getattr(args, name) >= 0:
-            raise UserError(f"--{name.replace('_', '-')} {getattr(args, name)}: must not be negative")
-    for name in ("beta1", "beta2"):
-        if not 0 <= getattr(args, name) < 1:
-            raise UserError(f"--{name} {getattr(args, name)}: must be at least 0 and below 1")
+    check_ranges(args, **dict.fromkeys(("clip", "gp", "n_critic_warm", "lr_g", "lr_d", "images"), (0, None)),
+                 beta1=(0, 0.999999), beta2=(0, 0.999999))
     if args.gp and "d" in args.batch_norm:
         raise UserError(f"--gp {args.gp} with --batch-norm {args.batch_norm}: the penalty needs each sample's own "
                         "gradient, which BatchNorm in D mixes with the others'. Use --batch-norm g or none")

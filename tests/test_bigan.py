@@ -320,7 +320,8 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize("argv, message", [
     (["--method", "ae-l1", "--cycle", "1"], "--cycle belongs to"), (["--arch", "toy"], "toy goes with"),
-    (["--method", "joint-lr", "--encoder", "stochastic"], "stochastic belongs to"), (["--lr", "-1"], "at least 0")])
+    (["--method", "joint-lr", "--encoder", "stochastic"], "stochastic belongs to"), (["--lr", "-1"], "at least 0"),
+    (["--dataset", "25gaussians", "--hold-out", "3"], "no classes to leave out")])
 def test_flags_that_mean_nothing_are_refused(argv, message):
     with pytest.raises(UserError, match=message):
         train.parse_args(argv)

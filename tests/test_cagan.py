@@ -237,6 +237,9 @@ def test_unbalanced_set_and_one_hot_conditions():
     assert data.batch(0, 4, 0)[1].shape == (4, 10)
     with pytest.raises(UserError, match="has 51 images of class 2"):                 # 512 = 10·51 + 2
         unbalance(load_images("synthetic", "none", size=16), 2, 52)
+    data.labels = None
+    with pytest.raises(UserError, match="no classes"):
+        unbalance(data, 2, 1)
 
 
 def celeba(root, n=12, size=20):
@@ -259,6 +262,8 @@ def test_celeba_attributes_train_sample_and_resume(tmp_path):
     assert data.labels[:4].tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
     with pytest.raises(UserError, match="Grey_Hair: not in .*There are: Bald Black_Hair Male"):
         set_conditions(load_images("celeba", tmp_path, size=16), ["Grey_Hair"])
+    with pytest.raises(UserError, match="each attribute once"):
+        set_conditions(load_images("celeba", tmp_path, size=16), ["Bald+Male", "Male+Black_Hair"])
     run = tmp_path / "run"
     for loss in ("ca", "ac"):
         train.main(["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--targets", "data",
@@ -327,7 +332,8 @@ def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
     (["--mix-from", "1", "--mix-ramp", "0.01"], "two schedules"),
     (["--adv", "wgan-gp", "--norm", "batch"], "no sample a gradient"),
     (["--unbalanced", "5", "5", "--attributes", "Male"], "by class"),
-    (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0")])
+    (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0"), (["--mix-ramp", "-0.5"], "at least 0"),
+    (["--unbalanced", "-5", "5"], "an image at least"), (["--unbalanced", "0", "0"], "an image at least")])
 def test_flags_that_contradict_each_other_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         train.parse_args(words)

@@ -1,6 +1,7 @@
 """What is typed, what presets and a resumed run's arguments make of it, and what a mistake gets."""
 
 import errno
+import importlib
 import json
 
 import pytest
@@ -155,6 +156,30 @@ def test_argparse_refuses(here, capsys, flag, value):
     assert not list(here.iterdir())
 
 
+FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
+    """NaN, infinity and a negative value, for each flag that takes a fraction; seeds that no generator takes."""
+    parse_args = importlib.import_module(f"{folder}.train").parse_args
+    with pytest.raises(SystemExit):
+        parse_args(["--help"])
+    help_text = capsys.readouterr().out
+    fractions = [f for f in ("--lr", "--lr-g", "--lr-d", "--beta1", "--beta2", "--beta1-d", "--gamma", "--gp",
+                             "--lambda-k", "--lambda-cls", "--lambda-gp", "--clip", "--cycle", "--lr-weight",
+                             "--lr-ratio", "--weight-decay", "--ema", "--jitter") if f"{f} " in help_text]
+    assert len(fractions) >= 3
+    for flag in fractions:
+        for value in ("nan", "inf", "-1"):
+            with pytest.raises(UserError, match=f"{flag} {float(value)}: must be at least 0"):
+                parse_args([flag, value])
+    for value in ("-1", "99999999999999999999999"):
+        with pytest.raises(SystemExit) as e:
+            parse_args(["--seed", value])
+        assert e.value.code == 2 and "--seed" in capsys.readouterr().err
+
+
 def test_other_errors_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_main(lambda: 1 / 0)
@@ -162,7 +187,7 @@ def test_other_errors_keep_their_traceback():
         run_main(lambda: (_ for _ in ()).throw(ConnectionError(errno.ECONNRESET, "reset")))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR])
 def test_a_full_or_read_only_disk_gets_one_line(capsys, number):
     with pytest.raises(SystemExit) as e:
         run_main(lambda: (_ for _ in ()).throw(OSError(number, "words", "runs/x/log.jsonl")))

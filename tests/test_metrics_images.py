@@ -1,5 +1,6 @@
 """Image metrics against closed forms, scipy, pytorch-fid and hand-computed values."""
 
+import re
 import hashlib
 import os
 import sys
@@ -426,7 +427,9 @@ def test_trained_lenet_is_read_from_the_data_directory(tmp_path):
     meta = {"channels": 3, "size": 32, "classes": 7}
     torch.save({"state_dict": net.state_dict(), "meta": meta}, tmp_path / "lenet_other.pt")
     x = torch.rand(5, 3, 32, 32)
-    torch.testing.assert_close(m.load_extractor("lenet", "other", data_dir=tmp_path)(x)[1], net.eval()(x)[1])
+    own = m.load_extractor("lenet", "other", data_dir=tmp_path)
+    torch.testing.assert_close(own(x)[1], net.eval()(x)[1])
+    assert re.fullmatch("lenet_[0-9a-f]{8}", own.name)           # not the shipped network: another metric, another key
     torch.save({"state_dict": net.state_dict(), "meta": meta | {"size": 28}}, tmp_path / "lenet_foreign.pt")
     torch.save([1, 2], tmp_path / "lenet_list.pt")
     (tmp_path / "lenet_cut.pt").write_bytes((tmp_path / "lenet_other.pt").read_bytes()[:1000])

@@ -374,8 +374,8 @@ def test_methods_are_their_papers():
     (["--method", "gan", "--gp", "10"], "BatchNorm in D mixes"),
     (["--method", "sagan", "--attention", "40"], "maps of side 100, 50, 25, 13, 7, 4, not 40"),
     (["--attention", "wide"], "--attention wide"), (["--size", "4"], "too small"),
-    (["--dataset", "8gaussians", "--attention", "16"], "no attention"), (["--clip", "-1"], "not be negative"),
-    (["--beta2", "1"], "below 1"),
+    (["--dataset", "8gaussians", "--attention", "16"], "no attention"), (["--clip", "-1"], "at least 0"),
+    (["--beta2", "1"], "at most"),
 ])
 def test_wrong_flags_are_refused_in_one_line(flags, message):
     with pytest.raises(UserError, match=message) as e:

@@ -370,7 +370,8 @@ def _trained_lenet(dataset, data_dir):
     saved = _load(path)
     try:
         state_dict, meta = saved["state_dict"], saved["meta"]
-        shape = {key: meta[key] for key in ("channels", "size", "classes")}
+        name = "lenet" if path == places[0] else f"lenet_{_sha256(path)[:8]}"          # two networks, two keys
+        shape = {key: meta[key] for key in ("channels", "size", "classes")} | {"name": name}
     except (KeyError, TypeError) as e:
         raise UserError(f"{path} is not a weights file of this LeNet. Delete it. {train_it}") from e
     return _build(lambda: LeNet(**shape), state_dict, path)
@@ -529,6 +530,9 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
     Precision and recall compare all pairs, so they use a random `max_neighbours` of either set at most.
     """
     (real_f, _), (fake_f, fake_logits) = real, fake
+    if min(len(real_f), len(fake_f)) < 4:
+        raise UserError(f"{len(fake_f)} samples, {len(real_f)} real images: precision and recall look at three "
+                        "neighbours of each. Give --n 4 or more")
     generator = torch.Generator().manual_seed(seed)
     near = [f[torch.randperm(len(f), generator=generator)[:max_neighbours]] for f in (real_f, fake_f)]
     precision, recall = precision_recall(*near)
