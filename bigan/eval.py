@@ -131,7 +131,11 @@ def measure(networks, data, test, trained, args, device):
         real = real_features(extractor, test, device=device, cache_dir=Path(args.data_dir) / "cache")
         batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
         fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
-        metrics |= image_metrics(real, fake, extractor.name, "test")
+        split = "test"
+        if trained.hold_out is not None:                      # what G never saw it is not asked for
+            held_out = class_index(test, trained.hold_out)
+            real, split = [part[test.labels != held_out] for part in real], f"test_without_class{held_out}"
+        metrics |= image_metrics(real, fake, extractor.name, split)
         if args.extractor == "lenet":
             tag = f"{extractor.name}_{count_tag(args.n)}"
             metrics |= {f"class_{key}_{tag}": value for key, value in class_histogram(fake[1]).items()}
@@ -389,6 +393,8 @@ def main(argv=None):
     for asked, make in ((args.table, table), (args.toy, toy), (args.anomaly, anomaly)):
         if asked:
             return make(args)
+    if args.amp != "off":
+        raise UserError(f"--amp {args.amp}: everything here is measured in fp32. Leave it out")
     device = choose_device(args.device)
     path = Path(args.ckpt or newest_checkpoint("bigan"))
     if args.samples or args.export:

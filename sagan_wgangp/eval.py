@@ -11,7 +11,7 @@
 
 Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
 statistics). --compare and --ablation train what they need, --jobs runs at a time, under --out; started again, they go
-on where they stood. --quick's steps are such that each method takes about the same CPU time.
+on where they stood. --quick's steps are such that the methods' CPU times are alike (within a factor of two).
 """
 
 import argparse
@@ -47,25 +47,30 @@ from .train import build, load_data, make_optimizer, panels
 
 NAMES = {"gan": "GAN", "wgan": "WGAN", "wgan_gp": "WGAN-GP", "sagan": "SAGAN", "sagan_wgan_gp": "SAGAN + WGAN-GP"}
 COMPARE = {name: ["--method", method] for method, name in NAMES.items()}
-ABLATION = {  # Table 1, one ingredient at a time; each row has its method's --quick steps
-    "GAN": ["--method", "gan"],
-    "GAN + Wasserstein, clip": ["--method", "gan", "--loss", "wasserstein", "--clip", "0.01"],
-    "GAN + Wasserstein, GP": ["--method", "gan", "--loss", "wasserstein", "--gp", "10", "--batch-norm", "g"],
-    "GAN + GP": ["--method", "gan", "--gp", "10", "--batch-norm", "g"],
-    "GAN + SN in D": ["--method", "gan", "--spectral", "d", "--batch-norm", "g"],
-    "GAN + SN in G and D": ["--method", "gan", "--spectral", "gd", "--batch-norm", "g"],
-    "GAN + TTUR": ["--method", "gan", "--lr-g", "1e-4", "--lr-d", "4e-4"],
-    "GAN + attention": ["--method", "gan", "--attention", "auto"],
-    "SAGAN": ["--method", "sagan"],
-    "SAGAN − attention": ["--method", "sagan", "--attention", "none"],
-    "SAGAN − SN": ["--method", "sagan", "--spectral", "none"],
-    "SAGAN − TTUR": ["--method", "sagan", "--lr-g", "6e-4", "--lr-d", "6e-4"],
-    "SAGAN + WGAN-GP": ["--method", "sagan_wgan_gp"],
-    "SAGAN + WGAN-GP, SN in D": ["--method", "sagan_wgan_gp", "--spectral", "gd"],
-    "SAGAN + WGAN-GP − attention": ["--method", "sagan_wgan_gp", "--attention", "none"],
-    "SAGAN + WGAN-GP, 5 critic steps, equal rates": ["--method", "sagan_wgan_gp", "--n-critic", "5", "--lr-g", "5e-4",
-                                                     "--lr-d", "5e-4"],
-}
+
+
+def ablation(quick):
+    """{row: flags} of Table 1, one ingredient at a time; each row has its method's steps."""
+    mean, gp = ("6e-4", "5e-4") if quick else ("2e-4", "1e-4")     # TTUR's geometric mean; WGAN-GP's rate
+    return {
+        "GAN": ["--method", "gan"],
+        "GAN + Wasserstein, clip": ["--method", "gan", "--loss", "wasserstein", "--clip", "0.01"],
+        "GAN + Wasserstein, GP": ["--method", "gan", "--loss", "wasserstein", "--gp", "10", "--batch-norm", "g"],
+        "GAN + GP": ["--method", "gan", "--gp", "10", "--batch-norm", "g"],
+        "GAN + SN in D": ["--method", "gan", "--spectral", "d", "--batch-norm", "g"],
+        "GAN + SN in G and D": ["--method", "gan", "--spectral", "gd", "--batch-norm", "g"],
+        "GAN + TTUR": ["--method", "gan", "--lr-g", "1e-4", "--lr-d", "4e-4"],
+        "GAN + attention": ["--method", "gan", "--attention", "auto"],
+        "SAGAN": ["--method", "sagan"],
+        "SAGAN − attention": ["--method", "sagan", "--attention", "none"],
+        "SAGAN − SN": ["--method", "sagan", "--spectral", "none"],
+        "SAGAN − TTUR": ["--method", "sagan", "--lr-g", mean, "--lr-d", mean],
+        "SAGAN + WGAN-GP": ["--method", "sagan_wgan_gp"],
+        "SAGAN + WGAN-GP, SN in D": ["--method", "sagan_wgan_gp", "--spectral", "gd"],
+        "SAGAN + WGAN-GP − attention": ["--method", "sagan_wgan_gp", "--attention", "none"],
+        "SAGAN + WGAN-GP, 5 critic steps, equal rates": ["--method", "sagan_wgan_gp", "--n-critic", "5", "--lr-g", gp,
+                                                         "--lr-d", gp],
+    }
 
 
 def parse_args(argv=None):
@@ -111,8 +116,11 @@ def sample(G, n, trained, device, seed=0, batch_size=250, amp="off"):
 
 def intra_batch_diversity(real, fake, batch=64):
     """Mean distance of two samples of a batch, over that of two real images; features (N, F). 1: as diverse; 0: one."""
-    spread = [np.mean([torch.pdist(part).mean().item() for part in features.split(batch) if len(part) > 1])
-              for features in (fake, real)]
+    spread = []
+    for features in (fake, real):            # shuffled: a folder's images are sorted by class
+        order = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))
+        parts = [features[part] for part in order.split(batch) if len(part) > 1]
+        spread.append(np.mean([torch.pdist(part).mean().item() for part in parts]))
     return spread[0] / spread[1]
 
 
@@ -232,6 +240,7 @@ def table(args, rows, name):
     rows = {row: flags for row, flags in rows.items() if not args.only or row in args.only}
     folder = Path(args.out or f"runs/sagan_wgangp/{name}")
     shared = ["--fid-samples", "2000"] + ["--quick"] * (not args.no_quick) + shlex.split(args.train_flags)
+    shared += ["--extractor", args.extractor] * (args.extractor != "lenet")
     cells = []
     for seed in range(args.seeds):
         for row, flags in rows.items():
@@ -274,10 +283,11 @@ def write_table(by_row, failed):
     lines, found = ["| | steps | runs | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 3) + "|"], []
     for row, runs in by_row.items():
         values = {head: np.array([value(r["metrics"]) for r in runs], float) for head, (value, _) in COLUMNS.items()}
-        sd = {head: v.std(ddof=1) if len(v) > 1 else 0.0 for head, v in values.items()}
+        sd = {head: v.std(ddof=1) if len(v) > 1 else None for head, v in values.items()}
         found.append({"row": row, "steps": runs[0]["step"], "seeds": [r["seed"] for r in runs],
                       **{head: {"mean": v.mean(), "sd": sd[head], "runs": v.tolist()} for head, v in values.items()}})
-        cells = [f"{v.mean():.{COLUMNS[head][1]}f} ± {sd[head]:.{COLUMNS[head][1]}f}" for head, v in values.items()]
+        cells = [f"{v.mean():.{digits}f}" + (f" ± {sd[head]:.{digits}f}" if len(v) > 1 else "")
+                 for (head, v), (_, digits) in zip(values.items(), COLUMNS.values())]
         lines.append(f"| {row} | {runs[0]['step']} | {len(runs)} | {' | '.join(cells)} |")
     order = sorted(found, key=lambda row: row["FID"]["mean"])
     lines += ["", "By mean FID, best first: " + ", ".join(row["row"] for row in order) + "."]
@@ -407,7 +417,7 @@ def main(argv=None):
     if args.compare:
         return table(args, COMPARE, "compare")
     if args.ablation:
-        return table(args, ABLATION, "ablation")
+        return table(args, ablation(not args.no_quick), "ablation")
     if args.surfaces:
         return value_surfaces(args)
     device = choose_device(args.device)
@@ -416,7 +426,7 @@ def main(argv=None):
     if args.samples:
         return draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
     if args.export:
-        return plots.export_samples(sample(G, args.n or 10_000, trained, device, args.seed, args.batch_size),
+        return plots.export_samples(sample(G, args.n or 10_000, trained, device, args.seed, args.batch_size, args.amp),
                                     args.export)
 
     print(f"{path}: {NAMES[trained.method]}, step {checkpoint['step']}, {trained.dataset}")

@@ -29,10 +29,13 @@ Departures from the methods' own papers, and where all are silent
      SAGAN's own are residual, conditional and larger.
   9. z is normal for all; DCGAN's was uniform. BatchNorm's gain starts at 1, not at N(1, 0.02²).
  10. Spectral normalisation spares the last layers of G and D (§3.2.2); SAGAN's authors' code has it there, too. It
-     covers the attention's convolutions. Each forward pass in train mode is one power iteration, as in SAGAN.
+     covers the attention's convolutions. Each forward pass in train mode is one power iteration; in SAGAN's authors'
+     code only D(x) and G(z) are, not D(G(z)).
  11. SAGAN's authors' code pools the keys and values of attention 2x2; its paper and we do not. Values have C/2
      channels as in the code (the paper: C/8, like queries and keys).
  12. Eq. 1 lets G minimise log(1 − D(G(z))); we, as all, maximise log D(G(z)) (§3.2.1's "-logD trick").
+ 13. He's initial weights are normal, with a transposed convolution's whole kernel as fan; WGAN-GP's authors' code draws
+     them uniform, averages both fans and divides by stride². Ours start G's images four times smaller in variance.
 """
 
 import torch
@@ -45,7 +48,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 INITS = {
     "normal": lambda weight, fan: nn.init.normal_(weight, 0.0, 0.02),                    # DCGAN, WGAN
-    "he": lambda weight, fan: nn.init.kaiming_normal_(weight, mode=fan, nonlinearity="relu"),    # WGAN-GP's code
+    "he": lambda weight, fan: nn.init.kaiming_normal_(weight, mode=fan, nonlinearity="relu"),    # WGAN-GP's code: 13
     "xavier": lambda weight, fan: nn.init.xavier_uniform_(weight),                       # SAGAN's code
 }
 
@@ -79,7 +82,8 @@ class SelfAttention(nn.Module):
 
     (B, C, H, W) -> the same. i, j run over the N = H·W places; keys f and queries g have C/8 channels, values h C/2.
     γ = 0 at the start, so that the block begins as the identity; γ alone has a gradient in the very first step.
-    Costs 2·N²·(C/8 + C/2) multiplications; memory grows with N, under the gradient penalty with N².
+    Costs N²·C multiplications, keys and queries being padded to C/2; memory grows with N,
+    under the gradient penalty with N².
     """
 
     def __init__(self, channels: int, init: str = "xavier", spectral: bool = True):

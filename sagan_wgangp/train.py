@@ -47,7 +47,7 @@ SMALL_IMAGES = {name: dict(size=32, images=0) for name in ("fashion-mnist", "mni
 TOY = dict(width=512, z_dim=2, batch_size=256, init="he", batch_norm="none", attention="none", steps=100_000,
            lr_g=1e-4, lr_d=1e-4, beta1=0.5)              # WGAN-GP's authors' code; with a penalty also λ = 0.1
 QUICK = dict(dataset="fashion-mnist", size=32, images=0, width=32, batch_size=32)
-QUICK_METHODS = {                                        # steps of about equal CPU time, by short runs
+QUICK_METHODS = {                                        # steps of about equal CPU time (within a factor of 2)
     "gan": dict(steps=14_000), "wgan": dict(steps=3400, lr_g=2e-4, lr_d=2e-4, n_critic_warm=10),
     "wgan_gp": dict(steps=2100, lr_g=5e-4, lr_d=5e-4), "sagan": dict(steps=5000, lr_g=3e-4, lr_d=1.2e-3),
     "sagan_wgan_gp": dict(steps=3100, lr_g=3e-4, lr_d=1.2e-3),

@@ -357,6 +357,9 @@ def test_resumed_is_the_same_run(tmp_path, flags):
     for net in "GED":
         for name, tensor in whole[net].items():
             assert torch.equal(tensor, parts[net][name]), f"{net}.{name}"
+    for opt in ("opt_D", "opt_GE"):
+        for i, moments in whole[opt]["state"].items():
+            assert all(torch.equal(moment, parts[opt]["state"][i][name]) for name, moment in moments.items()), opt
 
 
 def test_hold_out_leaves_a_class_out_of_training_only():

@@ -79,7 +79,7 @@ def test_penalty_has_one_epsilon_a_sample():
 
 
 def test_penalty_differentiates_attention_twice_exactly():
-    """Against finite differences of the penalty in fp64, through SelfAttention with γ ≠ 0."""
+    """Against finite differences of the penalty, within 2 %, through SelfAttention with γ ≠ 0."""
     torch.manual_seed(0)
     D = Critic(8, 1, 8, attention=(4,), init="he")
     block = next(layer for layer in D if isinstance(layer, SelfAttention))
@@ -327,6 +327,18 @@ def test_number_of_critic_steps():
     assert {train.critic_steps(s, args) for s in (1, 500, 501)} == {1}
 
 
+def assert_same(a, b, name):
+    """Two nested states are equal, bit for bit."""
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), name
+        for key in a:
+            assert_same(a[key], b[key], f"{name}.{key}")
+    elif isinstance(a, (list, tuple)):
+        assert_same(dict(enumerate(a)), dict(enumerate(b)), name)
+    else:
+        assert torch.equal(a, b) if torch.is_tensor(a) else a == b, name
+
+
 @pytest.mark.parametrize("method", ["wgan", "sagan_wgan_gp"])
 def test_resume_is_exact(tmp_path, method):
     """Also the power iterations' u and v, the batches used, and whatever is drawn in between."""
@@ -336,8 +348,8 @@ def test_resume_is_exact(tmp_path, method):
     train.main(["--resume", str(tmp_path / "parts"), "--steps", "5"])
     whole, parts = (torch.load(tmp_path / name / "last.pt", weights_only=True)["state"] for name in ("whole", "parts"))
     assert whole["batch"] == parts["batch"] == (15 if method == "wgan" else 10)
-    for net in "GD":
-        assert all(torch.equal(a, parts[net][name]) for name, a in whole[net].items())
+    for net in ("G", "D", "opt_G", "opt_D"):
+        assert_same(whole[net], parts[net], net)
     last = [{k: v for k, v in read_log(tmp_path / name / "log.jsonl")[-1].items() if k not in ("seconds", "peak_MiB")}
             for name in ("whole", "parts")]
     assert last[0]["L_D"] == last[1]["L_D"]
@@ -438,6 +450,9 @@ def test_diversity_within_a_batch():
     assert sagan_eval.intra_batch_diversity(real, real) == 1
     assert sagan_eval.intra_batch_diversity(real, real[:1].repeat(128, 1)) == 0
     assert sagan_eval.intra_batch_diversity(real, 3 * real) == pytest.approx(3)
+    classes = torch.arange(4.0).repeat_interleave(64)[:, None] + 0.1 * torch.randn(256, 2, generator=step_rng(0, 3))
+    mixed = classes[torch.randperm(256, generator=step_rng(0, 4))]
+    assert sagan_eval.intra_batch_diversity(classes, mixed) == pytest.approx(1, abs=0.05)   # a folder, sorted by class
 
 
 def test_stability_of_a_loss():
