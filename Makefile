@@ -7,6 +7,8 @@ VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 ARGS ?=
 CKPT ?=
+JET ?= t
+DATA ?= data
 
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
@@ -57,10 +59,10 @@ train-%: $(STAMP) FORCE  ## train with the paper's settings
 quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
 	$(PY) -m $*.train --quick $(ARGS)
 
-quick-mdma:  ## simulate 20,000 top jets, train on them, evaluate: about 15 minutes on two CPU cores
-	$(MAKE) data-jets ARGS="--type t --jets 20000"
-	$(PY) -m mdma.train --quick $(ARGS)
-	$(PY) -m mdma.eval
+quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate: about 15 minutes on two CPU cores
+	$(MAKE) data-jets ARGS="--type $(JET) --jets 20000 --data-dir $(DATA)"
+	$(PY) -m mdma.train --quick --jet-type $(JET) --data-dir $(DATA) $(ARGS)
+	$(PY) -m mdma.eval --data-dir $(DATA)
 
 eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
 	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)

@@ -1,6 +1,6 @@
 """Train BiGAN, ALI, or the baselines of the BiGAN paper. Run from the repository's root:
 
-  python -m bigan.train --dataset mnist        the paper's permutation-invariant MNIST: 400 epochs (a GPU's ten minutes)
+  python -m bigan.train --dataset mnist        the paper's permutation-invariant MNIST, 400 epochs (a GPU's work)
   python -m bigan.train                        the same on FashionMNIST
   python -m bigan.train --quick                ten minutes on two CPU cores
   python -m bigan.train --method latent-regressor      a baseline; also joint-lr, ae-l1, ae-l2

@@ -117,6 +117,8 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
         raise UserError(f"no file {path}" if own else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
                         f'make data-jets ARGS="--type {jet_type}{where}"')
     particles, mask = clean(*_read(path), path)
+    if not len(mask):
+        raise UserError(f"{path} has no jets")
     if own and (most := int(mask.sum(1).max())) > num_particles:
         raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: allow more or cut it")
     return _split(*_fit(particles, mask, num_particles), split, path)
@@ -177,7 +179,7 @@ def _read(path):
             import h5py
             with h5py.File(path) as f:
                 arrays = {key: f[key][()] for key in ("particle_features", "particles", "mask") if key in f}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"can't read {path}, it is cut short, damaged or of another format "
                         f"({' '.join(str(e).split())[:100]}): get it again") from None
     if "particle_features" in arrays:
@@ -189,10 +191,10 @@ def _read(path):
                             "a particle is real")
     else:
         raise UserError(f"{path} has neither `particles` and `mask` nor `particle_features`: see mdma/jets.py's head")
-    if x.ndim != 3 or x.shape[2] != len(features):
+    if x.dtype.kind not in "fiub" or x.ndim != 3 or x.shape[2] != len(features):
         hint = ", or has no mask" if len(features) == 4 and x.shape[-1] == 3 else ""
-        raise UserError(f"{path} holds an array {x.shape}: expected (jets, particles, {len(features)}) with "
-                        f"{', '.join(features)}{hint}")
+        raise UserError(f"{path} holds an array {x.shape} of {x.dtype}: expected numbers (jets, particles, "
+                        f"{len(features)}) with {', '.join(features)}{hint}")
     mask = (arrays["mask"] if features == FEATURES else x[..., 3]) > 0
     if mask.shape != x.shape[:2]:
         raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")

@@ -5,7 +5,7 @@
   python -m mdma.train --quick                       30 particles, simulated top jets: about ten minutes on two cores
   python -m mdma.train --jet-type g --num-particles 30
   python -m mdma.train --dataset my_jets.h5          any HDF5 or NPZ of (jets, particles, 3) and a mask
-  python -m mdma.train --paper-code                  the published configuration, padding and all
+  python -m mdma.train --paper-code                  the published networks, padding and all
   python -m mdma.train --resume DIR                  go on, exactly where last.pt stands
 
 Leaves in the run directory: log.jsonl, curves.png, samples/ (Fig. 2 in small), last.pt and best.pt: the lowest W1M on
@@ -86,8 +86,9 @@ def parse_args(argv=None):
                         help="of the generator's learning rate to the critic's")
     extras.add_argument("--g-every", type=positive_int, default=1, metavar="STEPS",
                         help="the generator learns at each so-many-th step only, the critic always")
-    extras.add_argument("--adaptive", action="store_true",
-                        help="--g-every by itself: up to 5 while the critic's loss stays near its balance 1/2")
+    extras.add_argument("--adaptive", action="store_true", help="--g-every by itself: up to 5 while the critic's loss "
+                        "stays near its balance 1/2, 1 below 0.4; after --adaptive-after steps")
+    extras.add_argument("--adaptive-after", type=int, default=50_000, metavar="STEPS", help="there 50,000")
     extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
                         help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
     add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,
@@ -166,6 +167,8 @@ def main(argv=None):
                     for split in ("train", "valid"))
     stats, N = statistics(train), args.num_particles
     particles = ((train.particles - stats["mean"]) / stats["std"]).to(device)               # z-scores
+    if len(valid) < 2:
+        raise UserError(f"{args.dataset}: {len(valid)} jet to validate with, a covariance needs two: use more jets")
     masks, n, held = train.mask.to(device), train.n, valid.particles.to(device)
     held_mass, held_efps = jet_mass(held), efps(held)
 
@@ -242,9 +245,9 @@ def main(argv=None):
 
         train_G = step > args.head_start and step % pause == 0
         L_D, L_G, L_match = graphed(x, mask, z, u, train_G, step <= args.matching)
-        if args.adaptive:                                                # authors' code, after its 50,000th step
+        if args.adaptive:                                                                    # authors' code
             balance = balance.to(device).lerp(average(L_D), 0.01)
-            if step > 50_000:
+            if step > args.adaptive_after:
                 pause = 1 if balance < 0.4 else min(5, pause + 1) if balance > 0.499 else pause
 
         # --- log, sample, save

@@ -120,6 +120,10 @@ def test_head_start_and_adaptive_hold_the_generator_back(here, monkeypatch):
     assert trained == [False, False, False, True]
     G = state("X/last.pt")["opt_G"]["state"]
     assert {float(p["step"]) for p in G.values()} == {1}
+    trained.clear()
+    smoke("Z", "--steps", 8, "--adaptive", "--adaptive-after", 2)                # an untrained critic's L_D is near 1/2
+    pauses = [trained[:i + 1].count(True) for i in range(8)]
+    assert trained[:3] == [True] * 3 and False in trained[3:], pauses
 
 
 def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
@@ -186,7 +190,7 @@ def test_a_resumed_run_has_the_same_bytes(here):
     (["--dataset", "no-such"], "no-such"),
     (["--num-particles", "151"], "151"),
     (["--n-mean", "0"], "--n-mean 0.0: must be at least"),
-    (["--ema", "1"], "below 1"),
+    (["--ema", "1"], "at most"),
     (["--adaptive", "--objective", "vanilla"], "--adaptive watches LSGAN"),
 ])
 def test_bad_flags(here, flags, message):

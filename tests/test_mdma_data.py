@@ -169,6 +169,13 @@ def spoilt(what):
     return {"particles": x[..., :3], "mask": mask}
 
 
+def test_a_group_in_the_place_of_an_array(tmp_path):
+    with h5py.File(tmp_path / "own.hdf5", "w") as f:
+        f.create_group("particles")
+    with pytest.raises(UserError, match="can't read .*own.hdf5"):
+        load_jets(str(tmp_path / "own.hdf5"), "t", 30, "", "train")
+
+
 @pytest.mark.parametrize("what", ["no particle", "isn't finite", "without positive pT"])
 def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
     np.savez(tmp_path / "own.npz", **spoilt(what))
@@ -178,13 +185,15 @@ def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
 
 @pytest.mark.parametrize("arrays, message", [
     ({"particles": np.ones((9, 5, 3))}, "no mask: add an array `mask`"),
-    ({"particles": np.ones((9, 5, 4)), "mask": np.ones((9, 5))}, r"\(9, 5, 4\): expected \(jets, particles, 3\)"),
-    ({"particles": np.ones((9, 3)), "mask": np.ones(9)}, r"\(9, 3\): expected"),
+    ({"particles": np.ones((9, 5, 4)), "mask": np.ones((9, 5))}, r"\(9, 5, 4\) of .*numbers \(jets, particles, 3\)"),
+    ({"particles": np.ones((9, 3)), "mask": np.ones(9)}, r"\(9, 3\) of .*expected"),
     ({"particles": np.ones((9, 5, 3)), "mask": np.ones((9, 4))}, r"mask \(9, 4\) doesn't fit"),
     ({"particle_features": np.ones((9, 5, 3))}, "expected .* 4.* or has no mask"),
     ({"jets": np.ones((9, 5, 3))}, "neither `particles` and `mask` nor `particle_features`"),
     ({"particles": np.ones((9, 31, 3)), "mask": np.ones((9, 31))}, "has jets of 31 particles, 30 are allowed"),
     ({"particles": np.ones((1, 5, 3)), "mask": np.ones((1, 5))}, "has 1 jets, too few for a train split"),
+    ({"particles": np.ones((0, 5, 3)), "mask": np.ones((0, 5))}, "has no jets"),
+    ({"particles": np.full((9, 5, 3), b"x"), "mask": np.ones((9, 5))}, "expected numbers"),
 ])
 @pytest.mark.parametrize("suffix", ["npz", "hdf5"])
 def test_files_of_another_form(arrays, message, suffix, tmp_path):
