@@ -30,7 +30,6 @@ SPLITS = ("train", "valid", "test")
 MAX_PARTICLES = 150         # of JetNet and of simulate.py
 ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/records/6975117"}
 JETNET_SIZES = {"g": 177252, "q": 170679, "t": 177945, "w": 177172, "z": 176952}    # jets, stated by Zenodo's page
-BUCKET = 64                 # batches that are sorted together
 
 
 class Jets:
@@ -55,10 +54,10 @@ class Jets:
         return Jets(self.particles[:, :n], self.mask[:, :n])
 
 
-def bucketed_indices(n, batch_size, seed, step):
+def bucketed_indices(n, batch_size, seed, step, stretch=64):
     """(batch_size,) int64: the jets of training step `step`, a pure function of the arguments.
 
-    Each epoch is a new permutation by (seed, epoch), sorted by n within stretches of 64 batches; the batches then
+    Each epoch is a new permutation by (seed, epoch), sorted by n within stretches of so many batches; the batches then
     come in random order. A jet comes at most once an epoch; J mod batch_size random jets are left out of it.
     n: (J,) int64. Raises UserError if there are fewer jets than a batch takes.
     """
@@ -66,19 +65,18 @@ def bucketed_indices(n, batch_size, seed, step):
     if batches == 0:
         raise UserError(f"a batch of {batch_size} from {len(n)} jets: take a smaller --batch-size or more jets")
     epoch, position = divmod(step, batches)
-    return _epoch(n, batch_size, seed, epoch)[position]
+    return _epoch(n, batch_size, seed, epoch, stretch)[position]
 
 
-def _epoch(n, batch_size, seed, epoch):
+def _epoch(n, batch_size, seed, epoch, stretch):
     """(batches, batch_size) int64. The last one asked for is kept: training asks for it at every step."""
-    key = (n._version, batch_size, seed, epoch)
+    key = (n._version, batch_size, seed, epoch, stretch)
     if not (_epoch.n is n and _epoch.key == key):
         rng = np.random.default_rng((seed, epoch))
         counts, batches = n.cpu().numpy(), len(n) // batch_size
         order = rng.permutation(len(n))[:batches * batch_size]
-        for start in range(0, len(order), BUCKET * batch_size):
-            stretch = order[start:start + BUCKET * batch_size]
-            order[start:start + BUCKET * batch_size] = stretch[np.argsort(counts[stretch], kind="stable")]
+        for part in np.split(order, range(stretch * batch_size, len(order), stretch * batch_size)):        # views
+            part[:] = part[np.argsort(counts[part], kind="stable")]
         order = order.reshape(batches, batch_size)[rng.permutation(batches)]
         _epoch.n, _epoch.key, _epoch.order = n, key, torch.from_numpy(order)
     return _epoch.order

@@ -56,6 +56,8 @@ def parse_args(argv=None):
     paper.add_argument("--h-d", type=positive_int, default=64, help="h of the critic (authors' code)")
     paper.add_argument("--blocks-d", type=positive_int, default=2, help="blocks of the critic (authors' code)")
     paper.add_argument("--heads-d", type=positive_int, default=4, help="its attention heads (authors' code)")
+    paper.add_argument("--bucket", type=positive_int, default=64, metavar="BATCHES", help="so many batches of jets are "
+                       "sorted by n together (§3: similar n; how many is not given), 1: random batches (authors' code)")
     paper.add_argument("--n-mean", type=float, default=70.0, help="the constant of sums and n (authors' code)")
     paper.add_argument("--aggregate", choices=("attention", "mean", "sum"), default="attention",
                        help="particles to mean field (§3: attention)")
@@ -231,7 +233,7 @@ def main(argv=None):
     graphed = update if args.eager else GraphedStep(update, device)
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
-        index = bucketed_indices(n, args.batch_size, args.seed, step - 1)
+        index = bucketed_indices(n, args.batch_size, args.seed, step - 1, args.bucket)
         longest = int(n[index].max())                                    # padded to the batch's largest n only (§3)
         longest = N if args.paper_code else longest
         z, u = torch.randn(len(index), longest, 3, generator=rng), torch.rand(len(index), generator=rng)

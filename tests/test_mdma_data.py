@@ -256,6 +256,8 @@ def test_batches_hold_jets_of_similar_n_and_are_composed_anew_each_epoch():
     first, second = (epoch_of(n, 64, 0, epoch) for epoch in (0, 1))
     spread = torch.stack([n[b].max() - n[b].min() for b in first]).double().mean()
     assert spread < 10                                                   # unsorted: about 145
+    mixed = torch.stack([n[b].max() - n[b].min() for b in (bucketed_indices(n, 64, 0, k, 1) for k in range(100))])
+    assert mixed.double().mean() > 130
     assert not {frozenset(b.tolist()) for b in first} & {frozenset(b.tolist()) for b in second}
 
 
@@ -267,6 +269,7 @@ def test_short_and_long_batches_are_mixed_in_time():
 
 def test_a_batch_is_a_pure_function_of_its_arguments():
     n = torch.randint(1, 31, (500,), generator=torch.Generator().manual_seed(0))
+    assert not torch.equal(bucketed_indices(n, 8, 1, 0), bucketed_indices(n, 8, 1, 0, 1))
     there = [bucketed_indices(n, 8, 1, step) for step in range(130)]
     back = [bucketed_indices(n.clone(), 8, 1, step) for step in reversed(range(130))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(there, back))
