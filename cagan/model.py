@@ -28,9 +28,9 @@ Where the paper is silent
     weighs P(c) among the real and P'(c) among the generated, and where both look alike LSGAN's best D_c is not ½
     but P(c) / (P(c) + P'(c)).
   - Networks, as in the authors' code of that time (commit 27391f8 of their repository): 3x3 convolutions, LeakyReLU,
-    then the normalisation, no strides. Weights are Keras' default, Glorot-uniform; but torch's ε (1e-5 in the
-    normalisations, 1e-8 in Adam, there 1e-3 and 1e-7), and losses are means over the batch, there sums. With D normalised throughout, G long
-    stays at saturated noise (README, failure modes); `inner`, ours, shortens that.
+    then the normalisation, no strides. Weights are Keras' default, Glorot-uniform; but ε is torch's (1e-5 in the
+    normalisations, 1e-8 in Adam; there 1e-3 and 1e-7), and losses are means over the batch, there sums. With D
+    normalised throughout, G long stays at saturated noise (README, failure modes); `inner`, ours, shortens that.
 """
 
 import torch
