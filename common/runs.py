@@ -11,7 +11,6 @@ import math
 import os
 import platform
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -160,8 +159,9 @@ class Run:
     def resume_command(self):
         started = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
         module = started if started.endswith(".train") else f"{self.paper}.train"
-        python = "python" if shutil.which("python") == sys.executable else os.path.relpath(sys.executable)
-        return f"{shlex.quote(python)} -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
+        python = os.path.relpath(sys.executable)                     # .venv/bin/python, which `make` takes
+        python = "python" if python.startswith("..") else shlex.quote(python)
+        return f"{python} -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
 
     def _on_signal(self, number, frame):
         if self._asked:
