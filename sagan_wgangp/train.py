@@ -52,7 +52,7 @@ QUICK_METHODS = {                                        # steps of about equal 
     "wgan_gp": dict(steps=2100, lr_g=5e-4, lr_d=5e-4), "sagan": dict(steps=5000, lr_g=3e-4, lr_d=1.2e-3),
     "sagan_wgan_gp": dict(steps=3100, lr_g=3e-4, lr_d=1.2e-3),
 }
-QUICK_TOY = dict(width=128, lr_g=5e-4, lr_d=5e-4, steps=10_000)
+QUICK_TOY = dict(width=128, lr_g=5e-4, lr_d=5e-4, lr_decay=True, steps=10_000)
 SMOKE = dict(dataset="synthetic", size=16, images=0, width=8, batch_size=8, n_critic=2, n_critic_warm=0, steps=12,
              log_every=2, sample_every=6, save_every=6)
 
@@ -76,6 +76,8 @@ def parse_args(argv=None):
     paper.add_argument("--optimizer", choices=("adam", "rmsprop"), help="WGAN: rmsprop")
     paper.add_argument("--lr-g", type=float, help="of G (TTUR: 1e-4)")
     paper.add_argument("--lr-d", type=float, help="of D (TTUR: 4e-4)")
+    paper.add_argument("--lr-decay", action="store_true", help="both rates fall linearly to 0 at --steps (WGAN-GP's "
+                       "authors' code on CIFAR-10)")
     paper.add_argument("--beta1", type=float, help="Adam's β₁")
     paper.add_argument("--beta2", type=float, help="Adam's β₂, RMSProp's α")
     paper.add_argument("--init", choices=tuple(INITS), help="initial weights (the authors' code of each)")
@@ -197,6 +199,9 @@ def main(argv=None):
     # --- Algorithm (WGAN-GP Alg. 1; the other methods are its special cases)
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
+        if args.lr_decay:
+            for opt, lr in ((opt_G, args.lr_g), (opt_D, args.lr_d)):
+                opt.param_groups[0]["lr"] = lr * (1 - (step - 1) / args.steps)
         for _ in range(critic_steps(step, args)):
             x, batch = shard(data.batch(batch, B, args.seed, device)[0]), batch + 1
             z = shard(torch.randn(B, args.z_dim, generator=rng)).to(device)

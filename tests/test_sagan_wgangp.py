@@ -320,6 +320,19 @@ def test_clip_bound_holds_after_each_critic_step(tmp_path, monkeypatch):
     assert [s["net"] for s in seen] == ["D", "D", "D", "G"] * 2
 
 
+@pytest.mark.parametrize("decay", [[], ["--lr-decay"]])
+def test_lr_decay_is_linear_to_zero(tmp_path, monkeypatch, decay):
+    """Adam without memory moves each weight by the rate: 1, 3/4, 1/2 and 1/4 of it in a run of 4 steps."""
+    flags = ["--method", "gan", "--beta1", "0", "--beta2", "0", "--lr-g", "1e-3", "--lr-d", "2e-3", *decay]
+    seen, _, nets = observe(monkeypatch, tmp_path, *flags, steps=4)
+    states = [s["state"] for s in seen] + [{k: net.state_dict() for k, net in nets.items()}]
+    for net, lr, first in (("D", 2e-3, 0), ("G", 1e-3, 1)):
+        names = [name for name, _ in nets[net].named_parameters()]
+        moved = [max((states[i][net][n] - states[i + 1][net][n]).abs().max().item() for n in names)
+                 for i in range(first, 8, 2)]
+        assert moved == pytest.approx([lr * (1 - k / 4 * bool(decay)) for k in range(4)], rel=1e-3)
+
+
 def test_number_of_critic_steps():
     args = train.parse_args(["--method", "wgan"])
     assert [train.critic_steps(s, args) for s in (1, 25, 26, 500, 501, 502, 1001)] == [100, 100, 5, 5, 100, 5, 100]
@@ -378,6 +391,7 @@ def test_methods_are_their_papers():
     assert (both.dataset, both.size, both.images) == ("celeba", 200, 8000)
     assert train.attention_sides(both) == [25] and not train.attention_sides(gan)
     toy = train.parse_args(["--dataset", "25gaussians", "--method", "wgan_gp"])
+    assert not toy.lr_decay
     assert (toy.gp, toy.lr_g, toy.beta1, toy.beta2, toy.n_critic, toy.batch_size) == (0.1, 1e-4, 0.5, 0.9, 5, 256)
 
 
