@@ -20,7 +20,8 @@ Departures from the authors' code
   2. BatchNorm's ε is 1e-5 (torch's), not 1e-8. The learning rate decays each step, not each epoch.
   3. "conv" follows the shape of the code's convnet_64 (4x4 for 5x5 kernels, any size 4·2^k), not its AlexNet encoder.
   4. For ALI only E, the prior and the toy networks are its own; on images it uses the networks below, not its
-     maxout D with dropout. The toys follow the authors' ali_mixture.py at a7d4235, which drops nothing.
+     maxout D with dropout. With a normal prior D's BatchNorm leaves z alone: else E wins by making E(x) ever larger.
+     The toys follow the authors' ali_mixture.py at a7d4235, which drops nothing.
 Where the papers are silent: weight decay acts on every parameter; reconstruction errors are means over pixels.
 """
 
@@ -51,12 +52,13 @@ def add(h: Tensor, b: Tensor) -> Tensor:
 class Features(nn.Module):
     """h₁ = LReLU(W₁x),  h_l = LReLU(BN(W_l·h_{l−1} + C_l·z)),  the last one flattened: (B, dim). No z_dim: no C_l.
 
+    norm_z=False: LReLU(BN(W_l·h_{l−1}) + C_l·z), for codes without bounds, whose scale BN would hide.
     mlp: 784-1024-1024 at size 28 and width 64, x as [0, 1], BN without gain and bias; conv: 4x4/2 convolutions.
     """
 
-    def __init__(self, arch: str, size: int, channels: int, width: int, z_dim: int = 0):
+    def __init__(self, arch: str, size: int, channels: int, width: int, z_dim: int = 0, norm_z: bool = True):
         super().__init__()
-        self.mlp = arch == "mlp"
+        self.mlp, self.norm_z = arch == "mlp", norm_z
         if self.mlp:
             widths = [channels * size * size, 16 * width, 16 * width]
             layers = [nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])]
@@ -73,8 +75,13 @@ class Features(nn.Module):
         h = ((x + 1) / 2).flatten(1) if self.mlp else x
         h = F.leaky_relu(self.layers[0](h), 0.2)
         for i, (W, norm) in enumerate(zip(self.layers[1:], self.norms)):
-            h = add(W(h), self.conditions[i](z)) if self.conditions else W(h)
-            h = F.leaky_relu(norm(h), 0.2)
+            if not self.conditions:
+                h = norm(W(h))
+            elif self.norm_z:
+                h = norm(add(W(h), self.conditions[i](z)))
+            else:
+                h = add(norm(W(h)), self.conditions[i](z))
+            h = F.leaky_relu(h, 0.2)
         return h.flatten(1)
 
 
@@ -168,12 +175,16 @@ class Encoder(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: pairs (x, z) -> logits (B,), at first 0. pairs=False: x alone, the plain GAN of the latent regressors."""
+    """D: pairs (x, z) -> logits (B,), at first 0. pairs=False: x alone, the plain GAN of the latent regressors.
 
-    def __init__(self, arch="mlp", z_dim=50, size=28, channels=1, width=64, pairs=True):
+    prior: with "normal", E(x) can be of any size, and z stays out of BatchNorm (ours).
+    """
+
+    def __init__(self, arch="mlp", z_dim=50, size=28, channels=1, width=64, prior="uniform", pairs=True):
         super().__init__()
         self.pairs, z_dim = pairs, z_dim if pairs else 0
-        self.net = ToyPairs(2 + z_dim, width) if arch == "toy" else Features(arch, size, channels, width, z_dim)
+        self.net = (ToyPairs(2 + z_dim, width) if arch == "toy" else
+                    Features(arch, size, channels, width, z_dim, norm_z=prior == "uniform"))
         self.head = nn.Linear(self.net.dim, 1, bias=False)
         self.apply(init)
         nn.init.zeros_(self.head.weight)

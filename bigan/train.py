@@ -129,7 +129,7 @@ def build(args):
     shape = dict(arch=args.arch, z_dim=args.z_dim, size=args.size, channels=args.channels, width=args.width)
     try:
         return (Generator(**shape), Encoder(prior=args.prior, stochastic=args.encoder == "stochastic", **shape),
-                Discriminator(pairs=args.method in PAIRS, **shape))
+                Discriminator(pairs=args.method in PAIRS, prior=args.prior, **shape))
     except ValueError as e:
         raise UserError(f"--size {args.size}: {e}") from None
 

@@ -144,6 +144,20 @@ def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_p
     assert_gradient(grads["D"], -(torch.sigmoid(real).log().mean() + torch.sigmoid(-fake).log().mean()) / 2, D)
 
 
+
+@pytest.mark.parametrize("arch, size", [("mlp", 16), ("conv", 16)])
+def test_batch_norm_does_not_hide_the_size_of_unbounded_codes(arch, size):
+    """x is one image throughout, so only z varies: normalised with it, ten times z would look like z."""
+    x, z = torch.zeros(64, 1, size, size), torch.randn(64, 8)
+    for prior, hidden in (("uniform", True), ("normal", False)):
+        D = Discriminator(arch=arch, z_dim=8, size=size, width=8, prior=prior)
+        for C in D.net.conditions:
+            torch.nn.init.normal_(C.weight)
+        f, f10 = D.features(x, z), D.features(x, 10 * z)
+        assert torch.allclose(f, f10, atol=0.01) == hidden
+        assert (f10.std() > 5 * f.std()) != hidden
+
+
 def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, monkeypatch):
     grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, "--cycle", "3")
     code = E(x)
