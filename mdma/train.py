@@ -91,6 +91,8 @@ def parse_args(argv=None):
     extras.add_argument("--adaptive", action="store_true", help="--g-every by itself: up to 5 while the critic's loss "
                         "stays near its balance 1/2, 1 below 0.4; after --adaptive-after steps")
     extras.add_argument("--adaptive-after", type=int, default=50_000, metavar="STEPS", help="there 50,000")
+    extras.add_argument("--log-pt", action="store_true", help="the networks see ln pt_rel, so that no pt is below 0 "
+                        "(the authors' code of 2024: Box-Cox, whose exponent comes out as 0)")
     extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
                         help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
     add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,
@@ -123,20 +125,33 @@ def build(args):
             Critic(h=args.h_d, blocks=args.blocks_d, heads=args.heads_d, **shared))
 
 
-def statistics(jets):
+def statistics(jets, log_pt=False):
     """What generating needs to know of the training jets: each feature's mean and sd over particles (the authors'
-    z-scores), the range of pt_rel, and how many jets have n = 0 … N particles."""
+    z-scores; with log_pt that of ln pt_rel), the range of pt_rel, and how many jets have n = 0 … N particles."""
     real = jets.particles[jets.mask].double()
+    pt = real[:, 2].clone()
+    if log_pt:
+        real[:, 2] = pt.log()
     if (constant := real.std(0) == 0).any():
         name = FEATURES[int(constant.int().argmax())]
         raise UserError(f"{name} has one value in all training jets: there is nothing to learn")
-    return {"mean": real.mean(0).float(), "std": real.std(0).float(), "pt_min": float(real[:, 2].min()),
-            "pt_max": float(real[:, 2].max()), "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)}
+    return {"mean": real.mean(0).float(), "std": real.std(0).float(), "log_pt": log_pt, "pt_min": float(pt.min()),
+            "pt_max": float(pt.max()), "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)}
+
+
+def standardise(jets, stats):
+    """(eta_rel, phi_rel, pt_rel) of Jets as z-scores (J, N, 3), padding 0: what the networks see."""
+    x = jets.particles.clone()
+    if stats["log_pt"]:
+        x[..., 2] = x[..., 2].log()
+    return ((x - stats["mean"]) / stats["std"]).masked_fill_(~jets.mask[..., None], 0)
 
 
 def to_jets(x, mask, stats):
-    """Standardised particles (J, N, 3) to (eta_rel, phi_rel, pt_rel), pt_rel in the training jets' range; padding 0."""
+    """standardise's inverse, with pt_rel kept in the training jets' range. x: (J, N, 3), mask: (J, N)."""
     x = x * stats["std"].to(x.device) + stats["mean"].to(x.device)
+    if stats.get("log_pt"):                                              # checkpoints before this option have no such key
+        x[..., 2].exp_()
     x[..., 2].clamp_(stats["pt_min"], stats["pt_max"])
     return x.masked_fill_(~mask[..., None], 0)
 
@@ -167,8 +182,8 @@ def main(argv=None):
     # --- data
     train, valid = (load_jets(args.dataset, args.jet_type, args.num_particles, args.data_dir, split)
                     for split in ("train", "valid"))
-    stats, N = statistics(train), args.num_particles
-    particles = ((train.particles - stats["mean"]) / stats["std"]).to(device)               # z-scores
+    stats, N = statistics(train, args.log_pt), args.num_particles
+    particles = standardise(train, stats).to(device)
     if len(valid) < 2:
         raise UserError(f"{args.dataset}: {len(valid)} jet to validate with, a covariance needs two: use more jets")
     masks, n, held = train.mask.to(device), train.n, valid.particles.to(device)

@@ -222,10 +222,12 @@ def test_generated_jets_follow_the_training_n_and_the_seed(trained):
     assert pt.min() >= real[:, 2].min() > 0 and pt.max() <= real[:, 2].max()
 
 
-def test_standardising_and_back():
+@pytest.mark.parametrize("log_pt", [False, True])
+def test_standardising_and_back(log_pt):
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    stats = train.statistics(jets)
-    z = (jets.particles - stats["mean"]) / stats["std"]
+    stats = train.statistics(jets, log_pt)
+    z = train.standardise(jets, stats)
+    assert not z[~jets.mask].any() and not jets.mask.all()
     assert z[jets.mask].mean(0).abs().max() < 1e-5 and (z[jets.mask].std(0) - 1).abs().max() < 1e-5
     torch.testing.assert_close(train.to_jets(z, jets.mask, stats), jets.particles, rtol=0, atol=1e-6)
     assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
