@@ -150,7 +150,7 @@ def standardise(jets, stats):
 def to_jets(x, mask, stats):
     """standardise's inverse, with pt_rel kept in the training jets' range. x: (J, N, 3), mask: (J, N)."""
     x = x * stats["std"].to(x.device) + stats["mean"].to(x.device)
-    if stats.get("log_pt"):                                              # checkpoints before this option have no such key
+    if stats.get("log_pt"):                                              # older checkpoints have no such key
         x[..., 2].exp_()
     x[..., 2].clamp_(stats["pt_min"], stats["pt_max"])
     return x.masked_fill_(~mask[..., None], 0)
