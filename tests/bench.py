@@ -51,6 +51,8 @@ def main():
     parser.add_argument("--only", help="a folder")
     parser.add_argument("--device", default="auto")
     args = parser.parse_args()
+    if args.steps < 8:
+        parser.error(f"--steps {args.steps}: the first five and the last one are not counted, use 8 or more")
     print(f"torch {torch.__version__}, {device_name(choose_device(args.device))}")
     for folder, what, flags in ROWS:
         if args.only in (None, folder):
@@ -59,7 +61,7 @@ def main():
                            "--log-every", "1", "--device", args.device, *COMMON[folder], *flags]
                 subprocess.run(command, check=True, capture_output=True)
                 seconds = [line["seconds"] for line in read_log(f"{out}/run/log.jsonl")]
-            step = statistics.median(b - a for a, b in zip(seconds[4:], seconds[5:]))
+            step = statistics.median(b - a for a, b in zip(seconds[4:-2], seconds[5:-1]))       # the last draws and saves
             print(f"{folder:14} {what:40} {1 / step:8.2f} steps/s   {1000 * step:8.0f} ms/step", flush=True)
 
 
