@@ -61,7 +61,7 @@ def main():
                            "--log-every", "1", "--device", args.device, *COMMON[folder], *flags]
                 subprocess.run(command, check=True, capture_output=True)
                 seconds = [line["seconds"] for line in read_log(f"{out}/run/log.jsonl")]
-            step = statistics.median(b - a for a, b in zip(seconds[4:-2], seconds[5:-1]))       # the last draws and saves
+            step = statistics.median(b - a for a, b in zip(seconds[4:-2], seconds[5:-1]))  # the last draws, saves
             print(f"{folder:14} {what:40} {1 / step:8.2f} steps/s   {1000 * step:8.0f} ms/step", flush=True)
 
 
