@@ -144,7 +144,6 @@ def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_p
     assert_gradient(grads["D"], -(torch.sigmoid(real).log().mean() + torch.sigmoid(-fake).log().mean()) / 2, D)
 
 
-
 @pytest.mark.parametrize("arch, size", [("mlp", 16), ("conv", 16)])
 def test_batch_norm_does_not_hide_the_size_of_unbounded_codes(arch, size):
     """x is one image throughout, so only z varies: normalised with it, ten times z would look like z."""
