@@ -38,7 +38,7 @@ from common.metrics import count_tag, pick
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import MIXTURES, mode_metrics, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
-from common.sweep import add_sweep_args, sweep
+from common.sweep import add_only_arg, add_sweep_args, only, sweep
 
 from . import train
 from .features import auroc, linear_probe, nearest, one_nn_accuracy
@@ -73,6 +73,7 @@ def parse_args(argv=None):
     tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), default="fashion-mnist",
                         help="of --table and --anomaly")
     tables.add_argument("--reduced", action="store_true", help=f"runs with {' '.join(REDUCED)}")
+    add_only_arg(tables)
     add_sweep_args(tables, seeds=3, out="none: runs/bigan/table, toy, anomaly; …-reduced")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
@@ -282,6 +283,7 @@ def measure_run(where, _, args):
 
 def run_table(args, name, rows, flags):
     """Train and measure rows ({row: flags}) x --seeds. -> (folder, {row: [result of each seed]})"""
+    rows = only(rows, args.only)
     shared = flags + shlex.split(args.train_flags)
     folder = Path(args.out or f"runs/bigan/{name}{'-reduced' * (args.reduced and name != 'toy')}")
     cells = [{"name": f"{row}-{seed}".replace(" ", "_"), "row": row, "seed": seed, "flags": extra}

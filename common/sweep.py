@@ -28,6 +28,17 @@ def add_sweep_args(group, *, seeds, out):
     group.add_argument("--out", metavar="DIR", help=out)
 
 
+def add_only_arg(group):
+    group.add_argument("--only", nargs="+", metavar="ROW", help="only these rows of the table")
+
+
+def only(rows, names):
+    """The part of `rows` ({name: flags}) that --only asks for; all, if `names` is empty or None."""
+    if unknown := [name for name in names or () if name not in rows]:
+        raise UserError(f"--only {', '.join(unknown)}: the rows are {', '.join(rows)}")
+    return {name: flags for name, flags in rows.items() if not names or name in names}
+
+
 MEASURING = ("n", "extractor", "inception_weights", "split", "seed", "amp", "bank", "bn_batches")     # flags of eval.py
 
 

@@ -39,7 +39,7 @@ from common.metrics import count_tag, pick
 from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import TOYS, toy_data, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
-from common.sweep import add_sweep_args, sweep
+from common.sweep import add_only_arg, add_sweep_args, only, sweep
 
 from . import train
 from .model import SelfAttention, clip_weights, gradient_penalty, wasserstein_critic_loss, wasserstein_distance
@@ -82,7 +82,7 @@ def parse_args(argv=None):
     tables.add_argument("--ablation", action="store_true", help="Table 1")
     tables.add_argument("--surfaces", action="store_true", help="WGAN-GP's Fig. 1a: 5,000 steps of the critic alone "
                         "on each toy, --train-flags changes them")
-    tables.add_argument("--only", nargs="+", metavar="ROW", help="rows of the table, e.g. GAN 'SAGAN + WGAN-GP'")
+    add_only_arg(tables)
     tables.add_argument("--no-quick", action="store_true", help="runs without --quick: at the methods' own settings")
     tables.add_argument("--points", type=positive_int, default=20, help="FIDs along each run, of 2,000 samples")
     add_sweep_args(tables, seeds=3, out="none: runs/sagan_wgangp/compare or ablation")
@@ -235,9 +235,7 @@ def measure_run(where, _, args):
 
 def table(args, rows, name):
     """Train every row with every seed; write table and figures into the folder."""
-    if unknown := set(args.only or []) - set(rows):
-        raise UserError(f"--only {', '.join(unknown)}: the rows are {', '.join(rows)}")
-    rows = {row: flags for row, flags in rows.items() if not args.only or row in args.only}
+    rows = only(rows, args.only)
     folder = Path(args.out or f"runs/sagan_wgangp/{name}")
     shared = ["--fid-samples", "2000"] + ["--quick"] * (not args.no_quick) + shlex.split(args.train_flags)
     shared += ["--extractor", args.extractor] * (args.extractor != "lenet")

@@ -7,7 +7,7 @@ import pytest
 
 from common.cli import UserError
 from common.runs import read_log, save_atomic
-from common.sweep import sweep
+from common.sweep import only, sweep
 
 
 def namespace(**more):
@@ -79,3 +79,11 @@ def test_a_result_cut_short_costs_only_itself(tmp_path):
     for _ in range(2):
         assert values(sweep(cells(3), None, counting, namespace(), tmp_path)) == [100, 101, 102]
     assert measured == ["run2"] and len(read_log(path)) == 3
+
+
+def test_only_these_rows_in_the_tables_order():
+    rows = {"GAN": ["--a"], "WGAN": [], "ALI": ["--b"]}
+    assert list(only(rows, ["ALI", "GAN"]).items()) == [("GAN", ["--a"]), ("ALI", ["--b"])]
+    assert only(rows, None) == rows
+    with pytest.raises(UserError, match="--only VAE: the rows are GAN, WGAN, ALI"):
+        only(rows, ["GAN", "VAE"])
