@@ -74,7 +74,7 @@ def parse_args(argv=None):
                         help="of --table and --anomaly")
     tables.add_argument("--reduced", action="store_true", help=f"runs with {' '.join(REDUCED)}")
     add_only_arg(tables)
-    add_sweep_args(tables, seeds=3, out="none: runs/bigan/table, toy, anomaly; …-reduced")
+    add_sweep_args(tables, seeds=3, out="none: runs/bigan/table, toy, anomaly; with --reduced: …-reduced")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
 
@@ -285,7 +285,7 @@ def run_table(args, name, rows, flags):
     """Train and measure rows ({row: flags}) x --seeds. -> (folder, {row: [result of each seed]})"""
     rows = only(rows, args.only)
     shared = flags + shlex.split(args.train_flags)
-    folder = Path(args.out or f"runs/bigan/{name}{'-reduced' * (args.reduced and name != 'toy')}")
+    folder = Path(args.out or f"runs/bigan/{name}{'-reduced' * args.reduced}")
     cells = [{"name": f"{row}-{seed}".replace(" ", "_"), "row": row, "seed": seed, "flags": extra}
              for seed in range(args.seeds) for row, extra in rows.items()]
     results = [r for r in sweep(cells, train.main, measure_run, args, folder, shared) if "metrics" in r]
@@ -355,7 +355,7 @@ def draw_table(folder, found, dataset):
 
 def toy(args):
     """25 Gaussians: modes covered by samples and by reconstructions, beside ALI's numbers. -> toy.md, .json, .png."""
-    folder, found = run_table(args, "toy", TOY_METHODS, ["--dataset", "25gaussians"])
+    folder, found = run_table(args, "toy", TOY_METHODS, ["--dataset", "25gaussians"] + REDUCED * args.reduced)
     lines = [f"25 Gaussians, {args.seeds} seeds a row, 10,000 points each", "",
              "| method | paper: modes hit | by G(z) | each | by G(E(x)) | covered by G(z) | high quality | s a run |",
              "|---|---|---|---|---|---|---|---|"]

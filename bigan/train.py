@@ -41,10 +41,12 @@ PAIRS, REGRESSORS, AUTOENCODERS = ("bigan", "ali"), ("latent-regressor", "joint-
 METHODS = (*PAIRS, *REGRESSORS, *AUTOENCODERS)
 TOY = dict(arch="toy", z_dim=2, width=400, prior="normal", lr=1e-4, beta1=0.8, weight_decay=0.0, lr_final=1.0,
            batch_size=100, steps=200_000)
+QUICK = dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast(), sample_every=1000)
+QUICK_TOY = dict(width=128, batch_size=256, lr=1e-3, lr_ratio=0.1, beta1=0.5, lr_final=0.01, steps=10_000)
 PRESETS = {
     "arch": {"conv": dict(size=32)},
     "dataset": {name: TOY for name in MIXTURES},
-    "quick": {True: dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast(), sample_every=1000)},
+    "quick": {True: QUICK},
     "method": {"ali": dict(prior="normal", encoder="stochastic"),
                **{name: dict(cycle=0.0) for name in (*REGRESSORS, *AUTOENCODERS)}},
     "smoke": {True: dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12, log_every=2,
@@ -74,6 +76,8 @@ def parse_args(argv=None):
     paper.add_argument("--lr-weight", type=float, default=0.25, help="joint-lr: weight of L(z, E(G(z))) in the loss of "
                        "G and E (code: 0.25)")
     paper.add_argument("--lr", type=float, default=2e-4, help="Adam's learning rate, all networks (code)")
+    paper.add_argument("--lr-ratio", type=float, default=1.0, metavar="RATIO", help="of G's and E's learning rate to "
+                       "D's (ours); 1: the papers'")
     paper.add_argument("--lr-final", type=float, default=0.01, help="share of it left at the end, after an exponential "
                        "decay over the second half (code: 0.01); 1: none")
     paper.add_argument("--lr-steps", type=positive_int, help="length of that schedule; none: --steps")
@@ -82,20 +86,19 @@ def parse_args(argv=None):
     paper.add_argument("--hold-out", metavar="CLASS", help="train without this class (its name or number)")
     add_run_args(parser, datasets=DATASETS + MIXTURES + ("synthetic",), dataset="fashion-mnist", steps=400 * EPOCH,
                  batch_size=128, steps_help="updates (code: 400 epochs of 469)", batch_help="(code)")
-    args = parse(parser, argv, PRESETS)
+    known, _ = parser.parse_known_args(argv)
+    args = parse(parser, argv, PRESETS | ({"quick": {True: QUICK_TOY}} if known.dataset in MIXTURES else {}))
     args.lr_steps = args.lr_steps or args.steps
     if (args.arch == "toy") != (args.dataset in MIXTURES):
         raise UserError(f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {', '.join(MIXTURES)} only")
     if args.hold_out is not None and args.arch == "toy":
         raise UserError(f"--hold-out {args.hold_out}: a toy has no classes to leave out")
-    if args.quick and args.arch == "toy":
-        raise UserError("--quick is for images; fewer --steps make a toy run shorter")
     if args.cycle and args.method not in PAIRS:
         raise UserError(f"--cycle belongs to bigan and ali; {args.method} has no such term")
     if args.encoder == "stochastic" and args.method not in PAIRS:
         raise UserError(f"--encoder stochastic belongs to bigan and ali; {args.method} has a deterministic one")
-    check_ranges(args, cycle=(0, None), lr_weight=(0, None), lr=(0, None), lr_final=(1e-9, 1), beta1=(0, 0.999),
-                 weight_decay=(0, None))
+    check_ranges(args, lr_final=(1e-9, 1), beta1=(0, 0.999),
+                 **dict.fromkeys(("cycle", "lr_weight", "lr", "lr_ratio", "weight_decay"), (0, None)))
     return args
 
 
@@ -186,8 +189,9 @@ def main(argv=None):
     # --- Algorithm (§3.4): D against G and E, all at once from one forward pass
     for step in run.steps(start, args.steps):
         decay = args.lr_final ** min(1, max(0, 2 * step / args.lr_steps - 1))
-        for group in opt_D.param_groups + opt_GE.param_groups:
-            group["lr"] = args.lr * decay
+        for optimiser, ratio in ((opt_D, 1), (opt_GE, args.lr_ratio)):
+            for group in optimiser.param_groups:
+                group["lr"] = ratio * args.lr * decay
         rng = step_rng(args.seed, step)
         x = shard(data.batch(step - 1, args.batch_size, args.seed, device)[0])
         z, eps = shard(sample_z(args.batch_size, args, rng)).to(device), sample_eps(args.batch_size, args, rng)

@@ -327,7 +327,10 @@ def test_defaults_are_the_papers():
     assert {k: getattr(args, k) for k in paper} == paper
     ali = train.parse_args(["--method", "ali"])
     assert (ali.prior, ali.encoder) == ("normal", "stochastic")
-    assert train.parse_args(["--dataset", "25gaussians"]).arch == "toy"
+    toy = train.parse_args(["--dataset", "25gaussians"])
+    assert (toy.arch, toy.lr, toy.lr_ratio, toy.beta1, toy.lr_final) == ("toy", 1e-4, 1, 0.8, 1)
+    quick = train.parse_args(["--quick", "--dataset", "25gaussians"])
+    assert (quick.arch, quick.lr, quick.lr_ratio, quick.beta1, quick.cycle) == ("toy", 1e-3, 0.1, 0.5, 0)
     assert train.parse_args(["--quick"]).cycle == 5 and train.parse_args(["--quick", "--method", "ae-l2"]).cycle == 0
 
 
@@ -358,6 +361,7 @@ def test_learning_rate_is_constant_then_falls_to_one_percent(tmp_path):
     assert rate("half", "--steps", "2", "--lr-steps", "4") == [2e-4, 2e-4]
     assert rate("three quarters", "--steps", "3", "--lr-steps", "4") == pytest.approx([2e-5, 2e-5])
     assert rate("end", "--steps", "1") == pytest.approx([2e-6, 2e-6])
+    assert rate("ratio", "--steps", "1", "--lr-ratio", "0.1") == pytest.approx([2e-6, 2e-7])       # [D, G and E]
 
 
 @pytest.mark.parametrize("flags", [("--method", "ali", "--arch", "conv", "--cycle", "1"), ("--method", "joint-lr")])
