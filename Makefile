@@ -14,9 +14,10 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 FOLDERS := $(patsubst %/train.py,%,$(wildcard */train.py))
 
-# Two busy processes make OpenMP's spinning threads wait on each other (seen: 15x slower). Sleeping costs little.
+# Threads that wait spin briefly, then sleep. A step of quick-mdma on two cores, alone / beside a second such run, s:
+# OpenMP's default, long spinning, .06 / 7.5; no spinning .16 / .12 (waking an idle core is slow); 3,000 turns .06 / .29.
 export OMP_WAIT_POLICY ?= passive
-export GOMP_SPINCOUNT ?= 0
+export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test lint data-jets quick-mdma table2-egan compare-sagan_wgangp table-bigan figures-cagan smoke bench clean FORCE
