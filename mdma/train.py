@@ -34,8 +34,8 @@ from common.runs import Run, read_log
 from .jets import FEATURES, JET_TYPES, bucketed_indices, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching, sample_jets
 
-QUICK = dict(dataset="pythia", num_particles=30, steps=10_000, lr_total=10_000, warmup=500, lr=3e-4, matching=2000,
-             valid_batches=2, sample_every=500, save_every=500)
+QUICK = dict(dataset="pythia", num_particles=30, steps=10_000, lr_total=10_000, warmup=500, lr=1e-3, matching=2000,
+             ema=0.999, valid_batches=2, sample_every=500, save_every=500)
 PRESETS = {
     "quick": {True: QUICK},
     "smoke": {True: dict(dataset="synthetic", num_particles=8, l=4, h_g=8, heads_g=2, blocks_g=2, h_d=8, heads_d=2,
