@@ -60,7 +60,7 @@ train-%: $(STAMP) FORCE  ## train with the paper's settings
 quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
 	$(PY) -m $*.train --quick $(ARGS)
 
-quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate: about 15 minutes on two CPU cores
+quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate: 15 to 20 minutes on two CPU cores
 	$(MAKE) data-jets ARGS="--type $(JET) --jets 20000 --data-dir $(DATA)"
 	$(PY) -m mdma.train --quick --jet-type $(JET) --data-dir $(DATA) $(ARGS)
 	$(PY) -m mdma.eval --data-dir $(DATA)

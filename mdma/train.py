@@ -2,7 +2,7 @@
 
   python -m mdma.train                               JetNet's top jets of 150 particles as in the paper (a GPU's work)
   python -m mdma.train --dataset pythia              the same on jets simulated here (make data-jets)
-  python -m mdma.train --quick                       30 particles, simulated top jets: about ten minutes on two cores
+  python -m mdma.train --quick                       30 particles, simulated top jets: about 15 minutes on two cores
   python -m mdma.train --jet-type g --num-particles 30
   python -m mdma.train --dataset my_jets.h5          any HDF5 or NPZ of (jets, particles, 3) and a mask
   python -m mdma.train --paper-code                  the published networks, padding and all
