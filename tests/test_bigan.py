@@ -128,8 +128,9 @@ def observed_step(tmp_path, monkeypatch, *flags):
 def assert_gradient(found, loss, net):
     expected = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, retain_graph=True)
     assert any(g is not None and g.abs().max() > 1e-9 for g in expected), "nothing to compare"
-    for a, b in zip(found, expected):
-        assert torch.allclose(a, torch.zeros_like(a) if b is None else b, atol=1e-7, rtol=1e-3)
+    for a, b in zip(found, expected):  # fp32 errs by the size of the summands, whatever is left of their sum
+        b = torch.zeros_like(a) if b is None else b
+        assert (a - b).abs().max() <= max(1e-7, 1e-5 * b.abs().max())
 
 
 @pytest.mark.parametrize("method", ["bigan", "ali"])
