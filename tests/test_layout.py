@@ -40,6 +40,8 @@ def test_there_are_folders():
 def test_a_folder_has_its_parts(folder):
     for name in ("__init__.py", "model.py", "train.py", "eval.py", "README.md", "results"):
         assert (REPO / folder / name).exists(), f"{folder}/{name}"
+    for part in ("## Paper and code", "## Results", "## What is ", "## Known failure modes", "```bibtex"):
+        assert part in (REPO / folder / "README.md").read_text(), f"{folder}/README.md: no {part}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
