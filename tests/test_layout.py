@@ -105,7 +105,8 @@ def test_marked_copies_have_not_drifted():
                 assert tree(path, name) == tree(REPO / (module.replace(".", "/") + ".py"), original), f"{path}: {name}"
 
 
-@pytest.mark.parametrize("readme", sorted(REPO.glob("*/README.md")) + [REPO / "README.md"], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize("readme", [*REPO.glob("*/README.md"), *REPO.glob("*/results/README.md"), REPO / "README.md"],
+                         ids=lambda p: str(p.parent.relative_to(REPO)))
 def test_every_symbol_and_file_a_readme_names_exists(readme):
     text = readme.read_text()
     here = readme.parent
