@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 if not __package__:                          # started as a file: relative imports can't work
     print("error: start this as a module from the repository's root: "
@@ -91,8 +92,9 @@ def parse_args(argv=None):
     extras.add_argument("--adaptive", action="store_true", help="--g-every by itself: up to 5 while the critic's loss "
                         "stays near its balance 1/2, 1 below 0.4; after --adaptive-after steps")
     extras.add_argument("--adaptive-after", type=int, default=50_000, metavar="STEPS", help="there 50,000")
-    extras.add_argument("--log-pt", action="store_true", help="the networks see ln pt_rel, so that no pt is below 0 "
-                        "(the authors' code of 2024: Box-Cox, whose exponent comes out as 0)")
+    extras.add_argument("--pt", choices=("linear", "log", "softplus"), default="linear", help="the networks see pt_rel; "
+                        "ln pt_rel (the authors' code of 2024: Box-Cox, whose exponent comes out as 0); or x with "
+                        "pt_rel = s·softplus(x) (ours), s the median: log where soft, linear where hard, never below 0")
     extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
                         help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
     add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,
@@ -125,34 +127,45 @@ def build(args):
             Critic(h=args.h_d, blocks=args.blocks_d, heads=args.heads_d, **shared))
 
 
-def statistics(jets, log_pt=False):
+def transform(pt, stats):
+    """pt_rel -> what the networks see of it before its z-score (--pt)."""
+    if stats["pt"] == "softplus":
+        y = pt / stats["pt_scale"]
+        return y + torch.log(-torch.expm1(-y))                           # ln(eʸ − 1)
+    return pt.log() if stats["pt"] == "log" else pt
+
+
+def inverse_transform(x, stats):
+    if stats["pt"] == "softplus":
+        return stats["pt_scale"] * F.softplus(x)
+    return x.exp() if stats["pt"] == "log" else x
+
+
+def statistics(jets, pt="linear"):
     """What generating needs to know of the training jets: each feature's mean and sd over particles (the authors'
-    z-scores; with log_pt that of ln pt_rel), the range of pt_rel, and how many jets have n = 0 … N particles."""
+    z-scores; of `transform`'s pt_rel), the range of pt_rel, and how many jets have n = 0 … N particles."""
     real = jets.particles[jets.mask].double()
-    pt = real[:, 2].clone()
-    if log_pt:
-        real[:, 2] = pt.log()
+    low, high, scale = (float(v) for v in (real[:, 2].min(), real[:, 2].max(), real[:, 2].median()))
+    found = {"pt": pt, "pt_scale": scale, "pt_min": low, "pt_max": high}
+    real[:, 2] = transform(real[:, 2], found)
     if (constant := real.std(0) == 0).any():
         name = FEATURES[int(constant.int().argmax())]
         raise UserError(f"{name} has one value in all training jets: there is nothing to learn")
-    return {"mean": real.mean(0).float(), "std": real.std(0).float(), "log_pt": log_pt, "pt_min": float(pt.min()),
-            "pt_max": float(pt.max()), "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)}
+    return found | {"mean": real.mean(0).float(), "std": real.std(0).float(),
+                    "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)}
 
 
 def standardise(jets, stats):
     """(eta_rel, phi_rel, pt_rel) of Jets as z-scores (J, N, 3), padding 0: what the networks see."""
     x = jets.particles.clone()
-    if stats["log_pt"]:
-        x[..., 2] = x[..., 2].log()
+    x[..., 2] = transform(x[..., 2], stats)
     return ((x - stats["mean"]) / stats["std"]).masked_fill_(~jets.mask[..., None], 0)
 
 
 def to_jets(x, mask, stats):
     """standardise's inverse, with pt_rel kept in the training jets' range. x: (J, N, 3), mask: (J, N)."""
     x = x * stats["std"].to(x.device) + stats["mean"].to(x.device)
-    if stats.get("log_pt"):                                              # older checkpoints have no such key
-        x[..., 2].exp_()
-    x[..., 2].clamp_(stats["pt_min"], stats["pt_max"])
+    x[..., 2] = inverse_transform(x[..., 2], stats).clamp(stats["pt_min"], stats["pt_max"])
     return x.masked_fill_(~mask[..., None], 0)
 
 
@@ -182,7 +195,7 @@ def main(argv=None):
     # --- data
     train, valid = (load_jets(args.dataset, args.jet_type, args.num_particles, args.data_dir, split)
                     for split in ("train", "valid"))
-    stats, N = statistics(train, args.log_pt), args.num_particles
+    stats, N = statistics(train, args.pt), args.num_particles
     particles = standardise(train, stats).to(device)
     if len(valid) < 2:
         raise UserError(f"{args.dataset}: {len(valid)} jet to validate with, a covariance needs two: use more jets")
