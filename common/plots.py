@@ -65,7 +65,8 @@ def save_figure(figure, path):
 def curves(log, panels, path, smooth=1, points=None):
     """Curves of a log over steps.
 
-    log: dicts with "step"; panels: [[key, …], …], one axis each; smooth: moving average over that many lines;
+    log: dicts with "step"; panels: [[key, …], …], one axis each; smooth: moving average over that many lines,
+    at most a tenth of them, so that what is seldom measured is shown from its first value on;
     points: {key: (steps, values, label)} drawn as dots, e.g. a paper's printed values.
     """
     figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.2 * len(panels)), sharex=True, squeeze=False)
@@ -75,7 +76,7 @@ def curves(log, panels, path, smooth=1, points=None):
             if not rows:
                 continue
             steps, values = (np.array(column, dtype=float) for column in zip(*rows))
-            width = min(smooth, len(values))
+            width = max(1, min(smooth, len(values) // 10))
             axis.plot(steps[width - 1:], np.convolve(values, np.ones(width) / width, "valid"), lw=1, label=key)
             if points and key in points:
                 axis.plot(*points[key][:2], "ko", ms=4, label=points[key][2])

@@ -92,9 +92,10 @@ def parse_args(argv=None):
     extras.add_argument("--adaptive", action="store_true", help="--g-every by itself: up to 5 while the critic's loss "
                         "stays near its balance 1/2, 1 below 0.4; after --adaptive-after steps")
     extras.add_argument("--adaptive-after", type=int, default=50_000, metavar="STEPS", help="there 50,000")
-    extras.add_argument("--pt", choices=("linear", "log", "softplus"), default="linear", help="the networks see pt_rel; "
-                        "ln pt_rel (the authors' code of 2024: Box-Cox, whose exponent comes out as 0); or x with "
-                        "pt_rel = s·softplus(x) (ours), s the median: log where soft, linear where hard, never below 0")
+    extras.add_argument("--pt", choices=("linear", "log", "softplus"), default="linear",
+                        help="the networks see pt_rel, its ln (the authors' code of 2024: Box-Cox, whose exponent "
+                        "comes out as 0), or x of pt_rel = s·softplus(x) (ours), s the median: ln where soft, linear "
+                        "where hard. With both no pt is below 0")
     extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
                         help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
     add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,

@@ -64,7 +64,7 @@ def axes_of(monkeypatch):
     return lambda: kept[-1].axes
 
 
-LOG = [{"step": 10 * i, "a": float(i), **({"b": 1.0} if i % 2 else {})} for i in range(1, 7)]
+LOG = [{"step": 10 * i, "a": float(i), **({"b": 1.0} if i % 2 else {})} for i in range(1, 21)]
 
 
 def test_curves(tmp_path, axes_of):
@@ -74,8 +74,9 @@ def test_curves(tmp_path, axes_of):
     first, second = axes_of()
     lines = {line.get_label(): line.get_xydata().tolist() for line in first.lines}
     assert set(lines) == {"a", "b", "paper"}
-    assert lines["a"] == [[20, 1.5], [30, 2.5], [40, 3.5], [50, 4.5], [60, 5.5]]  # a mean stands at its last step
-    assert lines["b"] == [[30, 1], [50, 1]] and lines["paper"] == [[15, 0.5]]
+    assert lines["a"] == [[10 * i, i - 0.5] for i in range(2, 21)]                # a mean stands at its last step
+    # seldom measured: not smoothed
+    assert lines["b"] == [[10 * i, 1] for i in range(1, 21, 2)] and lines["paper"] == [[15, 0.5]]
     assert [line.get_label() for line in second.lines] == ["a"]
 
 
