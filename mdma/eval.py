@@ -89,6 +89,8 @@ def load(path, device):
     """(G, training args, stats, step) from a checkpoint file alone."""
     checkpoint = load_checkpoint(path, "mdma")
     trained = argparse.Namespace(**checkpoint["args"])
+    if "pt" not in checkpoint["state"]["stats"]:
+        raise UserError(f"{path} is of a version without --pt, its statistics can't be read any more: train anew")
     G = build(trained)[0]
     load_state(G, checkpoint["state"]["G_ema" if trained.ema else "G"], f"the generator in {path}")
     return G.to(device).eval().requires_grad_(False), trained, checkpoint["state"]["stats"], checkpoint["step"]

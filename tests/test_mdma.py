@@ -246,6 +246,15 @@ def test_a_slim_checkpoint_generates_the_same_jets(here):
         mdma_eval.main(["--ckpt", "X/last.pt", "--slim", "small.pt"])
 
 
+def test_a_checkpoint_from_before_pt_is_refused_in_one_line(here):
+    smoke("X")
+    checkpoint = torch.load("X/last.pt", weights_only=True)
+    del checkpoint["state"]["stats"]["pt"]
+    torch.save(checkpoint, "old.pt")
+    with pytest.raises(UserError, match="old.pt is of a version without --pt"):
+        mdma_eval.main(["--ckpt", "old.pt", "--samples", "4"])
+
+
 def test_exported_jets_are_read_by_jetnet(trained, here):
     jetnet = pytest.importorskip("jetnet.datasets")
     mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "40", "--export", "out"])
