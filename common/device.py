@@ -191,6 +191,27 @@ def shard(batch):
 
 
 @torch.no_grad()
+def check_batch_norm(flag, value, world, *networks):
+    """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel in train mode.
+
+    networks: (net, shapes of one sample's inputs). Where maps are larger than 1x1 one image is enough, so each net is
+    tried, as a copy: neither its statistics nor random numbers change.
+    """
+    if value != world:
+        return
+    for net, *shapes in networks:
+        device = next(net.parameters()).device
+        try:
+            copy.deepcopy(net).train()(*(torch.zeros(1, *shape, device=device) for shape in shapes))
+        except ValueError as e:
+            if "more than 1 value per channel" not in str(e):
+                raise
+            where = f" over {world} processes" if world > 1 else ""
+            raise UserError(f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} {2 * world} "
+                            "or more") from None
+
+
+@torch.no_grad()
 def average_gradients(net):
     """Average .grad over processes with one flat all-reduce; does nothing without torchrun. Call before step()."""
     if dist.is_initialized():
