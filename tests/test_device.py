@@ -1,5 +1,6 @@
 """Devices, random generators, weight averages, several processes, torchvision."""
 
+import importlib
 import json
 import random
 from pathlib import Path
@@ -12,8 +13,8 @@ import torch.distributed as dist
 from began import train
 from common import device
 from common.cli import UserError
-from common.device import (EMA, average, average_gradients, choose_device, import_torchvision, init_processes,
-                           rng_state, seed_all, set_rng_state, shard, step_rng)
+from common.device import (EMA, average, average_gradients, check_batch_norm, choose_device,
+                           import_torchvision, init_processes, rng_state, seed_all, set_rng_state, shard, step_rng)
 
 # --- choice
 
@@ -152,6 +153,57 @@ def test_shards_and_averages(two_processes):
     for p, g in zip(net.parameters(), grads):
         torch.testing.assert_close(p.grad, 2 * g)                # (g + 3g) / 2
     assert average(torch.tensor(3.0)) == 6
+
+
+# --- BatchNorm and one sample
+
+
+def test_one_sample_is_refused_where_batchnorm_sees_one_value_a_channel():
+    flat = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).eval()
+    maps = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    before = str(flat.state_dict()), str(maps.state_dict()), str(rng_state())
+    check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)))                    # a map of 2x2 has four values
+    check_batch_norm("--batch-size", 2, 1, (flat, (3,)))
+    check_batch_norm("--batch-size", 4, 2, (flat, (3,)))
+    words = "^--batch-size 1: BatchNorm needs two samples per process. Give --batch-size 2 or more$"
+    with pytest.raises(UserError, match=words):
+        check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)), (flat, (3,)))
+    with pytest.raises(UserError, match="^--n 1: .* Give --n 2 or more$"):
+        check_batch_norm("--n", 1, 1, (maps, (1, 3, 3)))                         # a map of 1x1
+    with pytest.raises(UserError, match="^--batch-size 3 over 3 processes: .* Give --batch-size 6 or more$"):
+        check_batch_norm("--batch-size", 3, 3, (flat, (3,)))
+    assert not flat.training and (str(flat.state_dict()), str(maps.state_dict()), str(rng_state())) == before
+    with pytest.raises(RuntimeError):
+        check_batch_norm("--batch-size", 1, 1, (flat, (4,)))                     # other mistakes are not hidden
+
+
+RESNET = ["--dataset", "synthetic", "--encoder", "resnet18", "--encoder-weights", "none", "--width", "4"]
+TOY = ["--dataset", "8gaussians", "--width-g", "8", "--width-d", "8"]
+TOY_25 = ["--dataset", "25gaussians", "--width", "8"]
+
+
+@pytest.mark.parametrize("folder, flag, words", [
+    ("began", "--batch-size", [*RESNET, "--size", "32"]), ("bigan", "--batch-size", ["--smoke"]),
+    ("bigan", "--batch-size", ["--smoke", "--arch", "conv"]), ("bigan", "--batch-size", TOY_25),
+    ("egan", "--batch-size", TOY), ("egan", "--eval-batch", TOY)])
+def test_every_folder_refuses_one_sample_per_process_before_it_makes_a_run(here, monkeypatch, folder, flag, words):
+    module = importlib.import_module(f"{folder}.train")
+    for world in (1,) if folder == "egan" else (1, 2):           # E-GAN lives in one process
+        monkeypatch.setattr(module, "init_processes", lambda device: (0, world), raising=False)
+        with pytest.raises(UserError, match=f"^{flag} {world}( over 2 processes)?: BatchNorm needs two samples"):
+            module.main([*words, flag, str(world), "--steps", "1", "--out", "x"])
+        assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("folder, words", [
+    ("began", ["--smoke"]), ("began", ["--smoke", "--arch", "berthelot"]), ("egan", [*TOY, "--d-norm", "none"]),
+    ("cagan", ["--smoke", "--norm", "batch"]), ("sagan_wgangp", ["--smoke", "--method", "gan"])])
+def test_one_sample_trains_where_it_can(here, monkeypatch, folder, words):
+    """Without BatchNorm, or on maps larger than 1x1."""
+    module = importlib.import_module(f"{folder}.train")
+    for name in ("curves", "save_grid", "densities"):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
+    assert module.main([*words, "--batch-size", "1", "--steps", "2", "--out", "x"])["step"] == 2
 
 
 def test_two_processes_train_as_one(python, monkeypatch):
