@@ -51,6 +51,19 @@ def autocast(device, amp):
     return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
 
 
+WITHOUT_FLOAT64 = ("mps",)                   # Apple's GPUs: there .double() raises
+
+
+def where_float64_is(x):
+    """x where float64 can be computed: on its own device, or on the CPU."""
+    return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
+
+
+def float64(x):
+    """x in float64, on its own device or, where that has none, on the CPU."""
+    return where_float64_is(x).double()
+
+
 def fused_adam(params, device, **kwargs):
     """torch.optim.Adam in one kernel where there is one (CPU and CUDA)."""
     return torch.optim.Adam(params, fused=True if device.type in ("cpu", "cuda") else None, **kwargs)
