@@ -19,7 +19,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, file_path, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
                            choose_device, fused_adam, import_torchvision, init_processes, seed_all, shard, step_rng)
@@ -51,7 +51,7 @@ def parse_args(argv=None):
     paper = parser.add_argument_group("paper (thesis; --arch berthelot takes arXiv:1703.10717's)")
     paper.add_argument("--arch", choices=("thesis", "berthelot"), default="thesis", help="§3.1 / arXiv §3.5")
     paper.add_argument("--encoder", choices=("resnet18", "conv"), default="resnet18", help="D's encoder (§3.1)")
-    paper.add_argument("--encoder-weights", default="imagenet", metavar="{imagenet,none,FILE}",
+    paper.add_argument("--encoder-weights", type=file_path, default="imagenet", metavar="{imagenet,none,FILE}",
                        help="what ResNet-18 starts from (§3.1: pretrained)")
     paper.add_argument("--size", type=int, default=64, help="image side (appendix: 64)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (appendix: 1)")

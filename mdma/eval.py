@@ -29,7 +29,7 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, file_path, new_parser, positive_int, run_main
 from common.device import choose_device
 from common.masking import lengths_to_mask
 from common.metrics.jets import FPND_TYPES, fpnd, jet_mass, jet_metrics, present, wasserstein1
@@ -63,18 +63,20 @@ TABLE_1 = {                                  # the paper's, 150 particles of the
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a best.pt or last.pt; none: the newest under runs/mdma")
-    parser.add_argument("--dataset", help="jets to compare with; none: those of the training")
-    parser.add_argument("--data-dir", default="data", help="where the jets are")
+    parser.add_argument("--ckpt", type=file_path, metavar="FILE",
+                        help="a best.pt or last.pt; none: the newest under runs/mdma")
+    parser.add_argument("--dataset", type=file_path, help="jets to compare with; none: those of the training")
+    parser.add_argument("--data-dir", type=file_path, default="data", help="where the jets are")
     parser.add_argument("--n", type=positive_int, help="generated jets; none: 20 for each test jet (authors' code)")
     parser.add_argument("--split", choices=("valid", "test"), default="test", help="real jets to compare with")
     parser.add_argument("--batch-size", type=positive_int, default=1000, help="jets per forward pass")
     parser.add_argument("--seed", type=int, default=0, help="of the generated jets and of the bootstrap")
     parser.add_argument("--fpnd", action="store_true", help="also FPND against the real JetNet (30 particles; g, q, t)")
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N jets into --grid-out")
-    parser.add_argument("--grid-out", default="jets.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n jets into DIR")
-    parser.add_argument("--slim", metavar="FILE", help="only write a checkpoint without what training needs: < 0.5 MB")
+    parser.add_argument("--grid-out", type=file_path, default="jets.png", metavar="PNG", help="where --samples draws")
+    parser.add_argument("--export", type=file_path, metavar="DIR", help="only write --n jets into DIR")
+    parser.add_argument("--slim", type=file_path, metavar="FILE",
+                        help="only write a checkpoint without what training needs: < 0.5 MB")
     parser.add_argument("--twin", action="store_true", help="only compare the simulated jets of all types with JetNet")
     parser.add_argument("--timing", action="store_true", help="only measure speed")
     parser.add_argument("--timing-jets", type=positive_int, default=500_000, help="the most jets to time (§3.1)")

@@ -28,7 +28,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import UserError, new_parser, positive_int, run_main
+from common.cli import UserError, file_path, new_parser, positive_int, run_main
 
 JET_TYPES = ("g", "q", "t", "w", "z")
 MAX_PARTICLES = 150
@@ -218,7 +218,7 @@ def parse_args(argv=None):
     parser.add_argument("--type", nargs="+", choices=JET_TYPES, default=["t"], metavar="{g,q,t,w,z}",
                         help="gluon, light quark, top, W, Z")
     parser.add_argument("--jets", type=positive_int, default=50_000, help="jets of each type")
-    parser.add_argument("--data-dir", default="data", help="files go to its folder pythia")
+    parser.add_argument("--data-dir", type=file_path, default="data", help="files go to its folder pythia")
     parser.add_argument("--seed", type=int, default=0, help="other seeds, other jets")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet")
     return parser.parse_args(argv)
