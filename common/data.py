@@ -8,6 +8,7 @@ batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no D
 As batch number `step` depends on nothing but the seed, resuming a run needs no saved data order.
 """
 
+import argparse
 import contextlib
 import functools
 import gzip
@@ -30,7 +31,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cli import file_path, new_parser, run_main
+from .cli import run_main
 from .errors import UserError
 from .device import import_torchvision
 
@@ -509,9 +510,9 @@ def _memory_budget():
 
 
 def main():
-    parser = new_parser("Fetch a data set, check it, say what is there.")
+    parser = argparse.ArgumentParser(description="Fetch a data set, check it, say what is there.")
     parser.add_argument("name", choices=DATASETS)
-    parser.add_argument("--data-dir", type=file_path, default="data")
+    parser.add_argument("--data-dir", default="data")
     args = parser.parse_args()
     for split in ("train", "test"):
         found = load_images(args.name, args.data_dir, split, size=None if args.name != "folder" else 64)

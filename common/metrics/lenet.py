@@ -9,6 +9,7 @@ same weights: `common/metrics/weights/lenet_fashion-mnist.pt` is shipped for tha
 (about two minutes on one CPU core; the test accuracy is printed, and stored in the file).
 """
 
+import argparse
 import os
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import file_path, new_parser, run_main
+from ..cli import run_main
 from ..errors import UserError
 
 
@@ -109,11 +110,12 @@ def train(image_set, epochs: int, batch_size: int, lr: float, seed: int) -> LeNe
 
 
 def parse_args(argv=None):
-    p = new_parser(__doc__.split("\n")[0])
+    p = argparse.ArgumentParser(description=__doc__.split("\n")[0],
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     p.add_argument("--dataset", default="fashion-mnist", help="a labelled data set of common/data.py")
-    p.add_argument("--data-dir", type=file_path, default="data")
+    p.add_argument("--data-dir", default="data")
     p.add_argument("--size", type=int, default=None, help="of the images; without it the data set's own")
-    p.add_argument("--out", type=file_path, default=None, help="weights file; without it DATA_DIR/lenet_DATASET.pt")
+    p.add_argument("--out", default=None, help="weights file; without it DATA_DIR/lenet_DATASET.pt")
     p.add_argument("--epochs", type=int, default=7)
     p.add_argument("--batch-size", type=int, default=128)
     p.add_argument("--lr", type=float, default=6e-3)
