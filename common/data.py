@@ -38,6 +38,7 @@ DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
 SYSTEM_DIR = Path("/usr/share/datasets")  # where Debian's package dataset-fashion-mnist installs
 CUT_OFF = (EOFError, zlib.error)
+DECODING = 2  # raise it when `_decode` gives other pixels of the same file: cached features are of the old ones
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 
 # md5 sums of the unpacked contents: Debian's .gz files are torchvision's less the header's name and time.
@@ -135,6 +136,31 @@ class ImageSet:
         indices = batch_indices(len(self), batch_size, seed, step)
         labels = None if self.labels is None else self.labels[indices].to(device)
         return self.images_at(indices, device), labels
+
+    def fingerprint(self):
+        """64 hex digits that change with any pixel, label or order, with size and with channels: a key for caches.
+
+        Images in memory are hashed themselves, whole (about a second per GB), so that a slice of `images` is seen.
+        Of lazily decoded ones it is each file's name below their common folder, its bytes and its time of change.
+        """
+        key = hashlib.sha256(f"{DECODING} {self.size} {self.channels} {len(self)}".encode())
+        if self.images is None:
+            root = os.path.commonpath([file.parent for file in self.files])
+            for file in self.files:
+                try:
+                    status = file.stat()
+                except OSError as e:
+                    raise UserError(f"can't read the image {file} ({e.strerror}): put it back, "
+                                    "or start again without it") from None
+                name = os.fsencode(os.path.relpath(file, root))
+                key.update(name + f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
+        else:
+            key.update(f"{tuple(self.images.shape)}".encode())
+            key.update(self.images.cpu().contiguous().numpy())
+        if self.labels is not None:
+            key.update(f"{tuple(self.labels.shape)} {self.labels.dtype}".encode())
+            key.update(self.labels.cpu().contiguous().numpy())
+        return key.hexdigest()
 
 
 def batch_indices(n, batch_size, seed, step):

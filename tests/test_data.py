@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import pickle
+import shutil
 import socket
 import tarfile
 import time
@@ -114,6 +115,56 @@ def test_synthetic_is_deterministic_fast_and_has_ten_classes_that_can_be_told_ap
     nearest = torch.cdist(test.images_at(range(512)).flatten(1), mean).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.6
     assert load_images("synthetic", None, size=16, channels=3, limit=7).images.shape == (7, 3, 16, 16)
+
+
+# --- the fingerprint, which names cached features
+
+
+def test_any_pixel_label_order_slice_size_or_channel_changes_the_fingerprint():
+    first = fashion(28)
+    seen = {first.fingerprint(), fashion(32).fingerprint(), fashion(28, channels=3).fingerprint()}
+    for change in ("pixel", "label", "order", "slice", "no labels"):
+        other = fashion(28)
+        other.images, other.labels = other.images.clone(), other.labels.clone()
+        if change == "pixel":
+            other.images[777, 0, 13, 14] ^= 1
+        elif change == "label":
+            other.labels[777] += 1
+        elif change == "order":
+            other.images = other.images.flip(0)
+        elif change == "slice":              # bigan's --hold-out
+            other.images, other.labels = other.images[1:], other.labels[1:]
+        else:
+            other.labels = None
+        seen.add(other.fingerprint())
+    assert len(seen) == 8 and first.fingerprint() == fashion(28).fingerprint()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_replaced_image_anywhere_in_a_folder_changes_the_fingerprint(tmp_path, monkeypatch, lazy):
+    if lazy:
+        monkeypatch.setattr(data, "_memory_budget", lambda: 0)
+    for i in range(40):
+        photo(tmp_path / f"{i % 2}/{i:02d}.bmp", 16, 16, seed=i)
+
+    def fingerprint(root=tmp_path, **how):
+        return load_images("folder", root, size=8, **how).fingerprint()
+
+    before = fingerprint()
+    photo(tmp_path / "1/21.bmp", 16, 16, seed=99)            # as many bytes as before
+    assert len({before, fingerprint(), fingerprint(limit=7), fingerprint(channels=1)}) == 4
+    photo(tmp_path / "1/21.bmp", 16, 16, seed=21)
+    os.utime(tmp_path / "1/21.bmp", ns=(10**18, 10**18))
+    assert (fingerprint() == before) is not lazy             # in memory the pixels decide, not the time
+    before = fingerprint()
+    shutil.move(tmp_path / "0", tmp_path / "moved/0")
+    shutil.move(tmp_path / "1", tmp_path / "moved/1")
+    assert fingerprint(tmp_path / "moved") == before
+    if lazy:
+        files = load_images("folder", tmp_path / "moved", size=8)
+        files.files[3].unlink()
+        with pytest.raises(UserError, match=r"can't read the image .*06\.bmp"):
+            files.fingerprint()
 
 
 # --- finding files
