@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from .cli import UserError
+from .errors import UserError
 
 
 def choose_device(name="auto"):

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .cli import UserError
+from .errors import UserError
 from .device import device_name, rng_state, set_rng_state
 
 FORMAT = 1
@@ -229,19 +229,6 @@ def read_log(path):
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
     return lines
-
-
-def read_args(directory):
-    path = Path(directory) / "args.json"
-    try:
-        args = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
-    except ValueError:                       # also a UnicodeDecodeError
-        args = None
-    if not isinstance(args, dict):
-        raise UserError(f"{path} is damaged: not the arguments of a run")
-    return args
 
 
 def load_checkpoint(path, paper=None):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cli import UserError
+from ..errors import UserError
 from . import count_tag
 from .images import frechet_distance, moments
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli import UserError
+from ..errors import UserError
 from . import count_tag
 
 MIXTURES = ("8gaussians", "25gaussians")
