@@ -77,7 +77,7 @@ def parse_args(argv=None):
                  batch_size=64, steps_help="generations (authors' code: 100,000)",
                  batch_help="m (Algorithm 1: 32; toys: authors' code)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
-                        "--sample-every, FID (LeNet) of N samples of the fittest, against the test split. 0: not")
+                        "--sample-every, FID of N samples of the fittest, against the test split. 0: not")
     parser.add_argument("--population", choices=("auto",) + tuple(POPULATIONS), default="auto",
                         help="how children are computed; auto: shared-loop for images on a CPU, else batch")
     args = parse(parser, argv, PRESETS)
@@ -132,7 +132,7 @@ def main(argv=None):
     if not toy:
         args.channels = data.to(device).channels
         if args.fid_samples:
-            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir)
+            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir, "auto")
     z_of = functools.partial(sample_z, args=args)
 
     # --- networks and optimisers (Algorithm 1, "Require")
