@@ -6,7 +6,7 @@
   python -m began.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz and PNGs
   python -m began.eval --gammas 0.3 0.5 0.7              the newest run of each γ side by side, from --runs
 
-Writes eval_<step>.json and figures beside the checkpoint, and says which. Samples are drawn with G in eval mode (running BatchNorm
+Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
 statistics); D reconstructs in train mode (batch statistics), as it does all through training.
 """
 

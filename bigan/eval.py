@@ -9,7 +9,7 @@
   python -m bigan.eval --toy                             25 Gaussians: modes that ALI and a GAN cover
   python -m bigan.eval --anomaly --reduced               AUROC of the anomaly score, each class held out once
 
-Writes eval_<step>.json and figures beside the checkpoint, and says which. All networks are in eval mode; BatchNorm's statistics are
+Writes eval_<step>.json and figures beside the checkpoint. All networks are in eval mode; BatchNorm's statistics are
 recomputed over --bn-batches first, as the authors do. --samples and --export need no data: they use the statistics
 in the checkpoint. Of a run with --hold-out the anomaly score is measured and 1NN is not.
 The tables train what they need, --jobs runs at a time, under --out; started again, they go on where they stood.

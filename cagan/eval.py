@@ -7,7 +7,7 @@
   python -m cagan.eval --figures --reduced               Figs. 12, 13, 14, §6.3 and the toy, three seeds, small
   python -m cagan.eval --figures 14                      Fig. 14 at the paper's size (a GPU's work)
 
-Writes eval_<step>.json and figures beside the checkpoint, and says which. G has no state that differs between train and eval mode.
+Writes eval_<step>.json and figures beside the checkpoint. G has no state that differs between train and eval mode.
 The figures train what they need, --jobs runs at a time, under --out; started again, they go on where they stood.
 """
 

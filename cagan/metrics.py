@@ -29,6 +29,10 @@ class ConditionalScores:
             print(f"warning: fid_per_class leaves out class {', '.join(few)}: it needs two {self.split} images of a "
                   "class", file=sys.stderr)
 
+    def collect(self, batches, n):
+        """(features, logits) of n images."""
+        return collect(self.extractor, batches, n)
+
     def __call__(self, features, logits, asked):
         """asked (n,): the class that each generated image should show. Keys name extractor, count and split.
 

@@ -80,7 +80,7 @@ def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", 
     parser.add_argument("--data-dir", type=os.path.expanduser, metavar="DIR",
                         help="where data sets and cached statistics are; none: where the training's were")
     parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
-                        help="features for FID and KID; auto: the first that can be had, a LeNet trained now if need be")
+                        help="features for FID and KID; auto: the first that can be had, see common/metrics/images.py")
     parser.add_argument("--inception-weights", type=os.path.expanduser, metavar="FILE",
                         help="the TF-FID port's weights; none: fetched")
     parser.add_argument("--n", type=positive_int, default=n, help=n_help)

@@ -11,7 +11,7 @@
                                                          each mutation alone and E-GAN, on images
   python -m egan.eval --timing                           milliseconds a generation of --population loop and batch
 
-Writes eval_<step>.json and figures beside the checkpoint, and says which. Of a population the fittest individual of the last
+Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of the last
 generation is evaluated (--individual for another). No network has train and eval modes that differ.
 The tables train what they need, --jobs runs at a time, under --out; started again, they go on where they stood.
 """

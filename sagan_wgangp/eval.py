@@ -9,8 +9,8 @@
   python -m sagan_wgangp.eval --surfaces                 WGAN-GP's Fig. 1a: what clipping does to a critic's values
   python -m sagan_wgangp.eval --compare --no-quick --train-flags '--dataset fashion-mnist --size 64 --steps 20000'
 
-Writes eval_<step>.json and figures beside the checkpoint, and says which. Samples are drawn with G in eval mode
-(running BatchNorm statistics). --compare and --ablation train what they need, --jobs runs at a time, under --out; started again, they go
+Writes eval_<step>.json and figures beside the checkpoint. Samples are drawn with G in eval mode (running BatchNorm
+statistics). --compare and --ablation train what they need, --jobs runs at a time, under --out; started again, they go
 on where they stood. --quick's steps are such that the methods' CPU times are alike (within a factor of two).
 """
 

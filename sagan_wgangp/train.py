@@ -94,7 +94,7 @@ def parse_args(argv=None):
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
                         "--sample-every, FID and IS of N samples against the test split. 0: not")
     parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
-                        help="of --fid-samples; auto: the first that can be had, a LeNet trained now if need be")
+                        help="of --fid-samples; auto: the first that can be had")
     parser.set_defaults(**METHODS["sagan_wgan_gp"])
 
     known, _ = parser.parse_known_args(argv)
