@@ -14,6 +14,7 @@ PNGs are those that eval prints.
     image_metrics(real, fake, extractor.name, "test")
 """
 
+import contextlib
 import functools
 import hashlib
 import http.client
@@ -21,7 +22,10 @@ import math
 import os
 import pickle
 import re
+import socket
 import sys
+import threading
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterable
@@ -386,7 +390,7 @@ def _first_at_hand(dataset, data_dir, download, labelled):
     if (data_dir / INCEPTION_FILE).is_file():
         return _inception(data_dir, None, download)
     try:
-        net = _inception(data_dir, None, download, timeout=5)
+        net = _inception(data_dir, None, download and _answers(INCEPTION_URL))
     except UserError:
         missing.append("Inception's weights can't be downloaded")
         try:
@@ -481,7 +485,7 @@ def _cause(error):
     return getattr(error, "strerror", None) or str(error)
 
 
-def _inception(data_dir, weights, download, timeout=10):
+def _inception(data_dir, weights, download):
     name = "inception_tf"
     if weights is not None:
         path = Path(weights).expanduser()
@@ -495,11 +499,29 @@ def _inception(data_dir, weights, download, timeout=10):
     else:
         path = data_dir / INCEPTION_FILE
         if not path.is_file():
-            _download_inception(path, download, timeout)
+            _download_inception(path, download)
         elif _sha256(path) != INCEPTION_SHA256:
             raise UserError(f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then "
                             f"run again or put the file from {INCEPTION_URL} there")
     return _build(lambda: InceptionTF(name), _load(path), path)
+
+
+def _answers(url, seconds=5):
+    """Whether a server can be reached in so many seconds, also where looking up its name would take a minute."""
+    if urllib.request.getproxies():          # the way there isn't a direct one
+        return True
+    connected = []
+
+    def connect():
+        with contextlib.suppress(OSError):
+            host = urllib.parse.urlsplit(url).hostname
+            socket.create_connection((host, 443), timeout=seconds).close()
+            connected.append(host)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(connected)
 
 
 def _download_inception(path, download, timeout=10):
