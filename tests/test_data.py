@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import importlib
 import io
 import os
 import pickle
@@ -495,7 +496,7 @@ def test_train_alone_is_both_splits(tmp_path, capsys):
 @pytest.mark.parametrize("folders, advice", [
     (("birds/train", "birds/val"), "birds is split into train, val: give --data-dir .*birds, or move"),
     (("bottle/train", "bottle/test", "cable/train", "cable/test"), "bottle is split into test, train"),
-    (("val", "test"), "has test, val but no train: .*or give .*test as --data-dir"),
+    (("Val", "test"), "has Val, test but no train: .*or give .*Val as --data-dir"),
     (("train/a", "test"), r"no images under .*train"),
 ])
 def test_a_split_that_would_be_trained_on_is_refused(tmp_path, folders, advice):
@@ -635,8 +636,9 @@ def test_all_bad_images_are_listed_in_one_error(tmp_path):
     assert "\n" not in str(error.value)
     for i in range(10, 14):
         (tmp_path / f"0/{i}.png").write_bytes(b"")
-    with pytest.raises(UserError, match="9 of 14 images .* and 4 more. Replace"):
+    with pytest.raises(UserError, match="9 of 14 images .* and 4 more. Replace") as error:
         load_images("folder", tmp_path, size=16)
+    assert str(error.value).count(" (") == 5
 
 
 @pytest.mark.parametrize("lazy", [False, True])
@@ -757,6 +759,38 @@ def test_cmyk_animations_one_pixel_unicode_and_nested_images_work(tmp_path):
     by_name = {file.name: x[:, 8, 8].tolist() for file, x in zip(images.files, images.images, strict=True)}
     assert by_name == {"cmyk.jpg": [255, 255, 255], "moves.gif": [0, 0, 255], "π 😀.png": [10, 20, 30],
                        "wide.PNG": [7, 8, 9]}
+
+
+def odd_folder(root):
+    """Own images as people have them: train/ with two classes, val/ with one of them; half a PNG among them."""
+    modes = ("RGB", "RGBA", "P", "L", "LA", "1")
+    for i in range(12):
+        photo(root / f"train/{('äpfel', 'birnen 日本')[i % 2]}/{i}.png", 10 + i, 30 - i, modes[i % 6], seed=i)
+    for i in range(4):
+        photo(root / f"val/birnen 日本/{i}.png", 20, 20, modes[i])
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(root / "train/äpfel/deep.png")
+    photo(root / "train/birnen 日本/nested/cmyk.jpg", 20, 20, "CMYK")
+    Image.new("RGB", (1, 1)).save(root / "train/äpfel/tiny.bmp")
+    frames = [Image.new("L", (16, 16), i) for i in (0, 255)]
+    frames[0].save(root / "train/äpfel/moves.gif", save_all=True, append_images=frames[1:])
+    photo(root / "train/contact sheet.png", 20, 20)
+    cut = root / "train/äpfel/0.png"
+    cut.write_bytes(cut.read_bytes()[:-60])
+
+
+@pytest.mark.parametrize("folder", ["began", "bigan", "cagan", "egan", "sagan_wgangp"])
+def test_every_image_folder_trains_on_odd_own_images(tmp_path, folder, capsys):
+    odd_folder(tmp_path / "own")
+    train = importlib.import_module(f"{folder}.train")
+    argv = ["--smoke", "--dataset", "folder", "--data-dir", str(tmp_path / "own"), "--size", "16", "--steps", "1",
+            "--device", "cpu"]
+    with pytest.raises(UserError, match=r"1 of 16 images .*äpfel/0\.png .*--skip-bad"):
+        train.main([*argv, "--out", str(tmp_path / "stops")])
+    assert not (tmp_path / "stops").exists()
+    train.main([*argv, "--out", str(tmp_path / "runs"), "--skip-bad"])
+    checkpoint = torch.load(tmp_path / "runs/last.pt", weights_only=True)
+    assert checkpoint["args"]["channels"] == 3 and checkpoint["args"]["skip_bad"]
+    assert "1 of 16 images" in capsys.readouterr().err
 
 
 def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
