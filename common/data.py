@@ -519,7 +519,7 @@ def _split_folders(data_dir, found):
         line = f"{data_dir}: training images from {train.name}/, test images from {test.name}/"
         unused = [f for f in found if not f.is_relative_to(train) and not f.is_relative_to(test)]
         if unused:
-            line += f". Not used: {_count(unused, 'image')} elsewhere, as {unused[0].relative_to(data_dir)}"
+            line += f". Not used: {_count(unused, 'image')} elsewhere, for example {unused[0].relative_to(data_dir)}"
         _say_once(line)
         return train, test
     if train and used == {train.name}:
@@ -578,7 +578,7 @@ def _labelled(root, files, classes, train):
         return files, None
     if strays := [file for file, name in zip(files, names) if name is None]:
         _say_once(f"warning: {_count(strays, 'image')} beside the class folders of {root} left out, "
-                  f"as {strays[0].name}: only images in class folders have a label")
+                  f"for example {strays[0].name}: only images in class folders have a label")
     number = {name: i for i, name in enumerate(classes)}
     return kept, torch.tensor([number[name] for name in names if name is not None])
 

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import socket
 import struct
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -459,7 +460,7 @@ def test_a_folder_has_splits_only_if_it_says_so(tmp_path, capsys):
     photo(tmp_path / "test/b.png", 8, 8)
     photo(tmp_path / "test/c.png", 8, 8)
     assert [len(images) for images in both_splits(tmp_path)] == [1, 2]
-    assert "Not used: 1 image elsewhere, as trams/a.png" in capsys.readouterr().err
+    assert "Not used: 1 image elsewhere, for example trams/a.png" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation", "Testing", "VAL"])
@@ -480,7 +481,7 @@ def test_val_is_not_used_beside_test_and_the_line_says_so(tmp_path, capsys):
     for folder in ("train", "val", "test"):
         photo(tmp_path / folder / "a.png", 8, 8)
     assert [names(images) for images in both_splits(tmp_path)] == [["train/a.png"], ["test/a.png"]]
-    assert "Not used: 1 image elsewhere, as val/a.png" in capsys.readouterr().err
+    assert "Not used: 1 image elsewhere, for example val/a.png" in capsys.readouterr().err
 
 
 def test_train_alone_is_both_splits(tmp_path, capsys):
@@ -657,6 +658,18 @@ def test_skip_bad_leaves_bad_images_and_their_labels_out(tmp_path, monkeypatch, 
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match="10 of 10 images .* None is left"):
         load_images("folder", tmp_path, size=16, skip_bad=True)
+
+
+def test_common_data_says_what_is_in_a_folder(tmp_path, monkeypatch, capsys):
+    folder_with_bad_images(tmp_path / "train")
+    photo(tmp_path / "val/0/0.png", 8, 8)
+    monkeypatch.setattr(sys, "argv", ["data", "folder", "--data-dir", str(tmp_path)])
+    with pytest.raises(UserError, match="5 of 10 images"):
+        data.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--skip-bad"])
+    data.main()
+    assert capsys.readouterr().out.splitlines() == ["folder train: 5 images of 64x64x3",
+                                                    "folder test: 1 images of 64x64x3"]
 
 
 def test_lazily_decoded_images_are_looked_at_first_and_named_when_they_fail_later(tmp_path, monkeypatch):
