@@ -103,7 +103,8 @@ def load_data(args, split="train"):
             args.dataset = "mnist"
         except UserError:
             args.dataset = "fashion-mnist"
-    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
 
 
 def build(args, groups):

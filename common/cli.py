@@ -54,6 +54,8 @@ def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, ba
     run = parser.add_argument_group("run")
     run.add_argument("--dataset", choices=datasets, default=dataset, help="data to train on")
     run.add_argument("--data-dir", default="data", help="where data sets are looked for and put")
+    if datasets:                             # of images; mdma's are jets
+        run.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
     run.add_argument("--out", metavar="DIR", help="the run directory itself; none: runs/<folder>/<time>-seed<seed>")
     run.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, exactly where its last.pt stands")
     run.add_argument("--steps", type=positive_int, default=steps, help=steps_help)

@@ -99,7 +99,8 @@ def load_data(args, split="train"):
     """What is trained on: it has batch(step, batch_size, seed, device)."""
     if args.dataset in MIXTURES:
         return mixture(args.dataset)
-    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
 
 
 def build(args):

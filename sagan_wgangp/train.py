@@ -146,7 +146,8 @@ def load_data(args, split="train"):
     if args.dataset in TOYS:
         return toy_data(args.dataset)
     limit = (args.images or None) if split == "train" else None
-    return load_images(args.dataset, args.data_dir, split, args.size, args.channels, limit=limit, limit_seed=args.seed)
+    return load_images(args.dataset, args.data_dir, split, args.size, args.channels, limit=limit,
+                       limit_seed=args.seed, skip_bad=getattr(args, "skip_bad", False))
 
 
 def make_optimizer(net, lr, args, device):
