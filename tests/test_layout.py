@@ -90,8 +90,8 @@ def imports_inside(root):
             target = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
             inner = {f"{target}.{alias.name}" for alias in node.names} & set(modules)
             graph[name] |= inner
-            if len(inner) < len(node.names) or target not in name:       # a package runs before its modules
-                graph[name].add(target)
+            if len(inner) < len(node.names) or not name.startswith(f"{target}."):
+                graph[name].add(target)      # a package runs before its modules
     return graph
 
 
