@@ -41,6 +41,7 @@ from common.errors import UserError
 from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
                              say_written, write_eval)
 from common.metrics import pick
+from common.metrics.images import image_metrics, real_features
 from common.metrics.toy import MIXTURES, mixture, toy_metrics
 from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
@@ -335,12 +336,13 @@ def table3(args):
 def measure_real(shared, args):
     """Table III's first row: the metrics of --n real images of the training split, in place of generated ones."""
     device = choose_device(args.device)
-    trained = train.parse_args([*shared, "--data-dir", args.data_dir])
-    reals = {split: load_data(trained, split) for split in ("train", args.split)}
-    extractor = load_extractor(args.extractor, args.dataset, device, args.data_dir, args.inception_weights)
-    cache = Path(args.data_dir) / "cache"
-    other = real_features(extractor, reals[args.split], device=device, cache_dir=cache)
-    ours = real_features(extractor, reals["train"], args.n, args.seed, device=device, cache_dir=cache)
+    trained = train.parse_args(shared)
+    real_set, extractor = reference(load_data, trained, args, device)
+    if extractor is None:
+        raise UserError("--table3 is a table of IS and FID, and there is no extractor to measure them with")
+    cache = Path(trained.data_dir) / "cache"
+    other = real_features(extractor, real_set, device=device, cache_dir=cache)
+    ours = real_features(extractor, load_data(trained), args.n, args.seed, device=device, cache_dir=cache)
     return image_metrics(other, ours, extractor.name, args.split)
 
 
