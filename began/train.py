@@ -126,7 +126,8 @@ def main(argv=None):
         import_torchvision()
 
     # --- data
-    data = load_images(args.dataset, args.data_dir, "train", size=args.size, channels=args.channels).to(device)
+    data = load_images(args.dataset, args.data_dir, "train", size=args.size, channels=args.channels,
+                       skip_bad=args.skip_bad).to(device)
     args.channels = data.channels
 
     # --- networks and optimisers (§3.1, appendix)

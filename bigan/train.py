@@ -106,7 +106,8 @@ def load_data(args, split="train"):
     """Images, or a mixture, with batch(step, batch_size, seed, device); the train split lacks the class --hold-out."""
     if args.dataset in MIXTURES:
         return mixture(args.dataset, standardised=False)
-    data = load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    data = load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
     if args.hold_out is not None:
         held_out = class_index(data, args.hold_out)
         if split == "train":

@@ -26,6 +26,7 @@ from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_p
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
                            choose_device, fused_adam, init_processes, seed_all, shard, step_rng)
+from common.metrics.images import load_extractor
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
@@ -78,7 +79,7 @@ def parse_args(argv=None):
     add_run_args(parser, datasets=("auto",) + DATASETS + ("synthetic",), dataset="auto", steps=187_500, batch_size=32,
                  steps_help="updates of D (authors' code: 100 epochs of 1,875)", batch_help="(authors' code)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="at each --sample-every: FID "
-                        "and conditional accuracy (LeNet) of N images, against the test split. 0: not")
+                        "and conditional accuracy of N images, against the test split. 0: not")
     args = parse(parser, argv, PRESETS)
     check_ranges(args, lambda_cls=(0, None), lambda_gp=(0, None), lr=(0, None), beta1=(0, 0.999999),
                  beta2=(0, 0.999999), mix_from=(0, None), mix_ramp=(0, None))
@@ -103,7 +104,8 @@ def load_data(args, split="train"):
             args.dataset = "mnist"
         except UserError:
             args.dataset = "fashion-mnist"
-    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
 
 
 def build(args, groups):
@@ -174,7 +176,11 @@ def main(argv=None):
     names, groups = set_conditions(data, args.attributes)                          # data's labels are now cnd (N, S)
     if 0 < args.fid_samples < 2 * sum(groups):
         raise UserError(f"--fid-samples {args.fid_samples}: {sum(groups)} classes need two images each at least")
-    scores = ConditionalScores(load_data(args, "test"), device, args.data_dir) if args.fid_samples else None
+    scores = None
+    if args.fid_samples and rank == 0:
+        test = load_data(args, "test")
+        if (extractor := load_extractor("auto", test.name, device, args.data_dir)) is not None:
+            scores = ConditionalScores(test, device, args.data_dir, extractor)
 
     # --- networks and optimisers (§5)
     layout = torch.channels_last if args.amp == "bf16" and device.type == "cuda" else torch.contiguous_format

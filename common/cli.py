@@ -68,6 +68,8 @@ def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, ba
     kind = file_path if datasets is None else str             # without a list of names, a file is one
     run.add_argument("--dataset", type=kind, choices=datasets, default=dataset, help="data to train on")
     run.add_argument("--data-dir", type=file_path, default="data", help="where data sets are looked for and put")
+    if datasets:                             # of images; mdma's are jets
+        run.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
     run.add_argument("--out", type=file_path, metavar="DIR",
                      help="the run directory itself; none: runs/<folder>/<time>-seed<seed>")
     run.add_argument("--resume", type=file_path, metavar="DIR",
@@ -91,18 +93,24 @@ def add_device_args(group):
 
 def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", split=True):
     """What every eval.py for images has: the checkpoint, how to measure it, and to only draw or write samples."""
-    parser.add_argument("--ckpt", metavar="FILE", help=f"a last.pt; none: the newest under runs/{paper}")
-    parser.add_argument("--data-dir", default="data", help="where data sets and cached statistics are")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="features for FID and KID")
-    parser.add_argument("--inception-weights", metavar="FILE", help="the TF-FID port's weights; none: fetched")
+    parser.add_argument("--ckpt", type=file_path, metavar="PATH",
+                        help=f"a run directory or a checkpoint; none: the newest run under runs/{paper}")
+    parser.add_argument("--data-dir", type=file_path, metavar="DIR",
+                        help="where data sets and cached statistics are; none: where the training's were")
+    parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
+                        help="features for FID and KID; auto: the first that can be had, see common/metrics/images.py")
+    parser.add_argument("--inception-weights", type=file_path, metavar="FILE",
+                        help="the TF-FID port's weights; none: fetched")
     parser.add_argument("--n", type=positive_int, default=n, help=n_help)
     if split:
         parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
     parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
     parser.add_argument("--seed", type=seed, default=0, help="of the samples")
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", default="grid.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n samples: DIR/samples.npz, images as PNGs, too")
+    parser.add_argument("--grid-out", type=file_path, default="grid.png", metavar="PNG",
+                        help="where --samples draws")
+    parser.add_argument("--export", type=file_path, metavar="DIR",
+                        help="only write --n samples: DIR/samples.npz, images as PNGs, too")
 
 
 def file_path(text):

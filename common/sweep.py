@@ -104,7 +104,10 @@ def _run_cell(cell, train, measure, args, folder, shared):
     args = argparse.Namespace(**args)
     torch.set_num_threads(args.threads)
     where, started, result = folder / cell["name"], time.time(), dict(cell)
-    flags = ["--seed", str(cell["seed"]), "--device", args.device, "--data-dir", args.data_dir, *shared, *cell["flags"]]
+    flags = ["--seed", str(cell["seed"]), "--device", args.device]
+    if args.data_dir is not None:
+        flags += ["--data-dir", args.data_dir]
+    flags += [*shared, *cell["flags"]]
     place = ["--resume" if (where / "last.pt").exists() else "--out", str(where)]
     if place[0] == "--out" and where.exists():          # stopped before its first checkpoint
         where.rename(where.with_name(f"{where.name}.stopped-{time.time_ns()}"))

@@ -1,14 +1,16 @@
 """The paper's tables and figures. From the repository's root:
 
   python -m egan.eval                                    the newest run under runs/egan
-  python -m egan.eval --ckpt DIR/last.pt --n 10000       a checkpoint, metrics from 10,000 samples
+  python -m egan.eval --ckpt DIR --n 10000               a run or a checkpoint, metrics from 10,000 samples
   python -m egan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
   python -m egan.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz (images: and PNGs)
   python -m egan.eval --table2 --reduced                 Table II, about an hour or two on two CPU cores
   python -m egan.eval --table2                           the same at the paper's settings: days on a CPU
+  python -m egan.eval --table3 --reduced --seeds 1       Table III, small, on FashionMNIST: an hour of one CPU core
+  python -m egan.eval --table3                           the same on CIFAR-10 at the paper's settings: a GPU's work
   python -m egan.eval --robustness --dataset cifar10     baseline, weak G, weak D, weak both x the methods
   python -m egan.eval --fid-curves --train-flags '--width-g 32 --width-d 32 --steps 4000 --sample-every 500'
-                                                         each mutation alone and E-GAN, on images
+                                                         Fig. 4: IS and FID of each mutation alone and of E-GAN
   python -m egan.eval --timing                           milliseconds a generation of --population loop and batch
 
 Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of the last
@@ -25,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 if not __package__:                          # started as a file: relative imports can't work
     print("error: start this as a module from the repository's root: "
@@ -33,13 +34,16 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
+from common.cli import add_device_args, add_eval_args, new_parser, run_main
 from common.data import DATASETS
 from common.device import choose_device, fused_adam
+from common.errors import UserError
+from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
+                             say_written, write_eval)
 from common.metrics import pick
-from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from common.metrics.images import image_metrics, real_features
 from common.metrics.toy import MIXTURES, mixture, toy_metrics
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
 
 from . import train
@@ -63,14 +67,31 @@ TABLE_II = {                                 # the paper's MMD (x 10⁻²): aver
     "25gaussians": {"GAN-Heuristic": (2.80, 2.19), "GAN-Least-squares": (1.83, 1.72), "GAN-Minimax": (1.65, 1.55),
                     "E-GAN (γ = 0)": (1.69, 1.60), "E-GAN (γ = 0.5)": (1.20, 1.04)},
 }
+GP = ["--gp", "10", "--d-norm", "none"]      # λ_GP of the authors' PyTorch code
+WGAN = ["--mutations", "wasserstein", "--n-d", "5", "--beta1", "0", "--beta1-d", "0"]     # no momentum, as its authors
+WGAN_CLIP, WGAN_GP = [*WGAN, "--clip", "0.01"], [*WGAN, "--beta2", "0.9", *GP]
+TABLE_III = {                                # flags of train.py; the paper's IS and FID on CIFAR-10
+    "E-GAN-GP (μ = 1)": (GP, ("7.13 ± .07", "33.2")),
+    "E-GAN-GP (μ = 2)": ([*GP, "--mu", "2"], ("7.23 ± .08", "31.6")),
+    "E-GAN-GP (μ = 4)": ([*GP, "--mu", "4"], ("7.32 ± .09", "29.8")),
+    "E-GAN-GP (μ = 8)": ([*GP, "--mu", "8"], ("7.34 ± .07", "27.3")),
+    "E-GAN (μ = 1, without GP)": ([], ("6.98 ± .09", "36.2")),
+    "DCGAN (without GP)": (["--mutations", "heuristic"], ("6.64 ± .14", "–")),
+    "GAN-GP": (["--mutations", "heuristic", *GP], ("6.93 ± .08", "37.7")),
+    "WGAN-GP": (WGAN_GP, ("6.68 ± .06", "40.2")),
+}
+TABLE_III_REAL = ("11.24 ± .12", "7.8")
 ROBUSTNESS = {                               # the slides' FIDs on LSUN bedrooms, of their (unpublished) weak networks
     "DCGAN": (43.7, 187.3, 410.6, 82.7), "LSGAN": (46.3, 452.9, 423.1, 126.2),
+    "WGAN": (51.1, 113.6, 129.2, 115.7), "WGAN-GP": (38.5, 66.7, 385.8, 73.2),
     "E-GAN (μ = 1)": (34.2, 63.3, 64.8, 71.9), "E-GAN (μ = 4)": (29.7, 59.1, 55.2, 60.9),
 }
 ROBUSTNESS_FLAGS = {"DCGAN": ["--mutations", "heuristic"], "LSGAN": ["--mutations", "least-squares"],
-                    "E-GAN (μ = 1)": [], "E-GAN (μ = 4)": ["--mu", "4"]}
+                    "WGAN": WGAN_CLIP, "WGAN-GP": WGAN_GP, "E-GAN (μ = 1)": [], "E-GAN (μ = 4)": ["--mu", "4"]}
 REDUCED = ["--width-g", "128", "--width-d", "128", "--steps", "4000", "--lr-g", "5e-4", "--lr-d", "5e-4",
            "--init", "he", "--d-norm", "none"]
+REDUCED_III = ["--size", "16", "--width-g", "16", "--width-d", "16", "--n-d", "1", "--eval-batch", "64", "--init", "he",
+               "--lr-g", "5e-4", "--lr-d", "5e-4", "--steps", "1000"]
 
 
 def parse_args(argv=None):
@@ -80,16 +101,21 @@ def parse_args(argv=None):
     parser.add_argument("--individual", type=int, default=0, metavar="PLACE", help="of the population, 0: the fittest")
     tables = parser.add_argument_group("tables")
     tables.add_argument("--table2", action="store_true", help="Table II, with γ = 0 and random selection")
+    tables.add_argument("--table3", action="store_true", help="Table III: IS and FID over μ, with and without gradient "
+                        "penalty, of other GANs and of real images, on --dataset")
     tables.add_argument("--robustness", action="store_true", help="the table of weak networks, on --dataset")
-    tables.add_argument("--fid-curves", action="store_true", help="FID over training of each single mutation and "
-                        "E-GAN, on --dataset")
+    tables.add_argument("--fid-curves", action="store_true", help="Fig. 4: IS and FID over training of each single "
+                        "mutation and E-GAN, on --dataset")
     tables.add_argument("--timing", action="store_true", help="a generation's time over μ, mutations and --population")
-    tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), default="fashion-mnist",
-                        help="of --robustness and --fid-curves")
-    tables.add_argument("--reduced", action="store_true", help=f"--table2 with {' '.join(REDUCED)}")
-    add_sweep_args(tables, seeds=10, out="none: runs/egan/table2, table2-reduced, robustness or timing")
+    tables.add_argument("--dataset", choices=DATASETS + ("synthetic",), help="of --table3, --robustness and "
+                        "--fid-curves; none: fashion-mnist, but cifar10 for --table3 without --reduced")
+    tables.add_argument("--reduced", action="store_true", help=f"--table2 with {' '.join(REDUCED)}; "
+                        f"--table3 with {' '.join(REDUCED_III)}")
+    add_sweep_args(tables, seeds=10, out="none: runs/egan/table2, table2-reduced, table3, … or timing")
     add_device_args(parser.add_argument_group("run"))
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.dataset = args.dataset or ("cifar10" if args.table3 and not args.reduced else "fashion-mnist")
+    return args
 
 
 # --- one checkpoint
@@ -115,20 +141,21 @@ def sample(G, n, trained, device, seed=0, batch_size=250):
         yield G(sample_z(min(batch_size, n - start), args=trained, rng=rng).to(device))
 
 
-def measure(G, trained, args, device):
-    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the classes' histogram."""
+def measure(G, trained, args, device, real_set=None, extractor=None):
+    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the classes' histogram.
+
+    real_set, extractor: of common.evaluate.reference; a toy needs none.
+    """
     if trained.dataset in MIXTURES:
         samples = torch.cat(list(sample(G, args.n, trained, device, args.seed)))
         return toy_metrics(samples, mixture(trained.dataset), BANDWIDTHS)
-    extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
-    real_set = load_data(argparse.Namespace(**vars(trained) | {"data_dir": args.data_dir}), args.split)
-    real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
     batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
-    fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
-    metrics = image_metrics(real, fake, extractor.name, args.split)
-    if args.extractor == "lenet":
-        metrics |= {"classes": real_set.classes, **class_histogram(fake[1])}
-    return metrics
+    return image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
+
+
+def real_images(trained, args, device):
+    """The real images of a run and the extractor, for `measure`; () for a toy."""
+    return () if trained.dataset in MIXTURES else reference(load_data, trained, args, device)
 
 
 def draw_samples(G, n, trained, device, path, seed=0):
@@ -142,7 +169,7 @@ def draw_samples(G, n, trained, device, path, seed=0):
         plots.save_grid(samples, path, nrow=max(1, round(math.sqrt(n))), zoom=max(1, 64 // trained.size))
 
 
-def draw(G, trained, args, device, where):
+def draw(G, trained, args, device, log, where):
     """Samples, curves (fitness, selected mutations: Fig. 4 right), and with images latent interpolation."""
     toy = trained.dataset in MIXTURES
     draw_samples(G, 10_000 if toy else 64, trained, device, where / "samples.png", args.seed)
@@ -150,7 +177,6 @@ def draw(G, trained, args, device, where):
         z1, z2 = sample_z(8, args=trained, rng=torch.Generator().manual_seed(args.seed)).to(device).chunk(2)
         rows = torch.stack([G(torch.lerp(z1, z2, a)) for a in torch.linspace(0, 1, 11).tolist()], 1)     # (4, 11, …)
         plots.save_grid(rows.flatten(0, 1), where / "interpolation.png", nrow=11)
-    log = read_log(where / "log.jsonl")
     if log:
         plots.curves(log, panels(trained), where / "curves.png", smooth=max(1, len(log) // 50))
         draw_selected(log, trained.mutations, where / "selected.png")
@@ -187,7 +213,7 @@ def measure_run(where, _, args):
     device = choose_device(args.device)
     G, trained, _ = load(where / "last.pt", device)
     args.n = args.n or (2000 if trained.dataset in MIXTURES else 10_000)
-    return measure(G, trained, args, device)
+    return measure(G, trained, args, device, *real_images(trained, args, device))
 
 
 def table2(args):
@@ -250,9 +276,10 @@ def nearest_kernel(columns):
     return sorted(((name, distance(column)) for name, column in columns.items()), key=lambda pair: pair[1])
 
 
-def summary(values, scale=1):
+def summary(values, scale=1, best=min):
     values = scale * np.array(values, dtype=float)
-    return {"mean": values.mean(), "sd": values.std(ddof=1) if len(values) > 1 else 0.0, "best": values.min()}
+    return {"n": len(values), "mean": values.mean(), "sd": values.std(ddof=1) if len(values) > 1 else 0.0,
+            "best": best(values)}
 
 
 def said(s):
@@ -272,6 +299,67 @@ def draw_table2(folder, results):
                 samples = torch.cat(list(sample(G, 10_000, trained, torch.device("cpu"))))
                 shown[f"{method}, seed {r['seed']}"] = samples
         plots.densities(shown, folder / f"table2_{data}.png", limit=2)
+
+
+def table3(args):
+    """Table III: IS and FID of each method and of real images, beside the paper's. -> table3.md, .json, .png."""
+    shared = ["--dataset", args.dataset, *(REDUCED_III if args.reduced else []), *shlex.split(args.train_flags)]
+    folder = Path(args.out or f"runs/egan/table3{'-reduced' * args.reduced}")
+    args.n = args.n or 10_000
+    real = measure_real(shared, args)        # first: what is missing for it is missing for every run
+    cells = [cell("table3", method, seed, flags)
+             for seed in range(args.seeds) for method, (flags, _) in TABLE_III.items()]
+    results = [r for r in sweep(cells, train.main, measure_run, args, folder, shared) if "metrics" in r]
+    table = [{"method": "real data", "paper": TABLE_III_REAL, "metrics": real,
+              "is": summary([pick(real, "is")], best=max), "fid": summary([pick(real, "fid")])}]
+    for method, (flags, paper) in TABLE_III.items():
+        rows = [r for r in results if r["method"] == method]
+        if rows:
+            table.append({"method": method, "flags": flags, "paper": paper, "runs": len(rows),
+                          "is": summary([pick(r["metrics"], "is") for r in rows], best=max),
+                          "fid": summary([pick(r["metrics"], "fid") for r in rows]),
+                          "seconds": summary([r["seconds"] for r in rows])})
+    lines = ["| method | paper: IS | ours: IS | paper: FID | ours: FID | s per run |", "|---|---|---|---|---|---|"]
+    for row in table:
+        seconds = f"{row['seconds']['mean']:.0f}" if "seconds" in row else "–"
+        lines.append(f"| {row['method']} | {row['paper'][0]} | {mean_sd(row['is'])} | {row['paper'][1]} | "
+                     f"{mean_sd(row['fid'])} | {seconds} |")
+    names = ", ".join(key for key in real if key.startswith(("is_", "fid_")))
+    lines += ["", f"Paper: CIFAR-10, Inception. Ours: {args.dataset}, {names}; mean ± sd over {args.seeds} run(s)."]
+    replace_file(folder / "table3.md", ("\n".join(lines) + "\n").encode())
+    write_json(folder / "table3.json", {"flags": shared, "measured": names, "rows": table})
+    draw_table3(folder, results)
+    print("\n".join(lines))
+    return table
+
+
+def measure_real(shared, args):
+    """Table III's first row: the metrics of --n real images of the training split, in place of generated ones."""
+    device = choose_device(args.device)
+    trained = train.parse_args(shared)
+    real_set, extractor = reference(load_data, trained, args, device)
+    if extractor is None:
+        raise UserError("--table3 is a table of IS and FID, and there is no extractor to measure them with")
+    cache = Path(trained.data_dir) / "cache"
+    other = real_features(extractor, real_set, device=device, cache_dir=cache)
+    ours = real_features(extractor, load_data(trained), args.n, args.seed, device=device, cache_dir=cache)
+    return image_metrics(other, ours, extractor.name, args.split)
+
+
+def mean_sd(s):
+    """mean ± sd; of a single run the value alone."""
+    return f"{s['mean']:.2f} ± {s['sd']:.2f}" if s["n"] > 1 else f"{s['mean']:.2f}"
+
+
+def draw_table3(folder, results, columns=16):
+    """A row of samples of each method's first run, in the table's order."""
+    rows = []
+    for method in TABLE_III:
+        for r in [r for r in results if r["method"] == method][:1]:
+            G, trained, _ = load(folder / r["name"] / "last.pt", torch.device("cpu"))
+            rows.append(torch.cat(list(sample(G, columns, trained, torch.device("cpu")))))
+    if rows:
+        plots.save_grid(torch.cat(rows), folder / "table3.png", nrow=columns)
 
 
 def robustness(args):
@@ -301,7 +389,7 @@ def robustness(args):
 
 
 def fid_curves(args):
-    """FID over training of each single mutation and of E-GAN, at equal generations and at equal time.
+    """Fig. 4: IS and FID over training of each single mutation and of E-GAN, at equal generations and at equal time.
 
     The time is each run's own wall time, so let all runs share the machine alike (--jobs). Equal time is the
     shortest run's whole time; each run's last score by then counts (at least its first). -> fid_curves.md, .json, .png.
@@ -316,29 +404,36 @@ def fid_curves(args):
     runs = [(r, [line for line in read_log(folder / r["name"] / "log.jsonl") if any(k.startswith("fid") for k in line)])
             for r in results]
     equal = min((curve[-1]["seconds"] for _, curve in runs), default=0)
-    fid = lambda line: next(v for k, v in line.items() if k.startswith("fid"))
-    figure, axes = plots.plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
-    lines, table = [f"| method | generations/s | FID after {runs[0][1][-1]['step'] if runs else 0} generations | "
-                    f"FID after {equal:.0f} s (generations) |", "|---|---|---|---|"], []
+    steps = runs[0][1][-1]["step"] if runs else 0
+    figure, axes = plots.plt.subplots(2, 2, figsize=(10, 6.4), sharex="col", sharey="row")
+    lines = [f"| method | generations/s | IS, FID after {steps} generations | "
+             f"IS, FID after {equal:.0f} s (generations) |", "|---|---|---|---|"]
+    table = []
     for i, method in enumerate(methods):
         curves = [curve for r, curve in runs if r["method"] == method]
         for j, curve in enumerate(curves):
-            for axis, x in zip(axes, ("step", "seconds")):
-                axis.plot([line[x] for line in curve], [fid(line) for line in curve], color=f"C{i}",
-                          label=method if j == 0 else None)
+            for row, what in zip(axes, ("is", "fid")):
+                for axis, x in zip(row, ("step", "seconds")):
+                    axis.plot([line[x] for line in curve], [pick(line, what) for line in curve], color=f"C{i}",
+                              label=method if j == 0 else None)
         if curves:
             at_equal = [([line for line in curve if line["seconds"] <= equal] or curve[:1])[-1] for curve in curves]
             table.append({"method": method, "equal_seconds": equal,
                           "generations_per_s": summary([c[-1]["step"] / c[-1]["seconds"] for c in curves]),
-                          "fid_last": summary([fid(c[-1]) for c in curves]),
-                          "fid_equal_time": summary([fid(line) for line in at_equal]),
+                          "is_last": summary([pick(c[-1], "is") for c in curves], best=max),
+                          "is_equal_time": summary([pick(line, "is") for line in at_equal], best=max),
+                          "fid_last": summary([pick(c[-1], "fid") for c in curves]),
+                          "fid_equal_time": summary([pick(line, "fid") for line in at_equal]),
                           "generations_equal_time": [line["step"] for line in at_equal]})
             row = table[-1]
-            lines.append(f"| {method} | {row['generations_per_s']['mean']:.1f} | {said(row['fid_last'])} | "
-                         f"{said(row['fid_equal_time'])} ({', '.join(map(str, row['generations_equal_time']))}) |")
-    axes[0].set(xlabel="generation", ylabel=f"FID (LeNet, {n:,} samples, test)", yscale="log")
-    axes[1].set(xlabel="seconds")
-    axes[0].legend(fontsize=8)
+            lines.append(f"| {method} | {row['generations_per_s']['mean']:.1f} | "
+                         f"{mean_sd(row['is_last'])}, {mean_sd(row['fid_last'])} | "
+                         f"{mean_sd(row['is_equal_time'])}, {mean_sd(row['fid_equal_time'])} "
+                         f"({', '.join(map(str, row['generations_equal_time']))}) |")
+    axes[0, 0].set(ylabel=f"IS (LeNet, {n:,} samples)")
+    axes[1, 0].set(xlabel="generation", ylabel=f"FID (LeNet, {n:,} samples, test)", yscale="log")
+    axes[1, 1].set(xlabel="seconds")
+    axes[0, 0].legend(fontsize=8)
     plots.save_figure(figure, folder / "fid_curves.png")
     replace_file(folder / "fid_curves.md", ("\n".join(lines) + "\n").encode())
     write_json(folder / "fid_curves.json", table)
@@ -360,7 +455,8 @@ def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8)):
              "|---" * (len(versions) + 3) + "|"]
     for names in (["minimax"], list(MUTATIONS)):
         for mu in mus:
-            trained = train.parse_args([*shared, "--mu", str(mu), "--mutations", *names, "--data-dir", args.data_dir])
+            trained = train.parse_args([*shared, "--mu", str(mu), "--mutations", *names,
+                                        "--data-dir", args.data_dir or "data"])
             row = {"mu": mu, "mutations": len(names)}
             for version in versions:
                 row[version] = generation_ms(trained, version, device)
@@ -401,6 +497,8 @@ def main(argv=None):
     args = parse_args(argv)
     if args.table2:
         return table2(args)
+    if args.table3:
+        return table3(args)
     if args.fid_curves:
         return fid_curves(args)
     if args.robustness:
@@ -408,24 +506,25 @@ def main(argv=None):
     if args.timing:
         return timing(args)
     device = choose_device(args.device)
-    path = Path(args.ckpt or newest_checkpoint("egan"))
+    path = checkpoint_path(args.ckpt, "egan")
     G, trained, checkpoint = load(path, device, args.individual)
     toy = trained.dataset in MIXTURES
     args.n = args.n or (2000 if toy else 10_000)
     if args.samples:
-        return draw_samples(G, args.samples, trained, device, args.grid_out, args.seed)
+        draw_samples(G, args.samples, trained, device, args.grid_out, args.seed)
+        return say_written(args.grid_out)
     if args.export:
         return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size), args.export)
 
     print(f"{path}: E-GAN, μ = {trained.mu}, generation {checkpoint['step']}, {trained.dataset}")
-    draw(G, trained, args, device, path.parent)
-    metrics = measure(G, trained, args, device)
-    write_json(path.parent / f"eval_{checkpoint['step']}.json",
-               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "individual": args.individual,
-                "train_args": vars(trained), "env": environment(device)})
-    for key, value in metrics.items():
-        if key != "classes":
-            print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
+    found = real_images(trained, args, device)
+    where = output_dir(path, "egan")
+    with named_outputs(where):
+        draw(G, trained, args, device, read_log(path.with_name("log.jsonl")), where)
+        metrics = measure(G, trained, args, device, *found)
+        classes = [] if toy else found[0].classes
+        write_eval(where, path, checkpoint, metrics, device, individual=args.individual, classes=classes)
+    print_metrics(metrics)
     return metrics
 
 

@@ -28,14 +28,20 @@ Departures from the paper: its slips
   6. The least-squares mutation acts on sigmoid(l) as the slides' D(·), not on the logit as the authors' newer code
      does. The constant factor 1/2 before it is left out: Adam does not see it (but for its ε).
   7. Adam's β₂ is printed 0.99. The authors' code has 0.999, and so have we.
+  8. The slide's FID has ‖μ_r − μ_g‖ without its square. Ours has the square, as the metric's authors.
+  9. Some losses draw z from p_g and x from p_z; Prop. 2 and Th. 1's proof put samples of p_g through G once more.
+     χ²_Pearson(p_d + p_g ‖ 2 p_g) needs other least-squares targets than the slide's 0 and 1.
 Where the paper is silent
-  8. F_q takes D as a probability (both of the authors' codes do).
-  9. F_d is bounded: below the smallest normal square, ‖∇_w L_D‖² counts as that (F_d ≤ 43.7), where D has won.
- 10. All children of a generation are judged on the same z and the same x, which D has not trained on yet.
- 11. A child starts from its parent's Adam moments and step, not only from its weights.
- 12. D's BatchNorm keeps no running statistics: D is only ever used with the batch's own, and judging children can
+ 10. F_q takes D as a probability (both of the authors' codes do).
+ 11. F_d is bounded: below the smallest normal square, ‖∇_w L_D‖² counts as that (F_d ≤ 43.7), where D has won.
+ 12. All children of a generation are judged on the same z and the same x, which D has not trained on yet.
+ 13. A child starts from its parent's Adam moments and step, not only from its weights.
+ 14. D's BatchNorm keeps no running statistics: D is only ever used with the batch's own, and judging children can
      leave no trace in it. It is off (--d-norm none) with the gradient penalty, which is a matter of single samples.
- 13. Networks are those of the authors' code for the toys and at 32x32 (no BatchNorm in G); above, DCGAN's halving.
+ 15. Networks are those of the authors' code for the toys and at 32x32 (no BatchNorm in G); above, DCGAN's halving.
+ 16. A child whose loss, weights, Adam moments or F are not finite dies. If fewer than μ are left, they take the
+     places in turn, fittest first (a place's own z makes twins differ again). If none is left, the run stops.
+ 17. WGAN and WGAN-GP, rows of the tables that are no E-GAN, are run with our networks and Adam.
 """
 
 import math
@@ -170,6 +176,29 @@ def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     return real_loss(real) + fake_loss(fake)
 
 
+# --- Not E-GAN: the Wasserstein GAN's pair, for the tables' rows WGAN (with clip_weights) and WGAN-GP
+
+
+def wasserstein(l: Tensor) -> Tensor:
+    """−E_z l(G(z)), WGAN's generator loss, Arjovsky et al. 2017. l: (…, B). Returns (…)."""
+    return -l.mean(-1)
+
+
+def wasserstein_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """E_z l(G(z)) − E_x l(x), WGAN's critic loss. Logits (…, B), (…, B'). Returns (…)."""
+    return fake.mean(-1) - real.mean(-1)
+
+
+@torch.no_grad()
+def clip_weights(D: nn.Module, c: float) -> None:
+    """w ← clip(w, −c, c) for all of D's parameters, WGAN's way to a bounded slope."""
+    for w in D.parameters():
+        w.clamp_(-c, c)
+
+
+# --- E-GAN-GP -----------------------------------------------------------------------------------------------
+
+
 def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, u: Tensor) -> Tensor:
     """E (‖∇_x̂ l(x̂)‖ − 1)² at x̂ = u x + (1 − u) G(z), Gulrajani et al. 2017. For E-GAN-GP; in D's loss only.
 
@@ -194,11 +223,32 @@ def diversity_fitness(squared_norm: Tensor) -> Tensor:
     return -squared_norm.clamp(min=torch.finfo(torch.float32).tiny).log() / 2
 
 
+def diversity_of(gradient: list[Tensor]) -> Tensor:
+    """F_d of ∇_w L_D, also where Σ (∂L_D/∂w)² overflows but no part of the gradient does.
+
+    gradient: (P, …) for each of D's parameters. Returns (P,): NaN where a part is not finite.
+    """
+    rows = [g.reshape(len(g), -1) for g in gradient]
+    squares = sum(g.square().sum(1) for g in rows)
+    largest = torch.stack([g.abs().amax(1) for g in rows]).amax(0)
+    scaled = sum((g / largest[:, None]).square().sum(1) for g in rows)
+    rescued = diversity_fitness(scaled) - largest.log()
+    return torch.where(squares.isinf(), rescued, diversity_fitness(squares))
+
+
 def fitness(F_q: Tensor, F_d: Tensor, gamma: float) -> Tensor:
-    """F = F_q + γ F_d, line 13."""
-    return F_q + gamma * F_d
+    """F = F_q + γ F_d, line 13. γ = 0: F_q, whatever F_d is."""
+    return F_q + gamma * F_d if gamma else F_q
 
 
 def select(F: Tensor, mu: int) -> Tensor:
-    """Places of the μ fittest children, best first, lines 16-17: (μ, λ) selection. F: (n_m·μ,). Returns int64 (μ,)."""
-    return torch.sort(F, descending=True, stable=True).indices[:mu]
+    """Places of the μ fittest children, best first, lines 16-17: (μ, λ) selection. F: (n_m·μ,). Returns int64 (μ,).
+
+    A child whose F is not finite is never selected; if fewer than μ are left, they take the places in turn.
+    ValueError if none is left.
+    """
+    healthy = F.isfinite()
+    if not healthy.any():
+        raise ValueError("no child has a finite fitness")
+    order = torch.sort(F.where(healthy, -math.inf), descending=True, stable=True).indices
+    return order[torch.arange(mu, device=F.device) % healthy.sum()]

@@ -8,6 +8,7 @@ Three times, with the same methods and the same results up to rounding:
     parents = Batch(networks, adam)                  # μ individuals
     children = parents.offspring(n_m)                # μ·n_m of them; child j·n_m + h has parent j and mutation h
     losses = children.mutate(D, z, mutations)        # one Adam step each
+    healthy = children.healthy()                     # no weight or moment is NaN or infinite
     F_q, F_d = children.evaluate(D, x, z)
     parents = children.survivors(places)
 
@@ -21,7 +22,7 @@ import copy
 import torch
 from torch.func import functional_call, grad, vmap
 
-from .model import discriminator_loss, diversity_fitness, fake_loss, quality_fitness, real_loss
+from .model import discriminator_loss, diversity_of, fake_loss, quality_fitness, real_loss
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -76,8 +77,13 @@ class Loop:
                 real, fake = full(D(x)), full(D(samples))
             gradient = torch.autograd.grad(discriminator_loss(real, fake), list(D.parameters()))
             F_q.append(quality_fitness(fake.detach()))
-            F_d.append(diversity_fitness(sum(g.square().sum() for g in gradient)))
-        return torch.stack(F_q), torch.stack(F_d)
+            F_d.append(diversity_of([g[None] for g in gradient]))
+        return torch.stack(F_q), torch.cat(F_d)
+
+    def healthy(self):
+        """Whether each individual's weights and Adam moments are all finite, bool (P,)."""
+        return torch.cat([all_finite([t[None] for t in weights_and_moments(list(G.parameters()), opt)])
+                          for G, opt in self.individuals])
 
     def survivors(self, places):
         """The individuals at `places` (int64), in that order."""
@@ -123,8 +129,8 @@ def evaluate_each(D, x, samples, context):
             fake = full(D(samples_r))
         gradient = torch.autograd.grad(fake_loss(fake), w)
         F_q.append(quality_fitness(fake.detach()))
-        F_d.append(diversity_fitness(sum((a + b).square().sum() for a, b in zip(gradient, real_gradient))))
-    return torch.stack(F_q), torch.stack(F_d)
+        F_d.append(diversity_of([(a + b)[None] for a, b in zip(gradient, real_gradient)]))
+    return torch.stack(F_q), torch.cat(F_d)
 
 
 class Batch:
@@ -187,9 +193,11 @@ class Batch:
             gradient, fake = vmap(grad(loss_and_logits, has_aux=True), in_dims=(None, 0))(w, samples)
             real = full(D(x))
         real_gradient = torch.autograd.grad(real_loss(real), list(D.parameters()))
-        squares = [torch.linalg.vector_norm((a + b).flatten(1), dim=1).square()
-                   for a, b in zip(gradient.values(), real_gradient)]
-        return quality_fitness(fake.detach()), diversity_fitness(sum(squares))
+        F_d = diversity_of([a + b for a, b in zip(gradient.values(), real_gradient)])
+        return quality_fitness(fake.detach()), F_d
+
+    def healthy(self):
+        return all_finite(weights_and_moments(list(self.params.values()), self.opt))
 
     def survivors(self, places):
         """The individuals at `places`, written over their parents, who are returned."""
@@ -217,6 +225,17 @@ class Batch:
         for name, p in self.params.items():
             p.copy_(state["params"][name])
         set_adam(self.opt, self.params, {m: state[m] for m in MOMENTS}, state["step"])
+
+
+def weights_and_moments(params, opt):
+    """The parameters and what `opt` holds of their moments (before its first step nothing), in a list."""
+    moments = [opt.state[p][moment] for p in params if p in opt.state for moment in MOMENTS]
+    return [*params, *moments]
+
+
+def all_finite(tensors):
+    """Whether row r of all tensors (P, …) is finite, bool (P,)."""
+    return torch.stack([t.detach().reshape(len(t), -1).isfinite().all(1) for t in tensors]).all(0)
 
 
 def full(x):

@@ -5,6 +5,7 @@
   python -m egan.train --dataset 25gaussians --gamma 0
   python -m egan.train --mutations minimax             one mutation and μ = 1: the plain GAN of that loss
   python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, celeba, folder
+  python -m egan.train --mutations wasserstein --clip 0.01         no E-GAN: WGAN, a row of the paper's tables
   python -m egan.train --resume DIR                    go on, exactly where last.pt stands
 
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z), last.pt.
@@ -30,8 +31,8 @@ from common.metrics.toy import MIXTURES, mixture, mmd2, mode_metrics
 from common.plots import curves, densities, save_grid
 from common.runs import Run, read_log
 
-from .model import (MUTATIONS, ConvDiscriminator, ConvGenerator, ToyDiscriminator, ToyGenerator, discriminator_loss,
-                    fitness, gradient_penalty, select)
+from .model import (MUTATIONS, ConvDiscriminator, ConvGenerator, ToyDiscriminator, ToyGenerator, clip_weights,
+                    discriminator_loss, fitness, gradient_penalty, select, wasserstein, wasserstein_discriminator_loss)
 from .population import POPULATIONS
 
 IMAGES = dict(width_g=128, width_d=128, z_dim=100, batch_size=32, n_d=3, lr_g=2e-4, lr_d=2e-4, beta1_d=0.5, gamma=0.01)
@@ -48,8 +49,9 @@ def parse_args(argv=None):
     parser = new_parser(__doc__)
     paper = parser.add_argument_group("paper (defaults: the toys'; with images those of Algorithm 1, CIFAR-10)")
     paper.add_argument("--mu", type=positive_int, default=1, help="μ, parents (Table III: 1, 2, 4, 8)")
-    paper.add_argument("--mutations", nargs="+", choices=tuple(MUTATIONS), default=list(MUTATIONS),
-                       help="each parent has one child per mutation")
+    paper.add_argument("--mutations", nargs="+", choices=(*MUTATIONS, "wasserstein"), default=list(MUTATIONS),
+                       help="each parent has one child per mutation. wasserstein: no E-GAN but the tables' WGAN, "
+                       "alone and with its own loss of D; needs --clip or --gp")
     paper.add_argument("--selection", choices=("fitness", "random"), default="fitness",
                        help="random: not in the paper, an ablation")
     paper.add_argument("--gamma", type=float, default=0.5, help="γ, weight of F_d (Table II: 0.5, there called λ; "
@@ -60,6 +62,8 @@ def parse_args(argv=None):
                        help="real and generated samples that fitness is measured on (not given; the authors' code)")
     paper.add_argument("--gp", type=float, default=0.0, metavar="λ_GP", help="gradient penalty in D's loss, 0: none "
                        "(Table III's E-GAN-GP; weight not given; the authors' code uses 2 and 10)")
+    paper.add_argument("--clip", type=float, default=0.0, metavar="C", help="D's weights are clipped to [-C, C] after "
+                       "each of its steps, 0: not (the tables' WGAN; Arjovsky et al. 2017: 0.01)")
     paper.add_argument("--z-dim", type=positive_int, default=2, help="N_z; z is uniform in [-1, 1] (authors' code)")
     paper.add_argument("--width-g", type=positive_int, default=512, help="units a layer; images: filters "
                        "at half size (authors' code: 512; 128). Weak G: fewer")
@@ -77,13 +81,19 @@ def parse_args(argv=None):
                  batch_size=64, steps_help="generations (authors' code: 100,000)",
                  batch_help="m (Algorithm 1: 32; toys: authors' code)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
-                        "--sample-every, FID (LeNet) of N samples of the fittest, against the test split. 0: not")
+                        "--sample-every, FID of N samples of the fittest, against the test split. 0: not")
     parser.add_argument("--population", choices=("auto",) + tuple(POPULATIONS), default="auto",
                         help="how children are computed; auto: shared-loop for images on a CPU, else batch")
     args = parse(parser, argv, PRESETS)
-    check_ranges(args, gamma=(0, None), gp=(0, None), lr_g=(0, None), lr_d=(0, None), beta1=(0, 0.999999),
-                 beta1_d=(0, 0.999999), beta2=(0, 0.999999))
-    args.mutations = [name for name in MUTATIONS if name in args.mutations]
+    check_ranges(args, gamma=(0, None), gp=(0, None), clip=(0, None), lr_g=(0, None), lr_d=(0, None),
+                 beta1=(0, 0.999999), beta1_d=(0, 0.999999), beta2=(0, 0.999999))
+    args.mutations = [name for name in (*MUTATIONS, "wasserstein") if name in args.mutations]
+    if "wasserstein" in args.mutations and len(args.mutations) > 1:
+        raise UserError("--mutations wasserstein is a baseline with its own loss of D: "
+                        "leave the other mutations out")
+    if "wasserstein" in args.mutations and not (args.clip or args.gp):
+        raise UserError("--mutations wasserstein needs a bounded D: --clip 0.01 (WGAN) or "
+                        "--gp 10 --d-norm none (WGAN-GP)")
     if args.batch_size % args.mu:
         raise UserError(f"--batch-size {args.batch_size} can't be shared evenly by --mu {args.mu} parents")
     if args.gp and args.d_norm == "batch":
@@ -99,7 +109,8 @@ def load_data(args, split="train"):
     """What is trained on: it has batch(step, batch_size, seed, device)."""
     if args.dataset in MIXTURES:
         return mixture(args.dataset)
-    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
 
 
 def build(args):
@@ -132,7 +143,7 @@ def main(argv=None):
     if not toy:
         args.channels = data.to(device).channels
         if args.fid_samples:
-            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir)
+            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir, "auto")
     z_of = functools.partial(sample_z, args=args)
 
     # --- networks and optimisers (Algorithm 1, "Require")
@@ -143,7 +154,9 @@ def main(argv=None):
                                    adam=lambda p: fused_adam(p, device, lr=args.lr_g, betas=(args.beta1, args.beta2)),
                                    context=lambda: autocast(device, args.amp))
     opt_D = fused_adam(D.parameters(), device, lr=args.lr_d, betas=(args.beta1_d, args.beta2))
-    mutations = [MUTATIONS[name] for name in args.mutations]
+    wgan = args.mutations == ["wasserstein"]
+    D_loss = wasserstein_discriminator_loss if wgan else discriminator_loss
+    mutations = [wasserstein] if wgan else [MUTATIONS[name] for name in args.mutations]
     selected = torch.zeros(n_m)                  # survivors of each mutation since the last line of the log
     F_q = F_d = torch.zeros(args.mu * n_m, device=device)
     fixed_z = z_of(2000 if toy else 64, rng=step_rng(args.seed, 0)).to(device)
@@ -169,30 +182,42 @@ def main(argv=None):
             fake = population.sample(z).flatten(0, 1)                                        # (m, …)
             with autocast(device, args.amp):
                 real_logits, fake_logits = D(x_k).float(), D(fake).float()
-            L_D = discriminator_loss(real_logits, fake_logits)                               # lines 4-5
+            L_D = D_loss(real_logits, fake_logits)                                           # lines 4-5
             opt_D.zero_grad()
             L_D.backward()
             if args.gp:                                                                      # E-GAN-GP
                 (args.gp * gradient_penalty(D, x_k, fake, torch.rand(m, generator=rng).to(device))).backward()
             opt_D.step()                                                                     # line 6
+            if args.clip:                                                                    # WGAN
+                clip_weights(D, args.clip)
 
         z = z_of(args.mu * n_m, m, rng=rng).to(device)                                       # line 10
         children = population.offspring(n_m)                                                 # lines 8-9
-        children.mutate(D, z, mutations)                                                     # lines 11-12
+        losses = children.mutate(D, z, mutations)                                            # lines 11-12
+        healthy = losses.isfinite() & children.healthy()
 
         by_fitness = args.selection == "fitness" and n_m > 1                                 # else F is only logged
-        if by_fitness or run.due(step, args.log_every):
+        if by_fitness or (run.due(step, args.log_every) and not wgan):
             z = z_of(args.eval_batch, rng=rng).to(device)
             F_q, F_d = children.evaluate(D, x[args.n_d * m:], z)                             # line 13
         if by_fitness:
-            places = select(fitness(F_q, F_d, args.gamma), args.mu)                          # line 16
+            F = fitness(F_q, F_d, args.gamma)
+        elif n_m > 1:
+            F = -torch.randperm(args.mu * n_m, generator=rng).argsort().float().to(device)   # in a random order
         else:
-            places = torch.randperm(args.mu * n_m, generator=rng)[:args.mu] if n_m > 1 else torch.arange(args.mu)
+            F = -torch.arange(args.mu, device=device).float()                                # in theirs
+        F = F.where(healthy, torch.nan)
+        if not F.isfinite().any():
+            raise UserError(f"step {step}: no child has finite loss, weights and fitness, and L_D is "
+                            f"{float(L_D):.4g}. {run._last_good()}")
+        places = select(F, args.mu)                                                          # line 16
         population = children.survivors(places)                                              # line 17
         selected += torch.bincount(places.cpu() % n_m, minlength=n_m)
 
         # --- log, sample, save
-        logged = {"L_D": L_D.detach(), "F_q": F_q[places[0]], "F_d": F_d[places[0]]}
+        logged = {"L_D": L_D.detach()}
+        if not wgan:
+            logged |= {"F_q": F_q[places[0]], "F_d": F_d[places[0]]}
         run.check(step, **logged)
         measured = {}
         if run.due(step, args.sample_every):
@@ -222,6 +247,8 @@ def main(argv=None):
 def panels(args):
     """What curves.png shows."""
     found = [["L_D"], ["F_q"], ["F_d"], [f"selected_{name}" for name in args.mutations]]
+    if args.mutations == ["wasserstein"]:        # F takes D as sigmoid(l), which a WGAN's critic is not
+        found = [["L_D"]]
     return found + ([["mmd2"], ["modes"]] if args.dataset in MIXTURES else [])
 
 

@@ -93,7 +93,8 @@ def parse_args(argv=None):
                  batch_help="(not given; WGAN, WGAN-GP: 64)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
                         "--sample-every, FID and IS of N samples against the test split. 0: not")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="of --fid-samples")
+    parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
+                        help="of --fid-samples; auto: the first that can be had")
     parser.set_defaults(**METHODS["sagan_wgan_gp"])
 
     known, _ = parser.parse_known_args(argv)
@@ -145,7 +146,8 @@ def load_data(args, split="train"):
     if args.dataset in TOYS:
         return toy_data(args.dataset)
     limit = (args.images or None) if split == "train" else None
-    return load_images(args.dataset, args.data_dir, split, args.size, args.channels, limit=limit, limit_seed=args.seed)
+    return load_images(args.dataset, args.data_dir, split, args.size, args.channels, limit=limit,
+                       limit_seed=args.seed, skip_bad=getattr(args, "skip_bad", False))
 
 
 def make_optimizer(net, lr, args, device):
@@ -177,7 +179,7 @@ def main(argv=None):
     data = load_data(args)
     if not toy:
         args.channels = data.to(device).channels
-        if args.fid_samples:
+        if args.fid_samples and rank == 0:
             track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir, args.extractor)
 
     # --- networks and optimisers (each method's own paper)

@@ -468,7 +468,7 @@ def test_children_are_judged_on_reals_that_D_has_not_seen(watched):
 
 
 def test_random_selection_takes_every_child_alike_and_asks_no_fitness(tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "select", lambda *a: pytest.fail("fitness was used"))
+    monkeypatch.setattr(train, "fitness", lambda *a: pytest.fail("fitness was used"))
     train.main([*SMALL, "--selection", "random", "--steps", "60", "--log-every", "60", "--out", str(tmp_path / "r")])
     line = json.loads((tmp_path / "r/log.jsonl").read_text().splitlines()[-1])
     shares = [line[f"selected_{name}"] for name in MUTATIONS]
