@@ -2,6 +2,9 @@
 
 import json
 import math
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -9,7 +12,7 @@ import torch
 from began import eval as began_eval
 from began import train
 from began.model import (Autoencoder, BerthelotDecoder, BerthelotEncoder, ConvTransposeDecoder, Generator,
-                         autoencoder_error, convergence_measure, discriminator_loss, generator_loss, update_k)
+                         ResNet18, autoencoder_error, convergence_measure, discriminator_loss, generator_loss, update_k)
 from common.cli import UserError
 from common.device import import_torchvision, step_rng
 from common.metrics import pick
@@ -162,7 +165,6 @@ def test_each_step_leaves_the_other_network_alone(observed_step):
 
 
 def test_thesis_parameter_counts():
-    import_torchvision()
     assert count(Generator()) == 3_157_313
     D = Autoencoder()
     assert count(D.encoder) == 11_170_240          # ResNet-18 of one channel without fc: 11,689,512 − 513,000 − 6,272
@@ -176,6 +178,35 @@ def test_resnet_encoder_takes_pretrained_weights_but_a_new_first_convolution():
     own = D.encoder.net.state_dict()
     assert torch.equal(own["layer4.1.conv2.weight"], donor.state_dict()["layer4.1.conv2.weight"])
     assert own["conv1.weight"].shape == (64, 1, 7, 7)
+
+
+def test_resnet_18_is_torchvisions():
+    """The same names and shapes in the same order, the same numbers in both modes, initial weights alike."""
+    theirs = import_torchvision().models.resnet18(weights=None)
+    theirs.fc = torch.nn.Identity()
+    ours = ResNet18()
+    shapes = [[(name, tensor.shape) for name, tensor in net.state_dict().items()] for net in (ours, theirs)]
+    assert shapes[0] == shapes[1]
+    for name, tensor in theirs.state_dict().items():
+        if "conv" in name or "downsample.0" in name:
+            assert ours.state_dict()[name].std().item() == pytest.approx(tensor.std().item(), rel=0.1), name
+    ours.load_state_dict(theirs.state_dict())
+    x = torch.randn(3, 3, 40, 40)
+    for training in (True, False):
+        ours.train(training)
+        theirs.train(training)
+        assert torch.allclose(ours(x), theirs(x), atol=1e-5)
+
+
+def test_model_copied_alone_builds_its_default_networks(tmp_path):
+    """Without torchvision, which beside a CPU torch can't be imported."""
+    shutil.copy(train.__file__.replace("train.py", "model.py"), tmp_path / "my_began.py")
+    code = ("import sys; sys.path += sys.argv[1:]; sys.modules['torchvision'] = None\n"
+            "import my_began; print(sum(p.numel() for p in my_began.Autoencoder().parameters()))")
+    paths = [path for path in sys.path if "site-packages" in path]
+    done = subprocess.run([sys.executable, "-S", "-c", code, *paths], cwd=tmp_path, capture_output=True, text=True,
+                          timeout=120)
+    assert done.stdout.strip() == str(11_170_240 + 6_958_401), done.stderr
 
 
 def test_xavier_initialisation_of_G_and_of_Ds_decoder():
@@ -196,6 +227,30 @@ def test_berthelot_shapes(size, channels):
     x = torch.rand(2, channels, size, size)
     assert E(x).shape == (2, 10) and Dec(E(x)).shape == x.shape
     assert (Dec(torch.full((1, 10), 1e4)).abs() > 1).any(), "Berthelot's output is not squashed"
+
+
+@pytest.mark.parametrize("size, in_all", [(64, 15_121_990), (128, 25_233_222)])
+def test_berthelot_parameter_counts_are_the_public_codes(size, in_all):
+    """Layer by layer as carpedm20/BEGAN-tensorflow's models.py at 1c234f5; n = 128, N_z = N_h = 64, RGB."""
+    n, conv = 128, lambda a, b: 9 * a * b + b
+    sides = int(math.log2(size)) - 2                       # its repeat_num
+    encoder, before = conv(3, n), n
+    for side in range(1, sides + 1):
+        encoder += conv(before, side * n) + conv(side * n, side * n)
+        before = side * n
+        if side < sides:
+            encoder += conv(before, before)                # stride 2
+    encoder += 64 * before * 64 + 64
+    decoder = 64 * 64 * n + 64 * n + 2 * sides * conv(n, n) + conv(n, 3)
+    D = Autoencoder(64, size, 3, n, "berthelot")
+    G = Generator(64, size, 3, n, "berthelot")
+    assert [count(D.encoder), count(D.decoder), count(G)] == [encoder, decoder, decoder]
+    assert encoder + 2 * decoder == in_all
+
+
+def test_berthelot_encoder_widens_after_the_strided_convolution():
+    strided = [conv for conv in BerthelotEncoder(32, 1, 4, 10).modules() if getattr(conv, "stride", None) == (2, 2)]
+    assert [(conv.in_channels, conv.out_channels) for conv in strided] == [(4, 4), (8, 8)]
 
 
 def test_berthelot_generator_has_the_shape_of_Ds_decoder():
@@ -240,8 +295,16 @@ def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
         train.encoder_weights("no-such-file.pth")
 
 
+def test_imagenet_weights_are_torchvisions_default(monkeypatch):
+    """The very file that torchvision's ResNet18_Weights.DEFAULT names."""
+    asked = []
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **k: asked.append((url, k)) or {})
+    assert train.encoder_weights("imagenet") == ({}, "imagenet")
+    assert asked[0][0] == import_torchvision().models.ResNet18_Weights.DEFAULT.url
+    assert asked[0][1]["check_hash"] and asked[0][1]["weights_only"]
+
+
 def test_pretrained_weights_are_used_again_by_a_run_killed_before_its_first_checkpoint(tmp_path, monkeypatch):
-    import_torchvision()
     used = []
     monkeypatch.setattr(train, "encoder_weights", lambda which: (used.append(which), (None, which))[1])
     run = str(tmp_path / "r")

@@ -13,7 +13,7 @@ REPO = Path(__file__).parent.parent
 FOLDERS = sorted(p.parent.name for p in REPO.glob("*/train.py"))
 PACKAGES = {"torch", "torchvision", "jetnet", "h5py", "numpy", "scipy", "tqdm", "matplotlib",
             "PIL"}  # matplotlib brings it
-MODEL_IMPORTS = {"began": {"torch", "torchvision"}, "mdma": {"torch", "common"}}
+MODEL_IMPORTS = {"mdma": {"torch", "common"}}
 TRAIN_BANNERS = ["setup", "data", "networks and optimisers", "resume", "Algorithm", "log, sample, save"]
 
 
