@@ -133,6 +133,12 @@ def active_heads(args, cnd):
     return cnd if args.loss == "ca" else torch.cat([torch.ones_like(cnd[:, :1]), torch.zeros_like(cnd)], 1)
 
 
+def mean_judgement(args, out, cnd):
+    """Mean of D's outputs (B, heads) where it judges; 0 where no image of the batch activates a condition."""
+    active = active_heads(args, cnd)
+    return (out * active).sum() / active.sum().clamp(min=1)
+
+
 def mix_share(args, epoch):
     """How much of a batch is exchanged in this epoch (from 0): ½ is §4's mixed batch."""
     if args.mix_ramp is not None:
@@ -230,9 +236,9 @@ def main(argv=None):
                 save_grid(G(fixed_z, shown.to(device)), run.dir / "samples" / f"step_{step:08d}.png")
             if scores:
                 measured = score(scores, G, args.fid_samples, args, device)
-        judged = lambda out, c: average((out * active_heads(args, c)).sum(1).mean())
-        run.log(step, L_d=average(L_d), L_g=average(L_g), D_real=judged(real_out, cnd),
-                D_fake=judged(fake_out, cnd_fake), share=share, **penalty, **measured)
+        D_real, D_fake = mean_judgement(args, real_out, cnd), mean_judgement(args, fake_out, cnd_fake)
+        run.log(step, L_d=average(L_d), L_g=average(L_g), D_real=average(D_real), D_fake=average(D_fake), share=share,
+                **penalty, **measured)
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, names=names, groups=groups)
             if rank == 0:

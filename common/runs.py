@@ -266,7 +266,8 @@ def load_state(target, state, what):
     try:
         target.load_state_dict(state)
     except (RuntimeError, ValueError, KeyError) as e:
-        raise UserError(f"{what} doesn't fit: {str(e).splitlines()[-1].strip()}") from None
+        raise UserError(f"{what} doesn't fit the networks that this code builds, so another version of it has saved it "
+                        f"({str(e).splitlines()[-1].strip()})") from None
 
 
 def newest_checkpoint(paper):

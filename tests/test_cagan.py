@@ -21,6 +21,10 @@ from common.runs import read_log
 T = torch.tensor
 
 
+def count(net):
+    return sum(p.numel() for p in net.parameters())
+
+
 def batch(B=12, S=5, extra=0, seed=0, multi=False):
     """Random outputs of D on real and generated images, and their conditions."""
     rng = torch.Generator().manual_seed(seed)
@@ -142,6 +146,37 @@ def test_gradient_penalty_of_linear_critics():
     each = (w.norm(dim=0) - 1) ** 2
     expected = (3 * each[0] + 2 * (each[1] + each[2])) / 6
     assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_gradient_penalty_of_a_batch_without_an_active_condition_is_zero(heads):
+    D = Discriminator(heads, 16, width=4, convs=1, norm="none")
+    x, fake = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)
+    penalty = gradient_penalty(D, x, fake, torch.zeros(2, heads), torch.rand(2))
+    assert penalty.shape == () and str(penalty.item()) == "0.0", "not -0.0"
+    one = torch.zeros(2, heads)
+    one[0, 0] = 1
+    alone = gradient_penalty(D, x[:1], fake[:1], one[:1], T([0.5]))
+    assert gradient_penalty(D, x, fake, one, T([0.5, 0.5])).item() == pytest.approx(alone.item() / 2, rel=1e-4)
+
+
+def test_losses_of_a_batch_without_an_active_condition_are_zero():
+    """Nobody is judged: L_d = L_g = 0, no gradient, and the log's mean over nothing is 0, not nan."""
+    real, cnd, fake, cnd_fake = batch()
+    none = torch.zeros_like(cnd)
+    for adv in ADVERSARIAL:
+        L_d, L_g = ca_discriminator_loss(real, none, fake, none, adv), ca_generator_loss(fake, none, adv)
+        grads = torch.autograd.grad(L_d + L_g, (real, fake))
+        assert L_d.item() == L_g.item() == 0 and not any(grad.any() for grad in grads)
+    assert classification_loss(real, none, [2, 3]).item() == 0
+    assert train.mean_judgement(train.parse_args([]), real, none).item() == 0
+
+
+def test_the_logs_mean_is_over_the_heads_that_judge():
+    out, cnd = T([[1.0, 5.0, 2.0], [9.0, 9.0, 9.0]]), T([[1.0, 0, 1], [0, 0, 0]])
+    assert train.mean_judgement(train.parse_args([]), out, cnd).item() == 1.5
+    ac = train.parse_args(["--loss", "ac"])
+    assert train.mean_judgement(ac, out, cnd[:, :2]).item() == 5.0, "D_adv of both images"
 
 
 def test_gradient_penalty_looks_between_the_images():
@@ -273,6 +308,38 @@ def test_celeba_attributes_train_sample_and_resume(tmp_path):
     train.main(["--resume", str(run / "ca"), "--steps", "3"])
 
 
+def test_a_batch_without_an_active_condition_trains(tmp_path):
+    """WGAN-GP on faces of which one in four has one of the conditions, two a batch."""
+    celeba(tmp_path)
+    rows = (tmp_path / "celeba/list_attr_celeba.txt").read_text().splitlines()
+    for i in range(2, 10):
+        rows[i] = rows[i].split()[0] + " -1 -1 -1"
+    (tmp_path / "celeba/list_attr_celeba.txt").write_text("\n".join(rows) + "\n\n")
+    for targets in ("uniform", "data"):
+        train.main(["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--attributes", "Black_Hair+Bald",
+                    "--adv", "wgan-gp", "--n-critic", "1", "--batch-size", "2", "--steps", "6", "--log-every", "1",
+                    "--targets", targets, "--out", str(tmp_path / targets)])
+        log = read_log(tmp_path / targets / "log.jsonl")
+        assert any(line["penalty"] == line["D_real"] == 0 for line in log) and any(line["penalty"] for line in log)
+
+
+def test_a_condition_that_no_image_has_is_refused(tmp_path):
+    celeba(tmp_path)
+    path = tmp_path / "celeba/list_attr_celeba.txt"
+    text = path.read_text()
+    load = lambda: load_images("celeba", tmp_path, size=16)
+    path.write_text(text.replace("  1 -1 ", " -1 -1 "))                            # nobody is bald
+    with pytest.raises(UserError, match="condition Bald: none of the 12 images of celeba .* --attributes"):
+        set_conditions(load(), ["Black_Hair+Bald"])
+    path.write_text(text.replace("000003.jpg ", "000003.jpg x"))
+    with pytest.raises(UserError, match="line 6: '000003.jpg x.*' is not a file name and 3 times 1 or -1"):
+        set_conditions(load(), ["Male"])
+    shapes = load_images("synthetic", "none", size=16)
+    shapes.labels[shapes.labels == 9] = 0                                          # the last class: still ten heads
+    with pytest.raises(UserError, match="condition checkers: none of the 512"):
+        set_conditions(shapes)
+
+
 # --- networks and train.py's own rules
 
 
@@ -284,13 +351,25 @@ def test_shapes(size, channels):
 
 
 def test_parameter_counts_of_the_authors_networks():
-    """Worked out layer by layer: dense, then (3x3 convolution with bias and 2 per channel of norm) x 6, then 1x1."""
-    conv = lambda a, b: 9 * a * b + b + 2 * b
-    G, D = Generator(), Discriminator(11)
-    assert sum(p.numel() for p in G.parameters()) == (266 * 12544 + 512 + conv(256, 128) + 2 * conv(128, 128)
-                                                      + conv(128, 64) + 2 * conv(64, 64) + 65)
-    assert sum(p.numel() for p in D.parameters()) == (conv(1, 64) + conv(64, 128) + 2 * conv(128, 128) + conv(128, 256)
-                                                      + 2 * conv(256, 256) + 12544 * 11 + 11)
+    """Layer by layer: 3x3 convolutions without bias and 2 per channel of norm; the 1x1 one and D's linear have one."""
+    conv = lambda a, b: 9 * a * b + 2 * b
+    assert count(Generator()) == 4_075_713 == (266 * 12544 + 512 + conv(256, 128) + 2 * conv(128, 128)
+                                               + conv(128, 64) + 2 * conv(64, 64) + 65)
+    assert count(Discriminator(10)) == 1_971_658 == (conv(1, 64) + conv(64, 128) + 2 * conv(128, 128)
+                                                     + conv(128, 256) + 2 * conv(256, 256) + 12544 * 10 + 10)
+    assert count(Discriminator(11)) == 1_971_658 + 12544 + 1
+
+
+def test_a_checkpoint_of_convolutions_with_bias_is_refused_in_one_line(tmp_path):
+    train.main(["--smoke", "--steps", "1", "--out", str(tmp_path / "r")])
+    saved = torch.load(tmp_path / "r/last.pt", weights_only=True)
+    saved["state"]["G"]["net.5.bias"] = torch.zeros(4)
+    torch.save(saved, tmp_path / "r/last.pt")
+    for script, words in ((train, ["--resume", str(tmp_path / "r"), "--steps", "2"]),
+                          (cagan_eval, ["--ckpt", str(tmp_path / "r/last.pt"), "--n", "20"])):
+        with pytest.raises(UserError, match="another version of it has saved it .*net.5.bias") as error:
+            script.main(words)
+        assert "\n" not in str(error.value)
 
 
 def test_norm_inner_spares_the_first_and_the_last_convolution_of_D():
