@@ -24,6 +24,7 @@ Departures from the paper
      node a condition.
   3. (5), (6) are one choice of adversarial loss, "minimax". Every loss takes any of ADVERSARIAL; §5 uses LSGAN.
   4. "wgan-gp", only named in §3, penalises D_c between real images and images generated for the same conditions.
+  5. The text numbers figures 15 and 16 twice: samples after 100 epochs, and the comparison and samples of mixing.
 Where the paper is silent
   - The expectations of (13) run over all images, those without c counting 0: so (11) equals (17). Hence condition c
     weighs P(c) among the real and P'(c) among the generated, and where both look alike LSGAN's best D_c is not ½

@@ -49,7 +49,7 @@ def parse_args(argv=None):
     paper = parser.add_argument_group("paper")
     paper.add_argument("--loss", choices=LOSSES, default="ca", help="(17), (18); (1), (2); (7), (8); §6.1")
     paper.add_argument("--adv", choices=tuple(ADVERSARIAL), default="lsgan", help="adversarial loss (§5)")
-    paper.add_argument("--lambda-cls", type=float, default=0.1, help="λ_cls of modified AC-GAN (§6.1; 0.01 to 1)")
+    paper.add_argument("--lambda-cls", type=float, default=0.1, help="λ_cls of modified AC-GAN (§6.1; Fig. 13: .01-1)")
     paper.add_argument("--lambda-gp", type=float, default=10.0, help="weight of WGAN-GP's penalty (not given)")
     paper.add_argument("--n-critic", type=positive_int, default=1, help="D's steps for one of G (authors' code: 1)")
     paper.add_argument("--norm", choices=("instance", "batch", "none"), default="instance",
@@ -70,7 +70,7 @@ def parse_args(argv=None):
     paper.add_argument("--size", type=int, default=28, help="image side (§5)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (§5: 1)")
     paper.add_argument("--width", type=positive_int, default=64, help="filters at full size (authors' code)")
-    paper.add_argument("--convs", type=positive_int, default=3, help="convolutions a resolution (authors' code)")
+    paper.add_argument("--convs", type=positive_int, default=3, help="convolutions per resolution (authors' code)")
     paper.add_argument("--lr", type=float, default=1e-5, help="Adam's learning rate, G and D (§6.2; Fig. 14: 3e-6)")
     paper.add_argument("--beta1", type=float, default=0.9, help="Adam's β₁ (authors' code: Keras' default)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code: Keras' default)")
