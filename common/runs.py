@@ -282,7 +282,9 @@ def load_state(target, state, what):
     try:
         target.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
-        raise UserError(f"{what} doesn't fit: {differences(target.state_dict(), state) or summary(e)}") from None
+        why = differences(target.state_dict(), state) or summary(e)
+        raise UserError(f"{what} doesn't fit the networks that this code builds, so another version of it has saved "
+                        f"it: {why}") from None
 
 
 def differences(here, there):
