@@ -190,6 +190,11 @@ def lr_factor(step, warmup, total):
     return min(1, step / warmup) * (1 + math.cos(math.pi * min(1, step / total))) / 2
 
 
+def steps_per_epoch(jets, batch_size):
+    """Whole batches of an epoch; 1 where there is none, so that the first one is refused."""
+    return max(1, jets // batch_size)
+
+
 def choose_best(best, w1m, frechet, veto):
     """Whether this step becomes best.pt (§3.1), and `best` after it.
 
@@ -217,7 +222,7 @@ def main(argv=None):
     train, valid = (load_jets(args.dataset, args.jet_type, args.num_particles, args.data_dir, split)
                     for split in ("train", "valid"))
     if args.steps == STEPS:
-        args.steps = EPOCHS * max(1, len(train) // args.batch_size)      # of fewer jets no batch can be made
+        args.steps = EPOCHS * steps_per_epoch(len(train), args.batch_size)
     stats, N = statistics(train, args.pt), args.num_particles
     particles = standardise(train, stats).to(device)
     if len(valid) < 2:
