@@ -354,10 +354,9 @@ def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(trained, h
     assert json.loads(Path("X", f"eval_{step}.json").read_text())["metrics"] == metrics
     mdma_eval.main(["--ckpt", "X", "--samples", "4", "--grid-out", "some/jets.png"])
     assert capsys.readouterr().out == "4 generated jets in some/jets.png\n" and Path("some/jets.png").exists()
-    assert step < 12
     Path("X/best.pt").unlink()
-    mdma_eval.main(["--ckpt", "X", "--slim", "small.pt"])
-    assert load_checkpoint(Path("small.pt"), "mdma")["step"] == 12
+    mdma_eval.main(["--ckpt", "X", "--slim", "small.pt"])                # of last.pt now
+    assert capsys.readouterr().out.startswith("small.pt: 0.0")
     with pytest.raises(UserError, match="no best.pt or last.pt in this directory"):
         mdma_eval.main(["--ckpt", "some"])
 
@@ -395,17 +394,17 @@ def test_evaluation_finds_the_jets_of_the_training(here, monkeypatch):
         raise Found(len(load_jets(*arguments)))
 
     monkeypatch.setattr(mdma_eval, "load_jets", load_train)
-    with pytest.raises(Found, match="490"):
+    with pytest.raises(Found, match="489"):
         mdma_eval.main(["--ckpt", "Y"])
     with pytest.raises(UserError, match="no PYTHIA jets in other/pythia"):
         mdma_eval.main(["--ckpt", "Y", "--data-dir", "other"])
     Path("far").rename("other")
     with pytest.raises(UserError, match="no PYTHIA jets in data/pythia"):
         mdma_eval.main(["--ckpt", "Y"])
-    with pytest.raises(Found, match="490"):
+    with pytest.raises(Found, match="489"):
         mdma_eval.main(["--ckpt", "Y", "--data-dir", "~/other"])
     monkeypatch.chdir("other")
-    with pytest.raises(Found, match="490"):
+    with pytest.raises(Found, match="489"):
         mdma_eval.main(["--ckpt", "~/X"])
 
 
