@@ -20,6 +20,7 @@ import sys
 import zipfile
 import zlib
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -129,11 +130,14 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
         where = "" if str(data_dir) == "data" else f" --data-dir {data_dir}"
         raise UserError(f"no file {path}" if own else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
                         f'make data-jets ARGS="--type {jet_type}{where}"')
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, not a file of jets")
     particles, mask = _read(path)
     if not len(mask):
         raise UserError(f"{path} has no jets")
     if own and (most := int(mask.sum(1).max())) > num_particles:
-        raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: allow more or cut it")
+        raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
+                        f"--num-particles {most}, or cut the file to each jet's hardest")
     if own:
         check_order(particles, mask, path)
     particles, mask = clean(particles, mask, path)
@@ -232,8 +236,6 @@ def check_relative(particles, mask, where):
         particles = particles.copy()
         turned = (phi[outside].astype(np.float64) + np.pi) % (2 * np.pi) - np.pi
         particles[outside, 1] = turned
-        _say(f"{where}: phi_rel of {outside.sum():,} of {mask.sum():,} particles was outside of "
-             "[-π, π) and has been turned by 2π")
 
     total = particles[..., 2].sum(axis=1, dtype=np.float64)
     median = np.median(total)
@@ -252,6 +254,9 @@ def check_relative(particles, mask, where):
         if offset > LARGEST_OFFSET:
             raise UserError(f"{where}: the mean {name}_rel of a jet, weighted with pT, is {offset:.2f} "
                             f"from 0 (median). Subtract the {name} of the jet from its particles'")
+    if outside.any():
+        _say(f"{where}: phi_rel of {outside.sum():,} of {mask.sum():,} particles was outside of "
+             "[-π, π) and has been turned by 2π")
     return particles
 
 
@@ -275,7 +280,7 @@ def _read(path):
                 arrays = {key: f[key][()] for key in ("particle_features", "particles", "mask") if key in f}
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"can't read {path}, it is cut short, damaged or of another format "
-                        f"({' '.join(str(e).split())[:100]}): get it again") from None
+                        f"({shorten(str(e), 100)}): get it again") from None
     if "particle_features" in arrays:
         x, features = arrays["particle_features"], (*FEATURES, "mask")
     elif "particles" in arrays:
@@ -344,7 +349,7 @@ def _read_compact(path):
         with np.load(path) as f:
             real, n, columns = f["particles"], f["n"], int(f["columns"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"can't read {path} ({' '.join(str(e).split())[:100]}): delete it, it is made again") from None
+        raise UserError(f"can't read {path} ({shorten(str(e), 100)}): delete it, it is made again") from None
     mask = np.arange(columns) < n[:, None]
     particles = np.zeros((*mask.shape, 3), np.float32)
     particles[mask] = real

@@ -23,6 +23,7 @@ import os
 import zlib
 from importlib import metadata
 from pathlib import Path
+from textwrap import shorten
 
 import h5py
 import numpy as np
@@ -193,7 +194,7 @@ def _look(path):
         with h5py.File(path) as f:
             return len(f["jet_features"]), dict(f.attrs)
     except (OSError, KeyError) as e:
-        raise UserError(f"{path} is damaged ({' '.join(str(e).split())[:80]}): delete it, it is made again") from None
+        raise UserError(f"{path} is damaged ({shorten(str(e), 80)}): delete it, it is made again") from None
 
 
 def _read(path, jets):

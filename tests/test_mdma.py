@@ -271,6 +271,30 @@ def test_standardising_and_back(pt):
     assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
 
 
+@pytest.mark.parametrize("pt", ["linear", "log", "softplus"])
+def test_generated_pt_stays_in_the_training_range(pt):
+    """Both ends, however far the generator goes; η and φ are left alone."""
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    stats = train.statistics(jets, pt)
+    real = jets.particles[jets.mask]
+    for z, end in ((-50.0, real[:, 2].min()), (50.0, real[:, 2].max())):
+        made = train.to_jets(torch.full_like(jets.particles, z), jets.mask, stats)
+        assert (made[jets.mask][:, 2] == end).all() and not made[~jets.mask].any()
+        expected = z * real[:, :2].std(0) + real[:, :2].mean(0)
+        torch.testing.assert_close(made[jets.mask][:, :2], expected.expand(len(real), 2))
+
+
+def test_what_the_networks_see_of_pt_by_hand():
+    """ln pt; x of pt = s · ln(1 + eˣ), where s is the median."""
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    pt = jets.particles[jets.mask][:, 2].double()
+    for kind, seen in (("linear", pt), ("log", pt.log()), ("softplus", ((pt / pt.quantile(0.5)).exp() - 1).log())):
+        stats = train.statistics(jets, kind)
+        torch.testing.assert_close(stats["mean"][2].double(), seen.mean(), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(stats["std"][2].double(), seen.std(), rtol=1e-3, atol=1e-6)
+        assert stats["pt_min"] == pt.min() and stats["pt_max"] == pt.max()
+
+
 def test_a_slim_checkpoint_generates_the_same_jets(here):
     smoke("X", "--ema", 0.9)
     mdma_eval.main(["--ckpt", "X/last.pt", "--slim", "small.pt"])

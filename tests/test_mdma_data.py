@@ -281,6 +281,14 @@ def test_own_jets_that_are_misread_are_refused(change, message, suffix, tmp_path
         load_jets(path, "t", 20, "", "train")
 
 
+def test_absolute_phi_without_negative_values_gets_one_line(tmp_path, capsys):
+    x = changed(lambda eta, phi, pt: (eta, (phi + np.pi * ABSOLUTE) % (2 * np.pi), pt))
+    path = own_file(tmp_path / "own.h5", x)
+    with pytest.raises(UserError, match="Subtract the phi of the jet"):
+        load_jets(path, "t", 20, "", "train")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("change", [
     lambda eta, phi, pt: (eta, phi, 1.4 * pt),                           # wide jets
     lambda eta, phi, pt: (eta, phi, 0.06 * pt),                          # the hardest particles of hundreds
@@ -338,6 +346,12 @@ def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
     assert len(load_jets("~/own.npz", "t", 20, "data", "train")) == 28
     write_hdf5(tmp_path / "jets/pythia/t150.hdf5", made_up()[0])
     assert len(load_jets("pythia", "t", 30, "~/jets", "train")) == 28
+
+
+def test_a_directory_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "own.h5").mkdir()
+    with pytest.raises(UserError, match="own.h5 is a directory"):
+        load_jets(tmp_path / "own.h5", "t", 20, "", "train")
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -486,6 +500,39 @@ def test_same_jets_whatever_the_workers_and_after_a_kill(tmp_path, monkeypatch):
     assert np.array_equal(more[0][:8], one[0]) and made[1:] == [("t", 5, 0, 1)]    # the last shard was too short
     with pytest.raises(UserError, match="another seed, PYTHIA or recipe"):
         simulate("t", 8, tmp_path / "two", seed=1)
+
+
+def test_the_recipe_makes_the_same_jets_as_ever(repo):
+    """Jets 0 and 23 of the 50,000 of seed 0, which the shipped checkpoints learnt from, are among tests/data's.
+
+    Those are the first 2,000 of JetNet's test split of them, 30 particles, float16.
+    """
+    pytest.importorskip("pythia8mc")
+    test_split = np.random.default_rng(42).permutation(50_000)[42_500:44_500].tolist()
+    with np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f:
+        kept = f["particles"][[test_split.index(0), test_split.index(23)]]
+    x, features = simulate_shard("t", 24, seed=0, shard=0)
+    np.testing.assert_allclose(x[[0, 23], :30, :3], kept, rtol=1e-3, atol=1e-5)
+    softest = np.where(x[..., 3] > 0, x[..., 2], 1).min(axis=1) * features[:, 0]
+    assert 0.2 < softest.min() < 0.22                                    # GeV
+
+
+@pytest.mark.parametrize("jet_type, lightest, heaviest", [
+    ("g", 10, 120), ("q", 10, 120), ("t", 140, 190), ("w", 70, 95), ("z", 80, 105)])
+def test_simulated_jets_are_what_own_jets_must_be(jet_type, lightest, heaviest, capsys):
+    """Of each type, whole and cut to few particles; and they are jets of their type: by pT, and mass in GeV."""
+    pytest.importorskip("pythia8mc")
+    x, features = simulate_shard(jet_type, 4, seed=0, shard=0)
+    pt, _, mass, _ = features.T
+    assert (800 < pt).all() and (pt < 1600).all()
+    assert lightest < np.median(mass) < heaviest
+    capsys.readouterr()
+    for kept in (150, 30, 1):
+        cut = x[:, :kept]
+        mask = cut[..., 3] > 0
+        assert np.array_equal(jets_module.check_relative(cut[..., :3], mask, "PYTHIA"), cut[..., :3])
+        jets_module.check_order(cut[..., :3], mask, "PYTHIA")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("jet_type, boson, heaviest", [("w", 24, 5), ("z", 23, 4)])
