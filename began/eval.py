@@ -145,9 +145,10 @@ def draw(G, D, trained, args, device, where):
     plots.save_grid(images, where / "samples.png", zoom=max(1, 64 // trained.size))
 
     real_set = load_images(trained.dataset, args.data_dir, args.split, trained.size, trained.channels)
-    real = real_set.images_at(torch.arange(64), device)
-    pairs = [real[:16], reconstruct(D, real)[:16], images[:16], reconstruct(D, images)[:16]]
-    plots.save_grid(torch.cat(pairs), where / "reconstructions.png", nrow=16)
+    real = real_set.images_at(torch.arange(min(64, len(real_set))), device)
+    n = min(16, len(real))
+    pairs = [real[:n], reconstruct(D, real)[:n], images[:n], reconstruct(D, images)[:n]]
+    plots.save_grid(torch.cat(pairs), where / "reconstructions.png", nrow=n)
 
     z = sample_z(8, trained, torch.Generator().manual_seed(args.seed)).to(device)
     t = torch.linspace(0, 1, 11).tolist()

@@ -21,8 +21,8 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
-                           import_torchvision, init_processes, seed_all, shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
+                           choose_device, fused_adam, import_torchvision, init_processes, seed_all, shard, step_rng)
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
@@ -141,6 +141,9 @@ def main(argv=None):
     M_sum, M_best = torch.zeros((), device=device), torch.full((), 1e9, device=device)
     fixed_z = sample_z(64, args, step_rng(args.seed, 0)).to(device)
 
+    check_batch_norm("--batch-size", args.batch_size, world, (G, (args.z_dim,)),
+                     (D, (args.channels, args.size, args.size)))
+
     # --- resume
     run = Run("began", args, device, rank)
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
@@ -199,8 +202,10 @@ def main(argv=None):
         if run.due(step, args.sample_every) and rank == 0:
             G.eval()                                     # running BatchNorm statistics, as in the appendix
             with torch.no_grad():
-                save_grid(G(fixed_z), run.dir / "samples" / f"step_{step:08d}.png")
+                samples = G(fixed_z)
             G.train()
+            run.check(step, samples=samples)
+            save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, k_t=k_t, M_sum=M_sum, M_best=M_best)
             if rank == 0:

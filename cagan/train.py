@@ -11,6 +11,7 @@
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z, one row a condition), last.pt.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -23,8 +24,8 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
-                           init_processes, seed_all, shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
+                           choose_device, fused_adam, init_processes, seed_all, shard, step_rng)
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
@@ -150,11 +151,11 @@ def sample(G, cnd, args, device, seed=0, batch_size=250):
         yield images.float()
 
 
-def score(scores, G, n, args, device):
-    """The conditional scores of n images, the classes asked for in turn."""
+def score(scores, G, n, args, device, check=iter):
+    """The conditional scores of n images, the classes asked for in turn. check: sees the batches as they come."""
     asked = torch.arange(n) % len(scores.class_moments)
     cnd = torch.nn.functional.one_hot(asked, len(scores.class_moments)).float()
-    return scores(*scores.collect(sample(G, cnd, args, device), n), asked)
+    return scores(*scores.collect(check(sample(G, cnd, args, device)), n), asked)
 
 
 def main(argv=None):
@@ -181,6 +182,8 @@ def main(argv=None):
     opt_G, opt_D = (fused_adam(net.parameters(), device, lr=args.lr, betas=(args.beta1, args.beta2)) for net in (G, D))
     shown = each_condition(groups).repeat_interleave(8, 0)                         # a row of 8 for each condition
     fixed_z = torch.randn(8, args.z_dim, generator=step_rng(args.seed, 0)).repeat(sum(groups), 1).to(device)
+
+    check_batch_norm("--batch-size", args.batch_size, world, (D, (args.channels, args.size, args.size)))
 
     # --- resume
     run = Run("cagan", args, device, rank)
@@ -224,15 +227,19 @@ def main(argv=None):
         opt_D.step()
 
         # --- log, sample, save
+        judged = lambda out, c: average((out * active_heads(args, c)).sum(1).mean())
+        logged = dict(L_d=average(L_d), L_g=average(L_g), D_real=judged(real_out, cnd),
+                      D_fake=judged(fake_out, cnd_fake), share=share, **penalty)
+        run.check(step, **logged)
         measured = {}
         if run.due(step, args.sample_every) and rank == 0:
             with torch.no_grad():
-                save_grid(G(fixed_z, shown.to(device)), run.dir / "samples" / f"step_{step:08d}.png")
+                samples = G(fixed_z, shown.to(device))
+            run.check(step, samples=samples)
+            save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
             if scores:
-                measured = score(scores, G, args.fid_samples, args, device)
-        judged = lambda out, c: average((out * active_heads(args, c)).sum(1).mean())
-        run.log(step, L_d=average(L_d), L_g=average(L_g), D_real=judged(real_out, cnd),
-                D_fake=judged(fake_out, cnd_fake), share=share, **penalty, **measured)
+                measured = score(scores, G, args.fid_samples, args, device, functools.partial(run.checked, step))
+        run.log(step, **logged, **measured)
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, names=names, groups=groups)
             if rank == 0:

@@ -2,13 +2,13 @@
 
 import argparse
 import errno
+import json
 import math
 import os
 import sys
+from pathlib import Path
 
-
-class UserError(Exception):
-    """A mistake the user can mend: one line that says what is wrong, where, and what to do."""
+from .errors import UserError  # noqa: F401 (scripts take it from here)
 
 
 def _fail(message):
@@ -133,7 +133,6 @@ def parse(parser, argv=None, presets=None):
     if typed.get("resume"):
         if typed.get("out"):
             raise UserError(f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory")
-        from .runs import read_args
         saved = read_args(typed["resume"])
         if unknown := sorted(set(saved) - set(values)):
             raise UserError(f"{typed['resume']}/args.json has flags that this script lacks: {', '.join(unknown)}")
@@ -155,3 +154,16 @@ def parse(parser, argv=None, presets=None):
     if "sample_every" in values:             # what is measured at sample steps needs a line of the log there
         values["log_every"] = math.gcd(values["log_every"], values["sample_every"])
     return argparse.Namespace(**values)
+
+
+def read_args(directory):
+    path = Path(directory) / "args.json"
+    try:
+        args = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
+    except ValueError:                       # also a UnicodeDecodeError
+        args = None
+    if not isinstance(args, dict):
+        raise UserError(f"{path} is damaged: not the arguments of a run")
+    return args

@@ -31,7 +31,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cli import UserError, run_main
+from .cli import run_main
+from .errors import UserError
 from .device import import_torchvision
 
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")

@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .cli import UserError
+from .errors import UserError
 from .device import device_name, rng_state, set_rng_state
 
 FORMAT = 1
@@ -137,17 +137,34 @@ class Run:
         """True each `every` steps, at the last step, and at the step after which a signal stops the run."""
         return step % every == 0 or step == self.total or self.stop is not None
 
-    def log(self, step, **losses):
-        """Call each step with scalar tensors. They are read (a device sync) at log steps only; on a CPU each step
-        is checked. A non-finite one stops the run. Writes a line of log.jsonl, fills the bar's postfix."""
-        due = self.due(step, self.args.log_every)
-        if not due and self.device.type != "cpu":
-            return
-        values = {k: float(v) for k, v in losses.items()}
+    def check(self, step, **values):
+        """Stop the run if a value isn't finite. Call with the losses before anything is drawn or measured, then with
+        what is drawn: samples=(B, …). They are read (a device sync) at log steps only, which sample steps are, on a
+        CPU at each step. Returns the scalars as floats, {} where none was read."""
+        found = {}
+        if self.device.type != "cpu" and not self.due(step, self.args.log_every):
+            return found
         for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(f"step {step}: {name} is {value}. {self._last_good()}")
-        if not due or self.rank:
+            if torch.is_tensor(value) and value.dim():
+                if not bool(value.isfinite().all()):
+                    raise UserError(f"step {step}: the {name} are not finite. {self._last_good()}")
+                continue
+            found[name] = float(value)
+            if not math.isfinite(found[name]):
+                raise UserError(f"step {step}: {name} is {found[name]}. {self._last_good()}")
+        return found
+
+    def checked(self, step, batches):
+        """The batches of samples as they come, each of them checked."""
+        for samples in batches:
+            self.check(step, samples=samples)
+            yield samples
+
+    def log(self, step, **values):
+        """Call each step with scalars, which are checked. Writes a line of log.jsonl at log steps, fills the bar's
+        postfix."""
+        values = self.check(step, **values)
+        if self.rank or not self.due(step, self.args.log_every):
             return
         self.metrics = {"step": step, **values}
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
@@ -229,19 +246,6 @@ def read_log(path):
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(line))
     return lines
-
-
-def read_args(directory):
-    path = Path(directory) / "args.json"
-    try:
-        args = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
-    except ValueError:                       # also a UnicodeDecodeError
-        args = None
-    if not isinstance(args, dict):
-        raise UserError(f"{path} is damaged: not the arguments of a run")
-    return args
 
 
 def load_checkpoint(path, paper=None):

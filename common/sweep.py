@@ -14,7 +14,8 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .cli import UserError, positive_int
+from .cli import positive_int
+from .errors import UserError
 from .device import choose_device
 from .runs import environment, load_checkpoint, read_log, replace_file, write_json
 

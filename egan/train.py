@@ -24,7 +24,7 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import autocast, choose_device, fused_adam, seed_all, step_rng
+from common.device import autocast, check_batch_norm, choose_device, fused_adam, seed_all, step_rng
 from common.metrics.images import Tracker
 from common.metrics.toy import MIXTURES, mixture, mmd2, mode_metrics
 from common.plots import curves, densities, save_grid
@@ -148,6 +148,10 @@ def main(argv=None):
     F_q = F_d = torch.zeros(args.mu * n_m, device=device)
     fixed_z = z_of(2000 if toy else 64, rng=step_rng(args.seed, 0)).to(device)
 
+    shape = (2,) if toy else (args.channels, args.size, args.size)
+    check_batch_norm("--batch-size", m, 1, (D, shape))
+    check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
+
     # --- resume
     run = Run("egan", args, device)
     start, values = run.resume(population=population, D=D, opt_D=opt_D)
@@ -188,9 +192,12 @@ def main(argv=None):
         selected += torch.bincount(places.cpu() % n_m, minlength=n_m)
 
         # --- log, sample, save
+        logged = {"L_D": L_D.detach(), "F_q": F_q[places[0]], "F_d": F_d[places[0]]}
+        run.check(step, **logged)
         measured = {}
         if run.due(step, args.sample_every):
             samples = population.sample(fixed_z.expand(args.mu, -1, -1))[0].cpu()            # of the fittest
+            run.check(step, samples=samples)
             if toy:
                 real, _ = data.sample(len(samples), step_rng(args.seed, 0))
                 measured = mode_metrics(samples, data) | {"mmd2": mmd2(samples, real, 1.0, unbiased=True)}
@@ -200,9 +207,9 @@ def main(argv=None):
                 save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
                 if args.fid_samples:
                     z = z_of(args.fid_samples, rng=step_rng(args.seed, 0)).to(device)
-                    measured = track((population.sample(part.expand(args.mu, -1, -1))[0] for part in z.split(250)),
-                                     args.fid_samples)
-        run.log(step, L_D=L_D.detach(), F_q=F_q[places[0]], F_d=F_d[places[0]], **measured,
+                    images = (population.sample(part.expand(args.mu, -1, -1))[0] for part in z.split(250))
+                    measured = track(run.checked(step, images), args.fid_samples)
+        run.log(step, **logged, **measured,
                 **{f"selected_{name}": share for name, share in zip(args.mutations, selected / selected.sum())})
         if step % args.log_every == 0:
             selected = torch.zeros(n_m)

@@ -309,10 +309,13 @@ def main(argv=None):
                 pause = 1 if balance < 0.4 else min(5, pause + 1) if balance > 0.499 else pause
 
         # --- log, sample, save
+        losses = dict(L_D=average(L_D), L_G=average(L_G), L_match=average(L_match), lr=lr)
+        run.check(step, **losses)
         measured, better = {}, False
-        if (step % args.sample_every == 0 or step == args.steps) and bool(L_D.isfinite()):
+        if step % args.sample_every == 0 or step == args.steps:
             fake = generate(shadow.net if args.ema else G, args.valid_batches * len(held), stats, N,
                             step_rng(args.seed, 0), 1000 if device.type == "cpu" else 20_000)
+            run.check(step, jets=fake)
             w1m = w1m_disjoint(held_mass, jet_mass(fake), args.valid_batches)[0]
             distance = frechet_of_all(held_efps, efps(fake[:len(held)]))
             measured = {"w1m_valid": w1m, "frechet_valid": distance}
@@ -320,7 +323,7 @@ def main(argv=None):
             if rank == 0:
                 draw_features({"data": valid.particles, f"step {step}": fake[:len(held)].cpu()},
                               run.dir / "samples" / f"step_{step:08d}.png")
-        run.log(step, L_D=average(L_D), L_G=average(L_G), L_match=average(L_match), lr=lr, **measured)
+        run.log(step, **losses, **measured)
         state = dict(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D, stats=stats, best=best, balance=balance,
                      pause=pause)
         if better:

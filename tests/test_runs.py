@@ -2,6 +2,7 @@
 
 import builtins
 import errno
+import importlib
 import json
 import os
 import random
@@ -21,6 +22,7 @@ from began import train
 from common import runs
 from common.cli import UserError, run_main
 from common.runs import Run, read_log
+from egan.population import SharedLoop
 
 SMOKE = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4", "--log-every", "2"]
 
@@ -423,6 +425,92 @@ def test_a_non_finite_loss_stops_the_run_and_leaves_the_last_good_checkpoint(her
         run_began(*SMOKE, "--steps", 9, "--save-every", 3, "--log-every", 100, "--out", "x")
     assert checkpoint("x")["step"] == 3 and runs.first_nonfinite(checkpoint("x")) is None
     run_began("--resume", "x")                                   # from which one can go on
+
+
+SICK = {"began": ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"],
+        "bigan": ["--smoke"],
+        "cagan": ["--smoke", "--fid-samples", "20"],
+        "egan": ["--smoke", "--dataset", "synthetic", "--fid-samples", "16"],
+        "mdma": ["--smoke"],
+        "sagan_wgangp": ["--smoke", "--method", "gan", "--fid-samples", "16"]}
+
+
+def watched(monkeypatch, poison):
+    """Call poison(step, {name: network, optimiser, …}) as each step begins. The names are those of `Run.resume`."""
+    parts = {}
+
+    def resume(self, original=Run.resume, **state):
+        parts.update(state)
+        return original(self, **state)
+
+    def steps(self, start, total, original=Run.steps):
+        for step in original(self, start, total):
+            poison(step, parts)
+            yield step
+    monkeypatch.setattr(Run, "resume", resume)
+    monkeypatch.setattr(Run, "steps", steps)
+
+
+@torch.no_grad()
+def fill_with_nan(net):
+    for p in net.parameters():
+        p.fill_(float("nan"))
+
+
+def stops_at_step_3(monkeypatch, folder, poison, words):
+    """A run that is poisoned at step 3, where it is measured, ends in one line; from step 2 one can go on."""
+    module = importlib.import_module(f"{folder}.train")
+    for name in ("curves", "draw_features"):                     # mdma's pictures take seconds
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
+    cadence = ["--steps", "6", "--save-every", "2", "--sample-every", "3", "--log-every", "3", "--out", "x"]
+    with monkeypatch.context() as patch:
+        watched(patch, poison)
+        with pytest.raises(UserError, match=f"^step 3: {words}. The last good checkpoint is x/last.pt at step 2$"):
+            module.main([*SICK[folder], *cadence])
+    saved = runs.load_checkpoint("x/last.pt", folder)
+    assert saved["step"] == 2 and runs.first_nonfinite(saved) is None
+    assert module.main(["--resume", "x", "--steps", "3"])["step"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("folder", SICK)
+def test_losses_are_checked_before_anything_is_measured(here, monkeypatch, folder):
+    def poison(step, parts):
+        if step == 3:
+            fill_with_nan(parts["D"])
+    stops_at_step_3(monkeypatch, folder, poison, r"\w+ is nan")
+
+
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("folder", SICK)
+def test_samples_that_are_not_finite_are_neither_drawn_nor_measured(here, monkeypatch, folder):
+    """G's weights overflow in the very step whose losses were still finite."""
+    due = []
+
+    def poison(step, parts):
+        if step == 3 and folder == "egan":                       # its generators are replaced each step
+            due.append(step)
+        elif step == 3:
+            opt = parts["opt_GE" if folder == "bigan" else "opt_G"]
+            opt.register_step_post_hook(lambda *args: fill_with_nan(parts["G"]))
+
+    def survivors(self, places, original=SharedLoop.survivors):
+        chosen = original(self, places)
+        if due:
+            due.clear()
+            fill_with_nan(chosen.individuals[0][0])
+        return chosen
+    monkeypatch.setattr(SharedLoop, "survivors", survivors)
+    stops_at_step_3(monkeypatch, folder, poison, "the (samples|jets) are not finite")
+
+
+def test_each_batch_of_samples_is_checked(here):
+    run = toy_run("x")
+    run.total = 4
+    batches = [torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([[0.0], [float("inf")]])]
+    assert len(list(run.checked(1, batches[:2]))) == 2
+    with pytest.raises(UserError, match="^step 1: the samples are not finite. No checkpoint had been saved in x$"):
+        list(run.checked(1, batches))
 
 
 def toy_run(out, **more):

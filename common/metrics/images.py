@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import UserError
+from ..errors import UserError
 from . import count_tag
 from .lenet import LeNet, match_channels
 

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import UserError, run_main
+from ..cli import run_main
+from ..errors import UserError
 
 
 class LeNet(nn.Module):
