@@ -23,6 +23,7 @@ import os
 import zlib
 from importlib import metadata
 from pathlib import Path
+from textwrap import shorten
 
 import h5py
 import numpy as np
@@ -154,7 +155,7 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
                         f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}",
                         *(["isotropic decays"] if jet_type in "wz" else [])))
     attributes = {"type": jet_type, "seed": seed, "recipe": recipe, "shard": SHARD}
-    path = Path(data_dir, "pythia", f"{jet_type}150.hdf5")
+    path = Path(data_dir).expanduser() / "pythia" / f"{jet_type}150.hdf5"
     shards = path.parent / "shards" / f"{jet_type}-seed{seed}-{zlib.crc32(recipe.encode()):08x}"
     if path.exists():
         there, attributes_there = _look(path)
@@ -193,7 +194,7 @@ def _look(path):
         with h5py.File(path) as f:
             return len(f["jet_features"]), dict(f.attrs)
     except (OSError, KeyError) as e:
-        raise UserError(f"{path} is damaged ({' '.join(str(e).split())[:80]}): delete it, it is made again") from None
+        raise UserError(f"{path} is damaged ({shorten(str(e), 80)}): delete it, it is made again") from None
 
 
 def _read(path, jets):
