@@ -681,7 +681,7 @@ def test_inception_equals_pytorch_fid(tmp_path, monkeypatch):
 # --- EfficientNet
 
 # Public domain: two of scikit-image's (CC0) and matplotlib's portrait. ImageNet's classes that are right, in any order.
-PHOTOS = {"coffee": {967: "espresso", 968: "cup", 504: "coffee mug"},
+PHOTOS = {"coffee": {967: "espresso", 968: "cup"},
           "chelsea": {285: "Egyptian cat", 281: "tabby", 282: "tiger cat"},
           "grace_hopper": {652: "military uniform", 906: "Windsor tie", 834: "suit"}}
 
@@ -715,11 +715,10 @@ def test_efficientnet_sees_what_photographs_show(effnet, name):
 
 
 def test_efficientnet_normalises_as_its_training_did(effnet):
-    """(pixel - 127) / 128, which makes it surer than ImageNet's mean and deviation do: .94 against .84."""
+    """Pixels from 0 to 255 as (pixel - 127) / 128: not ImageNet's mean and standard deviation."""
     logits = effnet(photo("coffee"))[1]
     pixels = (photo("coffee") + 1) * 127.5
     torch.testing.assert_close(logits, effnet.net((pixels - 127) / 128), rtol=1e-3, atol=1e-3)
-    assert logits.softmax(1)[0, 967] > 0.9
 
 
 def test_efficientnet_takes_other_sizes_grey_and_many(effnet, monkeypatch):
@@ -850,12 +849,12 @@ def test_a_tracker_without_an_extractor_measures_nothing(tiny_set, nothing_else,
         m.Tracker(ImageSet(tiny_set.images[:1]), "fashion-mnist", data_dir=tmp_path)
 
 
-def class_folder(where, names, n=50, seed=0):
-    """Images that are bright in one part, of as many classes."""
-    rng = np.random.default_rng(seed)
-    for c, name in enumerate(names):
+def class_folder(where, names, first=0):
+    """Classes that are bright in one part each: above, in the middle, below."""
+    rng = np.random.default_rng(first)
+    for c, name in enumerate(names, start=first):
         (where / name).mkdir(parents=True)
-        for i in range(n):
+        for i in range(50):
             pixels = rng.integers(0, 128, (12, 12), np.uint8)
             pixels[4 * c:4 * c + 4] += 100
             plots.Image.fromarray(pixels).save(where / name / f"{i:02d}.png")
@@ -863,10 +862,10 @@ def class_folder(where, names, n=50, seed=0):
 
 def test_each_folder_has_a_lenet_of_its_own(nothing_else, tmp_path, monkeypatch):
     """Whatever it is named: other classes or other images need another LeNet."""
-    monkeypatch.setattr(lenet, "default_plan", lambda count: (10, 16))
+    monkeypatch.setattr(lenet, "default_plan", lambda count: (6, 16))
     class_folder(tmp_path / "pets", ["cat", "dog"])
     first = m.load_extractor("auto", "folder", data_dir=tmp_path / "pets")
-    class_folder(tmp_path / "pets", ["owl"], seed=1)
+    class_folder(tmp_path / "pets", ["owl"], first=2)
     second = m.load_extractor("auto", "folder", data_dir=tmp_path / "pets")
     assert (first.classes, second.classes) == (2, 3)
     assert len(list((tmp_path / "pets").glob("lenet_folder-*.pt"))) == 2
