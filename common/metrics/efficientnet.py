@@ -25,6 +25,7 @@ class EfficientNetLite0(nn.Module):
     """
 
     kind, name, dim = "efficientnet", "effnet_lite0", 1280
+    at_once = 32                             # images: its maps are large
 
     def __init__(self):
         from efficientnet_lite_pytorch import EfficientNet
@@ -33,7 +34,7 @@ class EfficientNetLite0(nn.Module):
         self.net = EfficientNet.from_name("efficientnet-lite0")
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        features = torch.cat([self.pooled(part) for part in images.split(32)])     # its maps are large
+        features = torch.cat([self.pooled(part) for part in images.split(self.at_once)])
         return features, self.net._fc(features)
 
     def pooled(self, images):
