@@ -132,6 +132,18 @@ def test_the_cache_needs_neither_jetnet_nor_the_hdf5_file(tmp_path, monkeypatch)
         load_jets("jetnet", "z", 150, tmp_path, "test")
 
 
+def test_jetnets_particles_of_no_pt_are_left_out(tmp_path, monkeypatch):
+    """Its sum is checked, so nobody can mend the file; an own one is refused."""
+    x, _ = made_up()
+    x[:, 0, 2] = np.where(x[:, 1, 3] > 0, 0, x[:, 0, 2])
+    monkeypatch.setattr(jets_module, "_fetch", lambda *a: (x[..., :3], x[..., 3] > 0))
+    jets = load_jets("jetnet", "t", 150, tmp_path, "train")
+    before = torch.from_numpy(x[np.random.default_rng(42).permutation(40)[:28]])
+    assert torch.equal(jets.n, (before[..., 2] > 0).sum(1)) and (jets.n < before[..., 3].sum(1)).any()
+    with pytest.raises(UserError, match="a particle without positive pT"):
+        load_jets(own_file(tmp_path / "own.h5", x), "t", 150, "", "train")
+
+
 def test_without_a_place_for_the_cache_jetnet_is_loaded_all_the_same(tmp_path, monkeypatch, capsys):
     x, _ = made_up()
     monkeypatch.setattr(jets_module, "_fetch", lambda *a: (x[..., :3], x[..., 3] > 0))
