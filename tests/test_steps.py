@@ -1,9 +1,10 @@
 """The first steps of each folder's training loop against the same steps written out by hand.
 
-By hand: plain autograd and torch.optim after the papers' formulas. Of ours are only the networks (`build`)
-and what a run's reproducibility promises: batch number step − 1 of the data, and `step_rng(seed, step)`, from
-which a step draws its noise in the order of the algorithm. After three steps, so that Adam's moments,
-BatchNorm's statistics, k_t and schedules carry over, every weight of every network agrees to 1e-6.
+By hand: plain autograd and torch.optim after the papers' formulas. Of ours are only the networks
+(`build`) and what a run's reproducibility promises: batch number step − 1 of the data, and
+`step_rng(seed, step)`, from which a step draws its noise in the order of the algorithm. After three
+steps, so that Adam's moments, BatchNorm's statistics, k_t and schedules carry over, every weight of
+every network agrees to 1e-6.
 """
 
 import copy
@@ -24,7 +25,7 @@ STEPS = 3
 
 @pytest.fixture(autouse=True)
 def in_float64(monkeypatch):
-    """Both sides: where a gradient is 0 but for rounding, Adam makes a whole step of float32's rounding."""
+    """Both sides: where a gradient is 0, Adam would make a whole step of float32's rounding."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
     torch.set_default_dtype(torch.float64)
     yield
@@ -36,7 +37,7 @@ def trained(folder, out, flags, *more):
     words = ["--steps", STEPS, "--log-every", 1, "--seed", 5, *flags.split(), *more]
     checkpoint = smoke_run(folder, out, *words)
     args = Namespace(**checkpoint["args"])
-    seed_all(args.seed)                      # the networks are the first to draw from the global generator
+    seed_all(args.seed)                      # which the networks are the first to draw from
     return importlib.import_module(f"{folder}.train"), args, checkpoint["state"]
 
 
@@ -72,7 +73,7 @@ def penalty(D, x_hat):
     return ((gradient.square().flatten(1).sum(1).sqrt() - 1) ** 2).mean()
 
 
-# --- BEGAN: L_D = L(x) − k L(G(z_D)), L_G = L(G(z_G)), k += λ_k (γ L(x) − L_G) ---------------------------
+# --- BEGAN: L_D = L(x) − k L(G(z_D)), L_G = L(G(z_G)), k += λ_k (γ L(x) − L_G) -------------------
 
 
 @pytest.mark.parametrize("flags", [
@@ -125,7 +126,7 @@ def test_began(tmp_path, flags):
         assert opt_G.param_groups[0]["lr"] < args.lr_g, "no rate was halved"
 
 
-# --- E-GAN, Algorithm 1 -----------------------------------------------------------------------------------
+# --- E-GAN, Algorithm 1 --------------------------------------------------------------------------
 
 
 MUTATIONS = {
@@ -208,7 +209,7 @@ def test_egan(tmp_path, flags):
         assert_agree(found, G.state_dict(), f"G_{r}")
 
 
-# --- MDMA, §3.1 and §3.2 ----------------------------------------------------------------------------------
+# --- MDMA, §3.1 and §3.2 -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("flags", [
@@ -260,8 +261,8 @@ def test_mdma(tmp_path, flags):
         elif args.objective == "vanilla":
             L_D = -torch.sigmoid(d_real).log().mean() - (1 - torch.sigmoid(d_fake)).log().mean()
         else:
-            x_hat = interpolate(x, fake, u)
-            L_D = d_fake.mean() - d_real.mean() + args.gp * penalty(lambda v: D(v, mask)[0], x_hat)
+            x_hat, score = interpolate(x, fake, u), lambda v, mask=mask: D(v, mask)[0]
+            L_D = d_fake.mean() - d_real.mean() + args.gp * penalty(score, x_hat)
         field_real = field_real.detach()
         descend(opt_D, L_D)
 
@@ -284,7 +285,7 @@ def test_mdma(tmp_path, flags):
         assert_agree(state["G_ema"], shadow.state_dict(), "G_ema")
 
 
-# --- GAN, WGAN, WGAN-GP, SAGAN, SAGAN + WGAN-GP: Eq. 1-4 ---------------------------------------------------
+# --- GAN, WGAN, WGAN-GP, SAGAN, SAGAN + WGAN-GP: Eq. 1-4 -----------------------------------------
 
 
 @pytest.mark.parametrize("flags", [
@@ -333,16 +334,17 @@ def test_sagan_wgangp(tmp_path, flags):
                 for p in D.parameters():
                     p.data.clamp_(-args.clip, args.clip)
         d_fake = D(G(torch.randn(B, args.z_dim, generator=rng)))
-        descend(opt_G, -torch.sigmoid(d_fake).log().mean() if args.loss == "gan" else -d_fake.mean())
+        L_G = -torch.sigmoid(d_fake).log().mean() if args.loss == "gan" else -d_fake.mean()
+        descend(opt_G, L_G)
     assert_agree(state["G"], G.state_dict(), "G")
     assert_agree(state["D"], D.state_dict(), "D")
     assert state["batch"] == batch
 
 
-# --- CA-GAN (17), (18); AC-GAN (1), (2); modified AC-GAN (7), (8) -----------------------------------------
+# --- CA-GAN (17), (18); AC-GAN (1), (2); modified AC-GAN (7), (8) --------------------------------
 
 
-ADVERSARIAL = {                              # of an output d of D: real and generated in L_d, generated in L_g
+ADVERSARIAL = {                              # of D's output d: f in L_d of x, in L_d of x', in L_g
     "lsgan": (lambda d: (d - 1) ** 2, lambda d: d ** 2, lambda d: (d - 1) ** 2),
     "minimax": (lambda d: -torch.sigmoid(d).log(), lambda d: -(1 - torch.sigmoid(d)).log(),
                 lambda d: (1 - torch.sigmoid(d)).log()),
@@ -356,15 +358,14 @@ LOSSES = ("ca", "ac", "modified_ac", "modified_ac_with_generated")
 
 @pytest.mark.parametrize("flags", [
     *(f"--loss {loss} --adv {adv}" for loss in LOSSES for adv in ADVERSARIAL if adv != "wgan-gp"),
-    *(f"--loss {loss} --adv wgan-gp --lambda-gp 3" for loss in LOSSES),
+    *(f"--loss {loss} --adv wgan-gp --lambda-gp 3 --n-critic 1" for loss in LOSSES),
     "--adv wgan-gp --norm none --n-critic 2 --steps 4 --targets data",
     "--norm batch --mix-from 0 --beta1 0.5 --beta2 0.9 --targets data",
     "--norm batch --norm-inner --mix-ramp 0.3 --unbalanced 2 1 --loss ac",
     "--norm batch --mix-from 1 --unbalanced 2 1 --n-critic 2 --lambda-cls 0.7 --loss modified_ac",
 ])
 def test_cagan(tmp_path, flags):
-    small = "" if "wgan-gp --lambda-gp" not in flags else " --n-critic 1"
-    train, args, state = trained("cagan", tmp_path / "run", flags + small, "--width", 4, "--lr", 2e-3)
+    train, args, state = trained("cagan", tmp_path / "run", "--width 4 --lr 2e-3 " + flags)
     G, D = train.build(args, [10])
     opt_G, opt_D = (torch.optim.Adam(net.parameters(), lr=args.lr, betas=(args.beta1, args.beta2))
                     for net in (G, D))
@@ -396,12 +397,14 @@ def test_cagan(tmp_path, flags):
 
         fake = G(z, asked)
         first, second = D(torch.cat([x[s:], fake[:s]])), D(torch.cat([fake[s:], x[:s]]))
-        d_real, d_fake = torch.cat([second[B - s:], first[:B - s]]), torch.cat([first[B - s:], second[:B - s]])
+        d_real = torch.cat([second[B - s:], first[:B - s]])
+        d_fake = torch.cat([first[B - s:], second[:B - s]])
         if ca:
             L_D = (cnd * f_real(d_real)).sum() / B + (asked * f_fake(d_fake)).sum() / B
             L_G = (asked * f_G(d_fake)).sum() / B
         else:
-            L_D = f_real(d_real[:, 0]).mean() + f_fake(d_fake[:, 0]).mean() + weight * classified(d_real, cnd)
+            L_D = f_real(d_real[:, 0]).mean() + f_fake(d_fake[:, 0]).mean()
+            L_D = L_D + weight * classified(d_real, cnd)
             L_G = f_G(d_fake[:, 0]).mean() + weight * classified(d_fake, asked)
             if args.loss in ("ac", "modified_ac_with_generated"):
                 L_D = L_D + weight * classified(d_fake, asked)
@@ -421,7 +424,7 @@ def test_cagan(tmp_path, flags):
     assert_agree(state["D"], D.state_dict(), "D")
 
 
-# --- BiGAN, ALI, ALICE and the baselines: §3.4, §4.1, §4.2 ------------------------------------------------
+# --- BiGAN, ALI, ALICE and the baselines: §3.4, §4.1, §4.2 ---------------------------------------
 
 
 @pytest.mark.parametrize("flags", [
@@ -440,7 +443,7 @@ def test_cagan(tmp_path, flags):
     "--dataset 8gaussians --method bigan --width 8 --cycle 0.5",
 ])
 def test_bigan(tmp_path, flags):
-    train, args, state = trained("bigan", tmp_path / "run", flags, "--lr", 2e-3, "--sample-every", 2)
+    train, args, state = trained("bigan", tmp_path / "run", "--lr 2e-3 --sample-every 2 " + flags)
     G, E, D = train.build(args)
     both = [*G.parameters(), *E.parameters()]
     adam = dict(betas=(args.beta1, 0.999), weight_decay=args.weight_decay)
@@ -474,13 +477,13 @@ def test_bigan(tmp_path, flags):
             joint = args.method == "joint-lr"
             a = E.logits(image if joint else image.detach())
             if args.prior == "uniform":
-                p = (z + 1) / 2
-                error = -(p * torch.sigmoid(a).log() + (1 - p) * (1 - torch.sigmoid(a)).log()).mean()
+                p, q = (z + 1) / 2, torch.sigmoid(a)
+                error = -(p * q.log() + (1 - p) * (1 - q).log()).mean()
             else:
                 error = ((a - z) ** 2).mean() / 2
             L_GE = -fake.log().mean() + (args.lr_weight * error if joint else error)
         L_D = -(real.log().mean() + (1 - fake).log().mean()) / 2
         descend(opt_GE, L_GE, retain_graph=True)
         descend(opt_D, L_D)
-    for name, net in (("G", G), ("E", E), ("D", D)):                     # the last sampling has set new statistics
+    for name, net in (("G", G), ("E", E), ("D", D)):         # the last sampling set new statistics
         assert_agree(state[name], net.state_dict(), name, ignore=("running_", "num_batches"))
