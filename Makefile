@@ -41,7 +41,7 @@ $(STAMP): requirements.txt requirements-dev.txt $(CONSTRAINTS)
 	touch $@
 
 test: $(STAMP)  ## run the tests (CPU, a few minutes)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 lint: $(STAMP)  ## ruff
 	$(PY) -m ruff check .

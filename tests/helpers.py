@@ -15,7 +15,7 @@ PICTURES = ("save_grid", "curves", "densities", "surface", "draw_features", "dra
 
 
 def smoke_run(folder, out, *flags):
-    """Train with --smoke and `flags` into `out`, without pictures. Returns the dict that is last.pt.
+    """Train with --smoke and `flags` into `out`, without pictures. Returns what last.pt holds.
 
     Raises what main() raises: UserError or SystemExit for flags that it refuses.
     """

@@ -2,10 +2,10 @@
 
 Flags are found in the parsers, so a new one is tested as soon as it is there. "Another run" means
 other weights, other logged metrics or other state in last.pt after a few --smoke steps; what an
-optimiser only remembers of its arguments does not count. Which other values a flag has comes from the
-parser, too: each other choice, on for off, numbers doubled or one larger. NEEDS says what must stand
-beside a flag so that it can act at all, VALUES gives words that a parser cannot know, and EXEMPT the
-few flags that are not tested here.
+optimiser only remembers of its arguments does not count. Which other values a flag has comes from
+the parser, too: each other choice, on for off, numbers doubled or one larger. NEEDS says what must
+stand beside a flag so that it can act at all, VALUES gives words that a parser cannot know, and
+EXEMPT the few flags that are not tested here.
 """
 
 import argparse
