@@ -16,8 +16,9 @@ sys.path.insert(0, str(REPO))
 torch.set_num_threads(1)  # two busy cores: and the same sums, in the same order, as the subprocesses below
 LOCAL = ("localhost", "127.0.0.1", "::1", "", None)
 
-NO_JETNET = sys.version_info >= (3, 13) or platform.machine() == "aarch64"           # requirements.txt
-NO_PYTHIA = sys.version_info >= (3, 14) or sys.platform != "linux" or platform.machine() != "x86_64"
+# As the markers in requirements.txt and requirements-dev.txt
+NO_JETNET = sys.version_info >= (3, 13) or platform.machine() == "aarch64"
+NO_PYTHIA = sys.version_info >= (3, 14) or (sys.platform, platform.machine()) != ("linux", "x86_64")
 # A skipped test fails the session, so that none is lost in silence, but for these reasons.
 MAY_SKIP = ["CUDA|GPU"] + ["jetnet|numba|energyflow"] * NO_JETNET + ["pythia8mc"] * NO_PYTHIA
 lost = []
@@ -31,7 +32,7 @@ def pytest_runtest_logreport(report):
         lost.append(f"{report.nodeid}: {reason}")
 
 
-pytest_collectreport = pytest_runtest_logreport                          # a whole file can skip itself
+pytest_collectreport = pytest_runtest_logreport              # a whole file can skip itself
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -41,7 +42,7 @@ def pytest_sessionfinish(session, exitstatus):
 
 def pytest_terminal_summary(terminalreporter):
     for line in lost:
-        terminalreporter.write_line(f"LOST {line} (no reason in MAY_SKIP, tests/conftest.py)", red=True)
+        terminalreporter.write_line(f"LOST {line} (not in conftest.py's MAY_SKIP)", red=True)
 
 
 @pytest.fixture(autouse=True, scope="session")

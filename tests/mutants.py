@@ -2,11 +2,12 @@
 
   python -m tests.mutants --folders began --n 30 --seed 0
   python -m tests.mutants --folders began mdma common --files train.py --jobs 2
-  python -m tests.mutants --again                 the survivors of earlier runs, after tests were added
+  python -m tests.mutants --again             the survivors of earlier runs, after tests were added
 
-Each mutant is one small change of one file (KINDS), made in a copy of the tree. The tests that watch
-this file run on it; where none fails, the mutant has survived. Results go to runs/mutants/results.jsonl,
-and what is there is not run again. At the end come a table by file and every survivor.
+Each mutant is one small change of one file (see `changes`), made in a copy of the tree. The tests
+that watch this file run on it; where none fails, the mutant has survived. Results go to
+runs/mutants/results.jsonl, and what is there is not run again. At the end come a table by file and
+every survivor.
 """
 
 import argparse
@@ -39,7 +40,7 @@ COMMON_TESTS = {                             # of common/, where test_<name>.py 
 }
 SHOWING = {"print", "announce", "curves", "save_grid", "densities", "surface", "add_argument_group"}
 SHOWN = {"draw", "draw_curves", "draw_features", "panels"}              # functions that only show
-SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS")                     # tables: a test would repeat them
+SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS")        # tables: a test would only repeat them
 SWAPS = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
     ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
@@ -66,11 +67,11 @@ class Mutant(NamedTuple):
         return (raw[:self.start] + self.new.encode() + raw[self.end:]).decode()
 
 
-# --- mutants of a source ----------------------------------------------------------------------------
+# --- mutants of a source -------------------------------------------------------------------------
 
 
 def changes(node):
-    """Yield (kind, changed copy of the node) for every way in which this node itself can be changed."""
+    """Yield (kind, changed copy of the node) for every way to change this node itself."""
     def changed(kind, **fields):
         other = copy.deepcopy(node)
         for name, value in fields.items():
@@ -142,7 +143,8 @@ def mutants(source):
     def add(node, kind, other):
         start, end = (starts[line - 1] + column for line, column in (
             (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)))
-        old, new = source.encode()[start:end].decode(), ast.unparse(ast.fix_missing_locations(other))
+        old = source.encode()[start:end].decode()
+        new = ast.unparse(ast.fix_missing_locations(other))
         if not isinstance(other, (ast.Call, ast.Constant, ast.Name, ast.Pass)):
             new = f"({new})"
         mutant = Mutant(node.lineno, kind, start, end, old, new)
@@ -154,7 +156,7 @@ def mutants(source):
 
 
 def choose(by_file, n, seed):
-    """[(file, mutant)]: n of {file: mutants}, fixed by the seed; each kind of each file has its turn."""
+    """[(file, mutant)]: n of {file: mutants}, fixed by the seed. Each kind of each file has its turn."""
     groups = defaultdict(list)
     for file, all_of_it in sorted(by_file.items()):
         for mutant in all_of_it:
@@ -170,7 +172,7 @@ def choose(by_file, n, seed):
     return chosen
 
 
-# --- running tests ----------------------------------------------------------------------------------
+# --- running tests -------------------------------------------------------------------------------
 
 
 def sources(folder, names=()):
@@ -210,8 +212,8 @@ def run_tests(tree, words, timeout):
 def copy_tree(where):
     """A copy of the repository's files without what git ignores at its top."""
     def left_out(folder, names):
-        top = {".git", ".venv", "runs", "data"} if Path(folder) == REPO else set()
-        return {name for name in names if name in top or name == "__pycache__" or name.endswith("_cache")}
+        skip = {"__pycache__"} | ({".git", ".venv", "runs", "data"} if Path(folder) == REPO else set())
+        return skip.intersection(names)
 
     return Path(shutil.copytree(REPO, where, ignore=left_out))
 
@@ -235,7 +237,8 @@ def report(results):
     print("| file | mutants | killed | survived | score |\n|---|---|---|---|---|")
     for file, counts in sorted(rows.items(), key=lambda item: (item[0] == "all", item[0])):
         total, survived = sum(counts.values()), counts["survived"]
-        print(f"| {file} | {total} | {total - survived} | {survived} | {1 - survived / total:.0%} |")
+        score = f"{1 - survived / total:.0%}"
+        print(f"| {file} | {total} | {total - survived} | {survived} | {score} |")
     for result in results:
         if result["verdict"] == "survived":
             print(described(result, 200))
@@ -245,7 +248,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folders", nargs="+", default=[*FOLDERS, "common"], metavar="FOLDER")
-    parser.add_argument("--files", nargs="+", default=(), metavar="NAME", help="only files of these names")
+    parser.add_argument("--files", nargs="+", default=(), metavar="NAME", help="only these")
     parser.add_argument("--n", type=int, default=30, help="mutants of each folder")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2)
@@ -274,7 +277,7 @@ def main(argv=None):
             verdict, seconds = run_tests(tree, words, 1800)
             trees.put(tree)
             if verdict != "survived":
-                sys.exit(f"error: without a mutant the tests fail already: pytest {' '.join(words)}")
+                sys.exit(f"error: without a mutant the tests fail: pytest {' '.join(words)}")
             return seconds
 
         def judge(file, mutant):

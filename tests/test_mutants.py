@@ -71,12 +71,12 @@ def test_every_file_has_tests(folder):
         assert paths and all((REPO / path).exists() for path in paths)
 
 
-@pytest.mark.parametrize("reason, is_lost", [("could not import 'pandas'", True), ("no CUDA", False)])
+@pytest.mark.parametrize("reason, is_lost", [("can't import pandas", True), ("no CUDA", False)])
 def test_a_skipped_test_fails_the_session(monkeypatch, reason, is_lost):
     monkeypatch.setattr(conftest, "lost", [])
     skipped = SimpleNamespace(skipped=True, longrepr=("f.py", 1, reason), nodeid="test_x")
     conftest.pytest_runtest_logreport(skipped)
-    conftest.pytest_runtest_logreport(SimpleNamespace(skipped=False, longrepr=None, nodeid="test_y"))
+    conftest.pytest_runtest_logreport(SimpleNamespace(skipped=False, nodeid="test_y"))
     session = SimpleNamespace(exitstatus=0)
     conftest.pytest_sessionfinish(session, pytest.ExitCode.OK)
     assert bool(conftest.lost) == is_lost and session.exitstatus == (1 if is_lost else 0)
