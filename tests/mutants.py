@@ -148,15 +148,17 @@ def mutants(source):
         if not isinstance(other, (ast.Call, ast.Constant, ast.Name, ast.Pass)):
             new = f"({new})"
         mutant = Mutant(node.lineno, kind, start, end, old, new)
-        if ast.dump(ast.parse(mutant.applied(source))) != ast.dump(ast.parse(source)):
+        if ast.dump(ast.parse(mutant.applied(source))) != unchanged:
             found.append(mutant)
 
-    visit(ast.parse(source))
+    tree = ast.parse(source)
+    unchanged = ast.dump(tree)
+    visit(tree)
     return sorted(set(found), key=lambda m: (m.start, m.end, m.kind, m.new))
 
 
 def choose(by_file, n, seed):
-    """[(file, mutant)]: n of {file: mutants}, fixed by the seed. Each kind of each file has its turn."""
+    """[(file, mutant)]: n of {file: mutants}, fixed by the seed. All kinds and files take turns."""
     groups = defaultdict(list)
     for file, all_of_it in sorted(by_file.items()):
         for mutant in all_of_it:
@@ -212,8 +214,8 @@ def run_tests(tree, words, timeout):
 def copy_tree(where):
     """A copy of the repository's files without what git ignores at its top."""
     def left_out(folder, names):
-        skip = {"__pycache__"} | ({".git", ".venv", "runs", "data"} if Path(folder) == REPO else set())
-        return skip.intersection(names)
+        top = {".git", ".venv", "runs", "data"} if Path(folder) == REPO else set()
+        return (top | {"__pycache__"}).intersection(names)
 
     return Path(shutil.copytree(REPO, where, ignore=left_out))
 
@@ -295,9 +297,11 @@ def main(argv=None):
                 done[result["key"]] = result
                 print(f"{verdict:9} {seconds:6.1f} s  {described(result, 60)}", flush=True)
 
-        selections = sorted({tuple(watchers(file)) for file, _ in todo})
-        baseline.update(zip(selections, pool.map(unchanged, selections)))
-        list(pool.map(lambda task: judge(*task), todo))
+        for folder in args.folders:
+            mine = [(file, mutant) for file, mutant in todo if Path(file).parts[0] == folder]
+            selections = sorted({tuple(watchers(file)) for file, _ in mine})
+            baseline.update(zip(selections, pool.map(unchanged, selections)))
+            list(pool.map(lambda task: judge(*task), mine))
     report([done[key_of(file, mutant)] for file, mutant in chosen])
 
 
