@@ -26,7 +26,8 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test lint data-jets quick-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan smoke bench clean FORCE
+.PHONY: help setup test mutants lint smoke bench clean FORCE
+.PHONY: data-jets quick-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -47,7 +48,10 @@ $(STAMP): requirements.txt requirements-dev.txt $(CONSTRAINTS)
 	touch $@
 
 test: $(STAMP)  ## run the tests (CPU, a few minutes)
-	$(PY) -m pytest $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
+
+mutants: $(STAMP)  ## which changed lines no test notices, e.g. ARGS="--folders began --n 30" (hours; resumable)
+	$(PY) -m tests.mutants $(ARGS)
 
 lint: $(STAMP)  ## ruff
 	$(PY) -m ruff check .

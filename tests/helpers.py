@@ -1,0 +1,29 @@
+"""What several test files share: a smoke run in this process, and its networks."""
+
+import contextlib
+import importlib
+import io
+from pathlib import Path
+
+import pytest
+
+import common.runs
+
+REPO = Path(__file__).resolve().parent.parent
+FOLDERS = sorted(path.parent.name for path in REPO.glob("*/train.py"))
+PICTURES = ("save_grid", "curves", "densities", "surface", "draw_features", "draw_curves")
+
+
+def smoke_run(folder, out, *flags):
+    """Train with --smoke and `flags` into `out`, without pictures. Returns what last.pt holds.
+
+    Raises what main() raises: UserError or SystemExit for flags that it refuses.
+    """
+    train = importlib.import_module(f"{folder}.train")
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(io.StringIO()):
+        for name in PICTURES:
+            if hasattr(train, name):
+                patch.setattr(train, name, lambda *args, **kwargs: None)
+        patch.setattr(common.runs, "environment", lambda device: {})     # it asks git: 20 ms
+        train.main(["--smoke", "--device", "cpu", "--out", str(out), *map(str, flags)])
+    return common.runs.load_checkpoint(Path(out) / "last.pt", folder)
