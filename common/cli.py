@@ -152,7 +152,7 @@ def parse(parser, argv=None, presets=None):
     """Parse; then fill in presets: defaults < presets in order < what was typed.
 
     presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where the flag has
-    that value. With --resume the saved run's args take the place of defaults and presets, and a typed flag that
+    that value; or a function from the Namespace of what was typed, with defaults, to such a dict. With --resume the saved run's args take the place of defaults and presets, and a typed flag that
     contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
     """
     unset = object()
@@ -175,6 +175,8 @@ def parse(parser, argv=None, presets=None):
                                 f"Leave {flag} out to resume, or start a new run with --out")
         values |= saved | {"out": None}
     else:
+        if callable(presets):
+            presets = presets(argparse.Namespace(**(values | typed)))
         for flag, choices in (presets or {}).items():
             preset = choices.get(typed.get(flag, values[flag]), {})
             changed = {k: v for k, v in preset.items() if k not in typed and values[k] != v}
