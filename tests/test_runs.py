@@ -259,7 +259,7 @@ def test_damage_is_described_in_whole_words(copy):
     with pytest.raises(UserError) as e:
         runs.load_checkpoint(path)
     assert re.fullmatch(r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\)", str(e.value))
-    path.write_text("a text")
+    path.write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(UserError, match="not a checkpoint: not only tensors and plain values$"):
         runs.load_checkpoint(path)
     with pytest.raises(UserError, match="^run is a directory: name the checkpoint in it, such as run/last.pt$"):
