@@ -1,7 +1,7 @@
 """The thesis' figures and table, and the numbers that it leaves to the eye. From the repository's root:
 
   python -m began.eval                                   the newest run under runs/began
-  python -m began.eval --ckpt DIR/last.pt --n 10000      a checkpoint; FID from 10,000 samples
+  python -m began.eval --ckpt DIR --n 10000              a run or a checkpoint; FID from 10,000 samples
   python -m began.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
   python -m began.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz and PNGs
   python -m began.eval --gammas 0.3 0.5 0.7              the newest run of each γ side by side, from --runs
@@ -11,6 +11,7 @@ statistics); D reconstructs in train mode (batch statistics), as it does all thr
 """
 
 import argparse
+import glob
 import json
 import math
 import sys
@@ -18,21 +19,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 if not __package__:                          # started as a file: relative imports can't work
     print("error: start this as a module from the repository's root: "
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
 from common import plots
+from common.cli import add_device_args, add_eval_args, file_path, new_parser, run_main
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
-from common.metrics import count_tag, pick
-from common.metrics.images import (class_histogram, collect, image_metrics, load_extractor,
-                                   real_features)
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, write_json
+from common.errors import UserError
+from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
+                             say_written, write_eval)
+from common.metrics import pick
+from common.runs import load_checkpoint, load_state, read_log, write_json
 
 from .train import EPOCH, THESIS_LOG, THESIS_POINTS, build, sample_z
 
@@ -41,7 +42,8 @@ def parse_args(argv=None):
     parser = new_parser(__doc__)
     add_eval_args(parser, "began")
     parser.add_argument("--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ")
-    parser.add_argument("--runs", default="runs/began/*", metavar="GLOB", help="where --gammas looks for runs")
+    parser.add_argument("--runs", type=file_path, default="runs/began/*", metavar="GLOB",
+                        help="where --gammas looks for runs")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
 
@@ -56,6 +58,11 @@ def load(path, device):
     for name, net in (("G", G), ("D", D)):
         load_state(net, checkpoint["state"][name], f"{name} in {path}")
     return G.to(device).eval(), D.to(device), trained, checkpoint
+
+
+def load_data(trained, split):
+    """Real images to compare with."""
+    return load_images(trained.dataset, trained.data_dir, split, trained.size, trained.channels)
 
 
 @torch.no_grad()
@@ -101,7 +108,7 @@ def thesis_table(log):
 def gamma_sweep(args, device):
     """The newest run of each γ: a row of samples, FID, recall and class entropy. -> gammas.png beside the runs."""
     found = {}
-    for path in sorted(Path().glob(f"{args.runs}/last.pt"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(map(Path, glob.glob(f"{args.runs}/last.pt")), key=lambda p: p.stat().st_mtime):
         found[load_checkpoint(path, "began")["args"]["gamma"]] = path
     if missing := [g for g in args.gammas if g not in found]:
         raise UserError(f"--gammas: no run in {args.runs} with γ = {missing}. There are: {sorted(found)}. "
@@ -110,8 +117,8 @@ def gamma_sweep(args, device):
     for gamma in args.gammas:
         G, _, trained, checkpoint = load(found[gamma], device)
         rows.append(torch.cat(list(sample(G, 12, trained, device, args.seed))).cpu())
-        results.append({"gamma": gamma, "step": checkpoint["step"], "checkpoint": str(found[gamma]),
-                        **measure(G, trained, args, device)[0]})
+        metrics = measure(G, trained, args, device, *reference(load_data, trained, args, device))
+        results.append({"gamma": gamma, "step": checkpoint["step"], "checkpoint": str(found[gamma]), **metrics})
     figure, axes = plots.plt.subplots(len(rows), 1, figsize=(9, 1.1 * len(rows)), squeeze=False)
     for axis, images, result in zip(axes[:, 0], rows, results):
         axis.imshow(plots.grid(images, 12).squeeze(), cmap="gray")
@@ -125,29 +132,21 @@ def gamma_sweep(args, device):
     return results
 
 
-def measure(G, trained, args, device):
-    """FID, KID, IS, precision and recall of samples, and how the classifier sees their classes. -> (dict, names)"""
-    extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
-    real_set = load_images(trained.dataset, args.data_dir, args.split, trained.size, trained.channels)
-    real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
+def measure(G, trained, args, device, real_set, extractor):
+    """FID, KID, IS, precision and recall of samples, and how the classifier sees their classes."""
     batches = sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp)
-    fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
-    metrics = image_metrics(real, fake, extractor.name, args.split)
-    if args.extractor == "lenet":
-        tag = f"{extractor.name}_{count_tag(args.n)}"
-        metrics |= {f"class_{key}_{tag}": value for key, value in class_histogram(fake[1]).items()}
-    return metrics, real_set.classes
+    return image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
 
 
-def draw(G, D, trained, args, device, where):
-    """Samples, reconstructions of real and generated images, interpolations, curves beside the checkpoint."""
+def draw(G, D, trained, args, device, real_set, log, where):
+    """Samples, reconstructions of real and generated images, interpolations, curves. -> thesis_table"""
     images = torch.cat(list(sample(G, 64, trained, device, args.seed)))
     plots.save_grid(images, where / "samples.png", zoom=max(1, 64 // trained.size))
 
-    real_set = load_images(trained.dataset, args.data_dir, args.split, trained.size, trained.channels)
-    real = real_set.images_at(torch.arange(64), device)
-    pairs = [real[:16], reconstruct(D, real)[:16], images[:16], reconstruct(D, images)[:16]]
-    plots.save_grid(torch.cat(pairs), where / "reconstructions.png", nrow=16)
+    real = real_set.images_at(torch.arange(min(64, len(real_set))), device)
+    shown = min(16, len(real))
+    rows = [part[:shown] for part in (real, reconstruct(D, real), images, reconstruct(D, images))]
+    plots.save_grid(torch.cat(rows), where / "reconstructions.png", nrow=shown)
 
     z = sample_z(8, trained, torch.Generator().manual_seed(args.seed)).to(device)
     t = torch.linspace(0, 1, 11).tolist()
@@ -156,12 +155,11 @@ def draw(G, D, trained, args, device, where):
                 for path in (torch.lerp, slerp)]
     plots.save_grid(torch.cat(rows), where / "interpolation.png", nrow=11)
 
-    log = read_log(where / "log.jsonl") if (where / "log.jsonl").exists() else []
+    as_thesis = trained.arch == "thesis" and trained.batch_size == 64
     if log:
-        as_thesis = trained.arch == "thesis" and trained.batch_size == 64
         plots.curves(log, [["L_x", "L_G"], ["L_D"], ["k"], ["M"]], where / "curves.png", smooth=10,
                      points=THESIS_POINTS if as_thesis else None)
-    return thesis_table(log) if log and trained.arch == "thesis" and trained.batch_size == 64 else []
+    return thesis_table(log) if log and as_thesis else []
 
 
 def draw_classes(metrics, classes, path):
@@ -170,7 +168,8 @@ def draw_classes(metrics, classes, path):
     figure, axis = plots.plt.subplots(figsize=(7, 2.4))
     axis.bar(range(len(counts)), 100 * counts / counts.sum())
     axis.axhline(100 / len(counts), color="k", lw=1, ls="--")
-    axis.set_xticks(range(len(counts)), classes, rotation=30, ha="right", fontsize=8)
+    names = classes if len(classes) == len(counts) else range(len(counts))
+    axis.set_xticks(range(len(counts)), names, rotation=30, ha="right", fontsize=8)
     axis.set_ylabel("% of samples")
     axis.set_title(f"{counts.sum():,} samples: entropy {entropy:.2f} of {math.log(len(counts)):.2f} nats, "
                    f"{(counts * 100 >= counts.sum()).sum()} of {len(counts)} classes hold 1 % or more", fontsize=9)
@@ -182,25 +181,27 @@ def main(argv=None):
     device = choose_device(args.device)
     if args.gammas:
         return gamma_sweep(args, device)
-    path = Path(args.ckpt or newest_checkpoint("began"))
+    path = checkpoint_path(args.ckpt, "began")
     G, D, trained, checkpoint = load(path, device)
     if args.samples:
         images = torch.cat(list(sample(G, args.samples, trained, device, args.seed, args.batch_size)))
-        return plots.save_grid(images, args.grid_out, nrow=max(1, round(math.sqrt(args.samples))))
+        plots.save_grid(images, args.grid_out, nrow=max(1, round(math.sqrt(args.samples))))
+        return say_written(args.grid_out)
     if args.export:
         return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp),
                                     args.export)
 
     print(f"{path}: BEGAN, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
-    table = draw(G, D, trained, args, device, path.parent)
-    metrics, classes = measure(G, trained, args, device)
-    if args.extractor == "lenet":
-        draw_classes(metrics, classes, path.parent / "classes.png")
-    write_json(path.parent / f"eval_{checkpoint['step']}.json",
-               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "thesis_table": table,
-                "train_args": vars(trained), "env": environment(device)})
-    for key, value in metrics.items():
-        print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
+    real_set, extractor = reference(load_data, trained, args, device)
+    where = output_dir(path, "began")
+    with named_outputs(where):
+        table = draw(G, D, trained, args, device, real_set, read_log(path.with_name("log.jsonl")), where)
+        write_eval(where, path, checkpoint, {}, device, thesis_table=table)
+        metrics = measure(G, trained, args, device, real_set, extractor)
+        write_eval(where, path, checkpoint, metrics, device, thesis_table=table)
+        if pick(metrics, "class_counts", None):
+            draw_classes(metrics, real_set.classes, where / "classes.png")
+    print_metrics(metrics)
     for row in table:
         print(f"epoch {row['epoch']}: M {row['M_ours']:.4f}, thesis {row['M_thesis']:.4f}")
     return metrics

@@ -1,7 +1,7 @@
 """The BiGAN paper's MNIST table, and the numbers and pictures around it. From the repository's root:
 
   python -m bigan.eval                                   the newest run under runs/bigan
-  python -m bigan.eval --ckpt DIR/last.pt                a checkpoint: 1NN, probe, reconstructions, FID, figures
+  python -m bigan.eval --ckpt DIR                        a run or checkpoint: 1NN, probe, reconstructions, FID, figures
   python -m bigan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
   python -m bigan.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz (images: and PNGs)
   python -m bigan.eval --table --dataset mnist           the paper's table: every method, 3 seeds, 400 epochs (a GPU's)
@@ -31,13 +31,15 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
+from common.cli import add_device_args, add_eval_args, new_parser, positive_int, run_main
 from common.data import CLASSES, DATASETS
 from common.device import choose_device, seed_all, step_rng
+from common.errors import UserError
+from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
+                             say_written, set_data_dir, write_eval)
 from common.metrics import count_tag, pick
-from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import MIXTURES, mode_metrics, toy_metrics
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.runs import load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_only_arg, add_sweep_args, only, sweep
 
 from . import train
@@ -93,12 +95,17 @@ def load(path, device):
 
 
 def load_with_data(path, args, device):
-    """As `load`, with the train and test data and freshly computed BatchNorm statistics."""
+    """(networks with freshly computed BatchNorm statistics, train data, test data, extractor or None, training args,
+    checkpoint). Toys and autoencoders need no extractor."""
     G, E, D, trained, checkpoint = load(path, device)
-    trained.data_dir = args.data_dir
-    data, test = load_data(trained), load_data(trained, "test")
+    if trained.dataset in MIXTURES or trained.method in AUTOENCODERS:
+        set_data_dir(trained, args)
+        test, extractor = load_data(trained, "test"), None
+    else:
+        test, extractor = reference(load_data, trained, args, device)
+    data = load_data(trained)
     recompute_statistics(G, E, D, fixed_batches(data, trained, args.bn_batches, device))
-    return (G, E, D), data, test, trained, checkpoint
+    return (G, E, D), data, test, extractor, trained, checkpoint
 
 
 @torch.no_grad()
@@ -110,8 +117,11 @@ def sample(G, n, trained, device, seed=0, batch_size=250):
 
 
 @torch.no_grad()
-def measure(networks, data, test, trained, args, device):
-    """{key: value} of every measurement that this run's data set and method allow."""
+def measure(networks, data, test, extractor, trained, args, device, save=lambda metrics: None):
+    """{key: value} of every measurement that this run's data set and method allow.
+
+    save: called with what there is after each of them, so that an error in a later one loses nothing.
+    """
     G, E, D = networks
     if trained.dataset in MIXTURES:
         x, _ = data.sample(args.n, step_rng(args.seed, 0))
@@ -126,20 +136,16 @@ def measure(networks, data, test, trained, args, device):
         metrics |= measure_anomaly(networks, test, trained, device)[0]
     elif data.labels is not None:
         metrics |= measure_features(networks, data, test, trained, args, device)
+    save(metrics)
     metrics |= measure_inversion(G, E, test, trained, args, device)
+    save(metrics)
     if trained.method not in AUTOENCODERS:                    # which give no distribution to draw z from
-        extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
-        real = real_features(extractor, test, device=device, cache_dir=Path(args.data_dir) / "cache")
         batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
-        fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
-        split = "test"
+        keep, split = None, "test"
         if trained.hold_out is not None:                      # what G never saw it is not asked for
             held_out = class_index(test, trained.hold_out)
-            real, split = [part[test.labels != held_out] for part in real], f"test_without_class{held_out}"
-        metrics |= image_metrics(real, fake, extractor.name, split)
-        if args.extractor == "lenet":
-            tag = f"{extractor.name}_{count_tag(args.n)}"
-            metrics |= {f"class_{key}_{tag}": value for key, value in class_histogram(fake[1]).items()}
+            keep, split = test.labels != held_out, f"test_without_class{held_out}"
+        metrics |= image_scores(extractor, test, batches, args.n, device, trained.data_dir, keep, split)[0]
     return metrics
 
 
@@ -213,7 +219,7 @@ def measure_anomaly(networks, test, trained, device):
 
 @torch.no_grad()
 def draw(networks, data, test, trained, args, device, where):
-    """Samples, reconstructions, interpolation, neighbours, anomaly histogram, curves: PNGs beside the checkpoint."""
+    """Samples, reconstructions, interpolation, neighbours, anomaly histogram, curves: PNGs in `where`."""
     G, E, _ = networks
     if (where / "log.jsonl").exists():
         draw_curves(where)
@@ -231,13 +237,17 @@ def draw(networks, data, test, trained, args, device, where):
     x = test.images_at(torch.arange(min(64, len(test))), device)
     code = E(x)
     rec, regen = G(code).float(), G(E(images)).float()
-    rows = [t[i:i + 16] for i in (0, 16) for t in (x, rec)] + [images[:16], regen[:16]]
-    plots.save_grid(torch.cat(rows), where / "reconstructions.png", nrow=16, zoom=zoom)
+    shown = min(16, len(x))                                                # of few images one row
+    rows = [t[i:i + shown] for i in (0, 16) if i + shown <= len(x) for t in (x, rec)]
+    rows += [images[:shown], regen[:shown]]
+    plots.save_grid(torch.cat(rows), where / "reconstructions.png", nrow=shown, zoom=zoom)
 
-    t = torch.linspace(0, 1, 9).tolist()
-    between = torch.stack([G(torch.lerp(code[:6], code[6:12], s)).float() for s in t], 1)         # (6, 9, …)
-    ends = torch.cat([x[:6, None], between, x[6:12, None]], 1)
-    plots.save_grid(ends.flatten(0, 1), where / "interpolation.png", nrow=len(t) + 2, zoom=zoom)
+    t, pairs = torch.linspace(0, 1, 9).tolist(), min(6, len(x) // 2)
+    first, second = slice(pairs), slice(pairs, 2 * pairs)
+    if pairs:
+        steps = [G(torch.lerp(code[first], code[second], s)).float() for s in t]
+        ends = torch.stack([x[first], *steps, x[second]], 1)                                      # (6, 11, …)
+        plots.save_grid(ends.flatten(0, 1), where / "interpolation.png", nrow=len(t) + 2, zoom=zoom)
 
     n, rows = min(args.bank, len(data)), [images[:16]]
     for net in (lambda x: x.flatten(1), E.features):                      # the nearest in pixels, and in features
@@ -259,8 +269,10 @@ def draw(networks, data, test, trained, args, device, where):
 def draw_samples(G, trained, args, device):
     samples = torch.cat(list(sample(G, args.samples, trained, device, args.seed, args.batch_size))).cpu()
     if trained.dataset in MIXTURES:
-        return plots.densities({"samples": samples}, args.grid_out, limit=toy_limit(load_data(trained)))
-    return plots.save_grid(samples, args.grid_out, nrow=max(1, round(math.sqrt(len(samples)))))
+        plots.densities({"samples": samples}, args.grid_out, limit=toy_limit(load_data(trained)))
+    else:
+        plots.save_grid(samples, args.grid_out, nrow=max(1, round(math.sqrt(len(samples)))))
+    say_written(args.grid_out)
 
 
 # --- tables: many runs
@@ -276,9 +288,9 @@ def said(values, scale=1, digits=1):
 def measure_run(where, _, args):
     """What the tables need of a finished run, and its figures."""
     device = choose_device(args.device)
-    networks, data, test, trained, _ = load_with_data(where / "last.pt", args, device)
+    networks, data, test, extractor, trained, _ = load_with_data(where / "last.pt", args, device)
     draw(networks, data, test, trained, args, device, where)
-    return measure(networks, data, test, trained, args, device)
+    return measure(networks, data, test, extractor, trained, args, device)
 
 
 def run_table(args, name, rows, flags):
@@ -398,22 +410,25 @@ def main(argv=None):
     if args.amp != "off":
         raise UserError(f"--amp {args.amp}: everything here is measured in fp32. Leave it out")
     device = choose_device(args.device)
-    path = Path(args.ckpt or newest_checkpoint("bigan"))
+    path = checkpoint_path(args.ckpt, "bigan")
     if args.samples or args.export:
         G, _, _, trained, _ = load(path, device)
         if args.samples:
             return draw_samples(G, trained, args, device)
         return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size), args.export)
 
-    networks, data, test, trained, checkpoint = load_with_data(path, args, device)
+    networks, data, test, extractor, trained, checkpoint = load_with_data(path, args, device)
     print(f"{path}: {trained.method}, {trained.arch}, step {checkpoint['step']}, {trained.dataset}")
-    draw(networks, data, test, trained, args, device, path.parent)
-    metrics = measure(networks, data, test, trained, args, device)
-    write_json(path.parent / f"eval_{checkpoint['step']}.json",
-               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "train_args": vars(trained),
-                "env": environment(device)})
-    for key, value in metrics.items():
-        print(f"{key:36} {value:.4f}" if isinstance(value, float) else f"{key:36} {value}")
+    where = output_dir(path, "bigan")
+
+    def save(metrics):
+        write_eval(where, path, checkpoint, metrics, device)
+
+    with named_outputs(where):
+        draw(networks, data, test, trained, args, device, where)
+        metrics = measure(networks, data, test, extractor, trained, args, device, save)
+        save(metrics)
+    print_metrics(metrics)
     return metrics
 
 

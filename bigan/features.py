@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from common.device import float64, where_float64_is
+
 
 @torch.no_grad()
 def nearest(bank: Tensor, queries: Tensor, block: int = 500) -> Tensor:
@@ -26,6 +28,7 @@ def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
 
     X: the bank's features, each with mean 0 and variance 1 (constant ones stay 0). In float64.
     """
+    bank, queries = where_float64_is(bank), where_float64_is(queries)
     mean, sd = bank.mean(0, dtype=torch.float64), bank.double().std(0).clamp(min=1e-8)
     Y = torch.nn.functional.one_hot(bank_labels).to(bank.device, torch.float64)
     gram, cross = 0, 0
@@ -44,6 +47,6 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
     n_neg = len(scores) - n_pos
     if not n_pos or not n_neg:
         raise ValueError(f"AUROC needs positives and negatives, got {n_pos} and {n_neg}")
-    _, places, counts = torch.unique(scores.double(), return_inverse=True, return_counts=True)  # sorted
+    _, places, counts = torch.unique(float64(scores), return_inverse=True, return_counts=True)  # sorted
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]                    # ties share their mean rank
     return ((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)).item()

@@ -25,8 +25,8 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
-                           init_processes, seed_all, shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
+                           choose_device, fused_adam, init_processes, seed_all, shard, step_rng)
 from common.metrics import count_tag
 from common.metrics.toy import MIXTURES, mixture, mode_metrics
 from common.plots import curves, densities, save_grid
@@ -106,7 +106,8 @@ def load_data(args, split="train"):
     """Images, or a mixture, with batch(step, batch_size, seed, device); the train split lacks the class --hold-out."""
     if args.dataset in MIXTURES:
         return mixture(args.dataset, standardised=False)
-    data = load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    data = load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
     if args.hold_out is not None:
         held_out = class_index(data, args.hold_out)
         if split == "train":
@@ -179,6 +180,10 @@ def main(argv=None):
     opt_D, opt_GE = fused_adam(params_D, device, **adam), fused_adam(params_GE, device, **adam)
     fixed_z = sample_z(2000 if toy else 64, args, step_rng(args.seed, 0)).to(device)
 
+    shape = (2,) if toy else (args.channels, args.size, args.size)
+    check_batch_norm("--batch-size", args.batch_size, world, (G, (args.z_dim,)), (E, shape),
+                     (D, shape, (args.z_dim,)))
+
     # --- resume
     run = Run("bigan", args, device, rank)
     start, _ = run.resume(G=G, E=E, D=D, opt_D=opt_D, opt_GE=opt_GE)
@@ -230,14 +235,18 @@ def main(argv=None):
         opt_GE.step()
 
         # --- log, sample, save
+        losses = {"L_GE": average(L_GE)} | {key: average(value) for key, value in losses.items()}
+        run.check(step, **losses)
         measured = {}
         if run.due(step, args.sample_every) and rank == 0:
             recompute_statistics(G, E, D, fixed_batches(data, args, 50, device))
+            with torch.no_grad():
+                run.check(step, samples=G(fixed_z), reconstructions=G(E(x, eps)))
             measured = (progress_toy if toy else progress)(G, E, data, test, fixed_z, args,
                                                            run.dir / "samples" / f"step_{step:08d}.png")
             for net in (G, E, D):
                 net.train()
-        run.log(step, L_GE=average(L_GE), **{key: average(value) for key, value in losses.items()}, **measured)
+        run.log(step, **losses, **measured)
         if run.due(step, args.save_every):
             run.save(step, G=G, E=E, D=D, opt_D=opt_D, opt_GE=opt_GE)
             if rank == 0:

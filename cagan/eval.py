@@ -1,7 +1,7 @@
 """The paper's figures, and the numbers that it leaves to the eye. From the repository's root:
 
   python -m cagan.eval                                   the newest run under runs/cagan
-  python -m cagan.eval --ckpt DIR/last.pt --n 10000      a checkpoint; metrics from 10,000 samples
+  python -m cagan.eval --ckpt DIR --n 10000              a run or a checkpoint; metrics from 10,000 samples
   python -m cagan.eval --ckpt … --samples 80 --grid-out grid.png    only draw samples, one row a condition
   python -m cagan.eval --ckpt … --n 50000 --export DIR   only write samples and conditions, as NPZ and PNGs
   python -m cagan.eval --figures --reduced               Figs. 12, 13, 14, §6.3 and the toy, three seeds, small
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 if not __package__:                          # started as a file: relative imports can't work
     print("error: start this as a module from the repository's root: "
@@ -26,11 +25,14 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
+from common.cli import add_device_args, add_eval_args, new_parser, run_main
 from common.device import bf16_if_fast, choose_device
+from common.errors import UserError
+from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, progress,
+                             reference, say_written, write_eval)
 from common.metrics import pick
-from common.metrics.images import collect, image_metrics, load_extractor, real_features
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.metrics.images import image_metrics
+from common.runs import load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
 
 from . import toy, train
@@ -97,24 +99,25 @@ def asked_for(n, groups):
     return uniform_targets(n, groups, torch.Generator().manual_seed(0))
 
 
-def measure(G, trained, groups, args, device):
-    """FID in both forms, KID, IS, precision, recall; with classes: conditional accuracy, histogram, confusion."""
-    real_set = load_data(argparse.Namespace(**vars(trained) | {"data_dir": args.data_dir}), args.split)
+def real_images(trained, groups, args, device):
+    """The real images of a run and the extractor, for `measure`."""
     if args.n < 2 * sum(groups):
         raise UserError(f"--n {args.n}: {sum(groups)} conditions need two images each at least")
-    cnd = asked_for(args.n, groups)
-    images = tqdm(sample(G, cnd, trained, device, args.seed, args.batch_size), total=-(-args.n // args.batch_size),
-                  disable=None, desc="samples")
     if trained.attributes and args.extractor == "lenet":
-        raise UserError("no LeNet knows CelebA's attributes: give --extractor inception")
-    if trained.attributes:
-        extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
-        real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
-        return image_metrics(real, collect(extractor, images), extractor.name, args.split)
-    scores = ConditionalScores(real_set, device, args.data_dir, args.extractor, args.inception_weights)
-    fake, asked = scores.collect(images, args.n), cnd.argmax(1)
-    metrics = image_metrics(scores.real, fake, scores.extractor.name, args.split) | scores(*fake, asked)
-    return metrics | (scores.details(fake[1], asked) if args.extractor == "lenet" else {})
+        raise UserError("no LeNet knows CelebA's attributes: give --extractor inception or efficientnet")
+    return reference(load_data, trained, args, device)
+
+
+def measure(G, trained, groups, args, device, real_set, extractor):
+    """FID in both forms, KID, IS, precision, recall; with classes: conditional accuracy, histogram, confusion."""
+    cnd = asked_for(args.n, groups)
+    images = sample(G, cnd, trained, device, args.seed, args.batch_size)
+    if trained.attributes or extractor is None:
+        return image_scores(extractor, real_set, images, args.n, device, trained.data_dir)[0]
+    scores = ConditionalScores(real_set, device, trained.data_dir, extractor)
+    fake, asked = scores.collect(progress(images, args.n), args.n), cnd.argmax(1)
+    metrics = image_metrics(scores.real, fake, extractor.name, args.split) | scores(*fake, asked)
+    return metrics | (scores.details(fake[1], asked) if extractor.kind == "lenet" else {})
 
 
 def draw_samples(G, trained, groups, n, device, path, seed=0):
@@ -162,12 +165,13 @@ def measure_run(where, _, args):
     device = choose_device(args.device)
     G, trained, checkpoint = load(where / "last.pt", device)
     draw_samples(G, trained, checkpoint["state"]["groups"], 80, device, where / "samples.png")
-    return measure(G, trained, checkpoint["state"]["groups"], args, device)
+    groups = checkpoint["state"]["groups"]
+    return measure(G, trained, groups, args, device, *real_images(trained, groups, args, device))
 
 
 def figures(args):
     """Train what the figures in --figures need, draw each: figure_<name>.png, .md and .json under --out."""
-    if args.extractor != "lenet":
+    if args.extractor not in ("auto", "lenet"):
         raise UserError(f"--figures --extractor {args.extractor}: they need a classifier of the data's classes: lenet")
     wanted = args.figures or (*TITLES, "toy")
     folder = Path(args.out or f"runs/cagan/figures{'-reduced' * args.reduced}")
@@ -256,28 +260,28 @@ def main(argv=None):
     if args.figures is not None:
         return figures(args)
     device = choose_device(args.device)
-    path = Path(args.ckpt or newest_checkpoint("cagan"))
+    path = checkpoint_path(args.ckpt, "cagan")
     G, trained, checkpoint = load(path, device)
-    names, groups, where = checkpoint["state"]["names"], checkpoint["state"]["groups"], path.parent
+    names, groups = checkpoint["state"]["names"], checkpoint["state"]["groups"]
     if args.samples:
-        return draw_samples(G, trained, groups, args.samples, device, args.grid_out, args.seed)
+        draw_samples(G, trained, groups, args.samples, device, args.grid_out, args.seed)
+        return say_written(args.grid_out)
     if args.export:
         return export(G, trained, groups, args, device)
 
     print(f"{path}: {trained.loss}, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
-    draw_samples(G, trained, groups, 10 * sum(groups), device, where / "samples.png", args.seed)
-    draw_interpolation(G, trained, groups, device, where / "interpolation.png", args.seed)
-    metrics = measure(G, trained, groups, args, device)
-    if pick(metrics, "class_counts", None):
-        figure, axis = plots.plt.subplots(figsize=(7, 2.4))
-        draw_classes(axis, metrics, names)
-        plots.save_figure(figure, where / "classes.png")
-    write_json(where / f"eval_{checkpoint['step']}.json",
-               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "conditions": names,
-                "train_args": vars(trained), "env": environment(device)})
-    for key, value in metrics.items():
-        if not key.startswith("confusion"):
-            print(f"{key:40} {value:.4f}" if isinstance(value, float) else f"{key:40} {value}")
+    found = real_images(trained, groups, args, device)
+    where = output_dir(path, "cagan")
+    with named_outputs(where):
+        draw_samples(G, trained, groups, 10 * sum(groups), device, where / "samples.png", args.seed)
+        draw_interpolation(G, trained, groups, device, where / "interpolation.png", args.seed)
+        metrics = measure(G, trained, groups, args, device, *found)
+        write_eval(where, path, checkpoint, metrics, device, conditions=names)
+        if pick(metrics, "class_counts", None):
+            figure, axis = plots.plt.subplots(figsize=(7, 2.4))
+            draw_classes(axis, metrics, names)
+            plots.save_figure(figure, where / "classes.png")
+    print_metrics(metrics)
     return metrics
 
 

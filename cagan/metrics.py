@@ -1,5 +1,6 @@
 """Scores of a class-conditional generator: FID in two forms, and whether the classifier sees what was asked for."""
 
+import sys
 from pathlib import Path
 
 import torch
@@ -12,16 +13,21 @@ from common.metrics.images import (class_histogram, collect, frechet_distance, l
 class ConditionalScores:
     """Measures generated images against the labelled `image_set`, whose features are taken once.
 
-    kind: the extractor, see common.metrics.images.load_extractor.
+    extractor: of common.metrics.images.load_extractor; none: the LeNet of the data set.
     """
 
-    def __init__(self, image_set, device, data_dir, kind="lenet", inception_weights=None):
-        self.kind, self.split = kind, image_set.split
-        self.extractor = load_extractor(kind, image_set.name, device, data_dir, inception_weights)
+    def __init__(self, image_set, device, data_dir, extractor=None):
+        self.split = image_set.split
+        self.extractor = extractor or load_extractor("lenet", image_set.name, device, data_dir)
         self.real = real_features(self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache")
         self.moments = moments(self.real[0])
-        self.class_moments = [moments(self.real[0][image_set.labels == c])
-                              for c in range(int(image_set.labels.max()) + 1)]
+        classes = max(len(image_set.classes), int(image_set.labels.max()) + 1)
+        counts = [int((image_set.labels == c).sum()) for c in range(classes)]
+        self.class_moments = [moments(self.real[0][image_set.labels == c]) if count > 1 else None
+                              for c, count in enumerate(counts)]
+        if few := [str(c) for c, count in enumerate(counts) if count < 2]:
+            print(f"warning: fid_per_class leaves out class {', '.join(few)}: it needs two {self.split} images of a "
+                  "class", file=sys.stderr)
 
     def collect(self, batches, n):
         """(features, logits) of n images."""
@@ -35,18 +41,19 @@ class ConditionalScores:
         asked for, and has more bias. conditional_accuracy: the share that the classifier (lenet) sees as asked.
         """
         tag = f"{self.extractor.name}_{count_tag(len(features))}"
+        scores = {f"fid_{tag}_{self.split}": frechet_distance(*self.moments, *moments(features))}
         per_class = [frechet_distance(*real, *moments(features[asked == c]))
-                     for c, real in enumerate(self.class_moments)]
-        scores = {f"fid_{tag}_{self.split}": frechet_distance(*self.moments, *moments(features)),
-                  f"fid_per_class_{tag}_{self.split}": sum(per_class) / len(per_class)}
-        if self.kind == "lenet":
+                     for c, real in enumerate(self.class_moments) if real is not None]
+        if per_class:
+            scores[f"fid_per_class_{tag}_{self.split}"] = sum(per_class) / len(per_class)
+        if self.extractor.kind == "lenet":
             scores[f"conditional_accuracy_{tag}"] = (logits.argmax(1) == asked).double().mean().item()
         return scores
 
     def details(self, logits, asked):
         """Lists: the accuracy of each class, the classes' histogram, counts seen (row: asked, column: seen)."""
         S, tag = len(self.class_moments), f"{self.extractor.name}_{count_tag(len(logits))}"
-        confusion = torch.bincount(asked * S + logits.argmax(1), minlength=S * S).view(S, S)
+        confusion = torch.bincount(asked * S + logits[:, :S].argmax(1), minlength=S * S).view(S, S)
         return {f"conditional_accuracies_{tag}": (confusion.diag() / confusion.sum(1)).tolist(),
                 f"confusion_{tag}": confusion.tolist(),
                 **{f"class_{key}_{tag}": value for key, value in class_histogram(logits).items()}}

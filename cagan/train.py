@@ -11,6 +11,7 @@
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z, one row a condition), last.pt.
 """
 
+import functools
 import sys
 from pathlib import Path
 
@@ -23,8 +24,9 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, bf16_if_fast, choose_device, fused_adam,
-                           init_processes, seed_all, shard, step_rng)
+from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
+                           choose_device, fused_adam, init_processes, seed_all, shard, step_rng)
+from common.metrics.images import load_extractor
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
@@ -49,7 +51,7 @@ def parse_args(argv=None):
     paper = parser.add_argument_group("paper")
     paper.add_argument("--loss", choices=LOSSES, default="ca", help="(17), (18); (1), (2); (7), (8); §6.1")
     paper.add_argument("--adv", choices=tuple(ADVERSARIAL), default="lsgan", help="adversarial loss (§5)")
-    paper.add_argument("--lambda-cls", type=float, default=0.1, help="λ_cls of modified AC-GAN (§6.1; 0.01 to 1)")
+    paper.add_argument("--lambda-cls", type=float, default=0.1, help="λ_cls of modified AC-GAN (§6.1; Fig. 13: .01-1)")
     paper.add_argument("--lambda-gp", type=float, default=10.0, help="weight of WGAN-GP's penalty (not given)")
     paper.add_argument("--n-critic", type=positive_int, default=1, help="D's steps for one of G (authors' code: 1)")
     paper.add_argument("--norm", choices=("instance", "batch", "none"), default="instance",
@@ -70,14 +72,14 @@ def parse_args(argv=None):
     paper.add_argument("--size", type=int, default=28, help="image side (§5)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (§5: 1)")
     paper.add_argument("--width", type=positive_int, default=64, help="filters at full size (authors' code)")
-    paper.add_argument("--convs", type=positive_int, default=3, help="convolutions a resolution (authors' code)")
+    paper.add_argument("--convs", type=positive_int, default=3, help="convolutions per resolution (authors' code)")
     paper.add_argument("--lr", type=float, default=1e-5, help="Adam's learning rate, G and D (§6.2; Fig. 14: 3e-6)")
     paper.add_argument("--beta1", type=float, default=0.9, help="Adam's β₁ (authors' code: Keras' default)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code: Keras' default)")
     add_run_args(parser, datasets=("auto",) + DATASETS + ("synthetic",), dataset="auto", steps=187_500, batch_size=32,
                  steps_help="updates of D (authors' code: 100 epochs of 1,875)", batch_help="(authors' code)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="at each --sample-every: FID "
-                        "and conditional accuracy (LeNet) of N images, against the test split. 0: not")
+                        "and conditional accuracy of N images, against the test split. 0: not")
     args = parse(parser, argv, PRESETS)
     check_ranges(args, lambda_cls=(0, None), lambda_gp=(0, None), lr=(0, None), beta1=(0, 0.999999),
                  beta2=(0, 0.999999), mix_from=(0, None), mix_ramp=(0, None))
@@ -102,7 +104,8 @@ def load_data(args, split="train"):
             args.dataset = "mnist"
         except UserError:
             args.dataset = "fashion-mnist"
-    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
 
 
 def build(args, groups):
@@ -133,6 +136,12 @@ def active_heads(args, cnd):
     return cnd if args.loss == "ca" else torch.cat([torch.ones_like(cnd[:, :1]), torch.zeros_like(cnd)], 1)
 
 
+def mean_judgement(args, out, cnd):
+    """Mean of D's outputs (B, heads) where it judges; 0 where no image of the batch activates a condition."""
+    active = active_heads(args, cnd)
+    return (out * active).sum() / active.sum().clamp(min=1)
+
+
 def mix_share(args, epoch):
     """How much of a batch is exchanged in this epoch (from 0): ½ is §4's mixed batch."""
     if args.mix_ramp is not None:
@@ -150,11 +159,11 @@ def sample(G, cnd, args, device, seed=0, batch_size=250):
         yield images.float()
 
 
-def score(scores, G, n, args, device):
-    """The conditional scores of n images, the classes asked for in turn."""
+def score(scores, G, n, args, device, check=iter):
+    """The conditional scores of n images, the classes asked for in turn. check: sees the batches as they come."""
     asked = torch.arange(n) % len(scores.class_moments)
     cnd = torch.nn.functional.one_hot(asked, len(scores.class_moments)).float()
-    return scores(*scores.collect(sample(G, cnd, args, device), n), asked)
+    return scores(*scores.collect(check(sample(G, cnd, args, device)), n), asked)
 
 
 def main(argv=None):
@@ -173,7 +182,11 @@ def main(argv=None):
     names, groups = set_conditions(data, args.attributes)                          # data's labels are now cnd (N, S)
     if 0 < args.fid_samples < 2 * sum(groups):
         raise UserError(f"--fid-samples {args.fid_samples}: {sum(groups)} classes need two images each at least")
-    scores = ConditionalScores(load_data(args, "test"), device, args.data_dir) if args.fid_samples else None
+    scores = None
+    if args.fid_samples and rank == 0:
+        test = load_data(args, "test")
+        if (extractor := load_extractor("auto", test.name, device, args.data_dir)) is not None:
+            scores = ConditionalScores(test, device, args.data_dir, extractor)
 
     # --- networks and optimisers (§5)
     layout = torch.channels_last if args.amp == "bf16" and device.type == "cuda" else torch.contiguous_format
@@ -181,6 +194,8 @@ def main(argv=None):
     opt_G, opt_D = (fused_adam(net.parameters(), device, lr=args.lr, betas=(args.beta1, args.beta2)) for net in (G, D))
     shown = each_condition(groups).repeat_interleave(8, 0)                         # a row of 8 for each condition
     fixed_z = torch.randn(8, args.z_dim, generator=step_rng(args.seed, 0)).repeat(sum(groups), 1).to(device)
+
+    check_batch_norm("--batch-size", args.batch_size, world, (D, (args.channels, args.size, args.size)))
 
     # --- resume
     run = Run("cagan", args, device, rank)
@@ -224,15 +239,19 @@ def main(argv=None):
         opt_D.step()
 
         # --- log, sample, save
+        D_real, D_fake = mean_judgement(args, real_out, cnd), mean_judgement(args, fake_out, cnd_fake)
+        logged = dict(L_d=average(L_d), L_g=average(L_g), D_real=average(D_real), D_fake=average(D_fake),
+                      share=share, **penalty)
+        run.check(step, **logged)
         measured = {}
         if run.due(step, args.sample_every) and rank == 0:
             with torch.no_grad():
-                save_grid(G(fixed_z, shown.to(device)), run.dir / "samples" / f"step_{step:08d}.png")
+                samples = G(fixed_z, shown.to(device))
+            run.check(step, samples=samples)
+            save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
             if scores:
-                measured = score(scores, G, args.fid_samples, args, device)
-        judged = lambda out, c: average((out * active_heads(args, c)).sum(1).mean())
-        run.log(step, L_d=average(L_d), L_g=average(L_g), D_real=judged(real_out, cnd),
-                D_fake=judged(fake_out, cnd_fake), share=share, **penalty, **measured)
+                measured = score(scores, G, args.fid_samples, args, device, functools.partial(run.checked, step))
+        run.log(step, **logged, **measured)
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, names=names, groups=groups)
             if rank == 0:

@@ -8,7 +8,6 @@ batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no D
 As batch number `step` depends on nothing but the seed, resuming a run needs no saved data order.
 """
 
-import argparse
 import contextlib
 import functools
 import gzip
@@ -31,13 +30,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cli import UserError, run_main
+from .cli import file_path, new_parser, run_main
+from .errors import UserError
 from .device import import_torchvision
 
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # the first that is there is the test split
 SYSTEM_DIR = Path("/usr/share/datasets")  # where Debian's package dataset-fashion-mnist installs
 CUT_OFF = (EOFError, zlib.error)
+DECODING = 2  # raise it when `_decode` gives other pixels of the same file: cached features are of the old ones
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 
 # md5 sums of the unpacked contents: Debian's .gz files are torchvision's less the header's name and time.
@@ -136,6 +139,31 @@ class ImageSet:
         labels = None if self.labels is None else self.labels[indices].to(device)
         return self.images_at(indices, device), labels
 
+    def fingerprint(self):
+        """64 hex digits that change with any pixel, label or order, with size and with channels: a key for caches.
+
+        Images in memory are hashed themselves, whole (about a second per GB), so that a slice of `images` is seen.
+        Of lazily decoded ones it is each file's name below their common folder, its bytes and its time of change.
+        """
+        key = hashlib.sha256(f"{DECODING} {self.size} {self.channels} {len(self)}".encode())
+        if self.images is None:
+            root = os.path.commonpath([file.parent for file in self.files])
+            for file in self.files:
+                try:
+                    status = file.stat()
+                except OSError as e:
+                    raise UserError(f"can't read the image {file} ({e.strerror}): put it back, "
+                                    "or start again without it") from None
+                name = os.fsencode(os.path.relpath(file, root))
+                key.update(name + f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
+        else:
+            key.update(f"{tuple(self.images.shape)}".encode())
+            key.update(self.images.cpu().contiguous().numpy())
+        if self.labels is not None:
+            key.update(f"{tuple(self.labels.shape)} {self.labels.dtype}".encode())
+            key.update(self.labels.cpu().contiguous().numpy())
+        return key.hexdigest()
+
 
 def batch_indices(n, batch_size, seed, step):
     """int64 (batch_size,): places [step·B, (step+1)·B) of one endless sequence, a fresh permutation an epoch.
@@ -159,7 +187,8 @@ def _permutation(n, seed, epoch):
     return torch.randperm(n, generator=torch.Generator().manual_seed(int(mixed[0])))
 
 
-def load_images(name, data_dir, split="train", size=None, channels=None, download=True, limit=None, limit_seed=None):
+def load_images(name, data_dir, split="train", size=None, channels=None, download=True, limit=None,
+                limit_seed=None, skip_bad=False):
     """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for --smoke).
 
     split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178, synthetic 32); a
@@ -168,10 +197,23 @@ def load_images(name, data_dir, split="train", size=None, channels=None, downloa
     limit_seed, a random choice that it fixes).
 
     FashionMNIST, MNIST and CIFAR-10 are looked for in data_dir and /usr/share/datasets, then downloaded into
-    data_dir unless `download` is False. CelebA must be put there by hand. "folder" is any tree of images
-    under data_dir: the largest centred square of each, resized; the first-level folders, if all images lie in
-    such, are the labels; both splits are all images unless data_dir has the folders train/ and test/.
-    Raises UserError for a wrong argument, for data that can't be had, and for an image that can't be decoded.
+    data_dir unless `download` is False. CelebA must be put there by hand.
+
+    "folder" is any tree of images under data_dir: the largest centred square of each, resized.
+    - Splits: images in train/ are trained on and those in test/ (without it val/, valid/ or validation/) are
+      the test split, upper or lower case. Without such folders, or with train/ alone, both splits are the same.
+    - Labels: the folders below the split's are its classes, numbered as in the training split, which has them
+      all. Stray images beside them are left out; without two such folders, or where the strays are the
+      majority, all images are used, without labels.
+    - Channels: 3 if any file of the training split is in colour, whatever `split` and `limit`; an image with a
+      palette is, unless its palette is grey.
+    - Pixels: upright by EXIF; transparent ones lie on white; of an animation the first frame; 16-bit grey is
+      divided by 257 and rounded. 32-bit pixels have no fixed range and count as undecodable.
+
+    Undecodable images end in one error that lists them, or with `skip_bad` are left out with a warning. Where
+    the images don't fit into memory only their headers are read at first, so that a truncated file is met
+    later, in `images_at`; with `skip_bad` each is decoded once to find those, too.
+    Raises UserError for a wrong argument, for data that can't be had, and for images that can't be decoded.
     """
     if name not in (*DATASETS, "synthetic"):
         raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
@@ -187,17 +229,24 @@ def load_images(name, data_dir, split="train", size=None, channels=None, downloa
         size, channels = size or 32, channels or 1
         images, labels = _synthetic(512, size, channels, seed=("train", "test").index(split))
     else:
-        data_dir = Path(data_dir).expanduser()
-        if data_dir.exists() and not data_dir.is_dir():
-            raise UserError(f"the data directory {data_dir} is a file: give a directory")
+        data_dir = _expanded(data_dir)
         if name in ("celeba", "folder"):
-            files, labels, classes = (_celeba if name == "celeba" else _folder)(data_dir, split)
-            return _image_files(name, split, size, channels, files, labels, classes, limit, limit_seed)
+            return _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_bad)
         images, labels = (_read_cifar if name == "cifar10" else _read_mnist)(name, split, data_dir, download)
     keep = slice(limit) if limit_seed is None else _chosen(len(images), limit, limit_seed)
     images, labels = torch.from_numpy(images[keep]), torch.from_numpy(labels[keep])
     size, channels = size or images.shape[-1], channels or images.shape[1]
     return ImageSet(name, split, size, channels, CLASSES[name], images, labels)
+
+
+def _expanded(data_dir):
+    try:
+        data_dir = Path(data_dir).expanduser()
+    except RuntimeError:                     # ~name of nobody
+        raise UserError(f"the data directory {data_dir}: no such user's home") from None
+    if data_dir.exists() and not data_dir.is_dir():
+        raise UserError(f"the data directory {data_dir} is a file: give a directory")
+    return data_dir
 
 
 def _synthetic(n, size, channels, seed):
@@ -322,7 +371,7 @@ def _fetch(name, need, folders, tried):
     """
     target = next((folder for folder in folders if not _damaged(folder, MD5[name])), None)
     if target:
-        target.mkdir(parents=True, exist_ok=True)
+        _check_writable(target, name)
     sources = {"torchvision's download": functools.partial(_from_torchvision, name)}
     if name == "fashion-mnist":
         sources["Debian's package dataset-fashion-mnist"] = _from_debian
@@ -340,6 +389,17 @@ def _fetch(name, need, folders, tried):
                     os.replace(path, target / path.name)
             _say(f"{name} came from {source}, " + (f"kept in {target}" if target else "not kept"))
             return {file: files[file] for file in need}
+
+
+def _check_writable(folder, name):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".download-", dir=folder):
+            pass
+    except OSError as e:
+        raise UserError(f"{name} is not on this machine and can't be fetched into {folder} "
+                        f"({e.strerror}): give a --data-dir that can be written to, or one that "
+                        f"holds {name}") from None
 
 
 def _damaged(folder, md5):
@@ -395,32 +455,140 @@ def _say(line):
     print(f"data: {line}", file=sys.stderr)
 
 
+@functools.cache
+def _say_once(line):
+    """What holds for both splits, or for each of a script's loads of one, is said once."""
+    _say(line)
+
+
 # --- CelebA and folders: files to decode
 
 
+class BadImage(UserError):
+    """An image file that can't be decoded, or not without loss."""
+
+    def __init__(self, file, reason):
+        super().__init__(f"can't decode the image {file} ({reason}): replace it and go on with "
+                         "--resume, or start again with --skip-bad")
+        self.file = file
+        self.reason = reason
+
+
 def _folder(data_dir, split):
-    """(files, labels or None, classes) of a tree of images, sorted by path."""
+    """(files, labels or None, classes, files of the training split) of a tree, sorted by path."""
     if not data_dir.is_dir():
         raise UserError(f"no folder {data_dir}: give the folder that holds your images as --data-dir")
-    root = data_dir / split if all((data_dir / s).is_dir() for s in ("train", "test")) else data_dir
-    files = _list_images(root)
-    if not files:
-        raise UserError(f"no images under {root}: put {', '.join(IMAGE_SUFFIXES)} files there")
-    parts = [file.relative_to(root).parts for file in files]
-    if any(len(p) == 1 for p in parts):  # an image without a class
-        return files, None, []
-    classes = sorted({p[0] for p in parts})
-    return files, torch.tensor([classes.index(p[0]) for p in parts]), classes
+    found = _list_images(data_dir)
+    train, test = _split_folders(data_dir, found)
+    train_files = _files_below(train, found)
+    classes = _classes(train, train_files)
+    train_files, train_labels = _labelled(train, train_files, classes, train)
+    if split == "train":
+        return train_files, train_labels, classes, train_files
+    if test == train:
+        _say_once(f"no test/ or val/ in {data_dir}: the test split is the training images")
+        return train_files, train_labels, classes, train_files
+    files, labels = _labelled(test, _files_below(test, found), classes, train)
+    return files, labels, classes, train_files
 
 
 def _list_images(root):
-    found = [Path(folder, file) for folder, _, names in os.walk(root, followlinks=True) for file in names]
+    def fail(e):
+        raise UserError(f"can't look into {e.filename} ({e.strerror}): make it readable or move it away")
+
+    walk = os.walk(root, onerror=fail, followlinks=True)
+    found = [Path(folder, file) for folder, _, names in walk for file in names]
     return sorted(f for f in found if f.suffix.lower() in IMAGE_SUFFIXES
                   and not any(part.startswith(".") for part in f.relative_to(root).parts))
 
 
+def _files_below(root, files):
+    below = [file for file in files if file.is_relative_to(root)]
+    if not below:
+        raise UserError(f"no images under {root}: put {', '.join(IMAGE_SUFFIXES)} files there")
+    return below
+
+
+def _split_folders(data_dir, found):
+    """(folder of the training split, folder of the test split): twice data_dir where it is not split."""
+    by_name = {path.name.lower(): path for path in sorted(data_dir.iterdir()) if path.is_dir()}
+    train = next((by_name[name] for name in TRAIN_FOLDERS if name in by_name), None)
+    test = next((by_name[name] for name in TEST_FOLDERS if name in by_name), None)
+    used = {_class_of(data_dir, file) for file in found} - {None}  # first-level folders with images
+    if train and test:
+        line = f"{data_dir}: training images from {train.name}/, test images from {test.name}/"
+        unused = [f for f in found if not f.is_relative_to(train) and not f.is_relative_to(test)]
+        if unused:
+            line += f". Not used: {_count(unused, 'image')} elsewhere, for example {unused[0].relative_to(data_dir)}"
+        _say_once(line)
+        return train, test
+    if train and used == {train.name}:
+        return train, train
+    if train:
+        _say_once(f"no test/ or val/ in {data_dir}: {train.name}/ is one of its classes")
+    if used and all(name.lower() in TEST_FOLDERS for name in used):
+        raise UserError(f"{data_dir} has {', '.join(sorted(used))} but no train: put the training images "
+                        f"into {data_dir / 'train'}, or give {data_dir / min(used)} as --data-dir")
+    _refuse_inner_splits(data_dir, found)
+    return data_dir, data_dir
+
+
+def _refuse_inner_splits(data_dir, found):
+    """Else a tree one level too high, data_dir/NAME/{train,test}, would be trained on with its test images."""
+    inner = {}
+    for file in found:
+        parts = file.relative_to(data_dir).parts
+        if len(parts) > 2:
+            inner.setdefault(parts[0], set()).add(parts[1].lower())
+    for name, names in sorted(inner.items()):
+        if names.intersection(TRAIN_FOLDERS) and names.intersection(TEST_FOLDERS):
+            raise UserError(f"{data_dir / name} is split into {', '.join(sorted(names))}: "
+                            f"give --data-dir {data_dir / name}, or move them up into {data_dir}")
+
+
+def _class_of(root, file):
+    """Name of the folder in root that holds the file, None if root itself does."""
+    parts = file.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _classes(root, files):
+    """Names of the classes of a training split, [] if it has no labels."""
+    names = [_class_of(root, file) for file in files]
+    classes = sorted(set(names) - {None})
+    strays = names.count(None)
+    if classes and strays and (len(classes) == 1 or 2 * strays > len(files)):
+        _say_once(f"{_count(files, 'image')} in {root}, {strays} of them in no class folder: all are "
+                  "used, without labels")
+        return []
+    return classes
+
+
+def _labelled(root, files, classes, train):
+    """(files, labels or None) of a split in root, by the training split's classes."""
+    names = [_class_of(root, file) for file in files]
+    if not classes:
+        return files, None
+    if unknown := sorted(set(names) - {None, *classes}):
+        raise UserError(f"{root} has the class {unknown[0]}, which {train} lacks: it has "
+                        f"{', '.join(classes)}. Rename or remove {root / unknown[0]}")
+    kept = [file for file, name in zip(files, names) if name is not None]
+    if not kept:
+        _say_once(f"no class folders in {root}: its images have no labels")
+        return files, None
+    if strays := [file for file, name in zip(files, names) if name is None]:
+        _say_once(f"warning: {_count(strays, 'image')} beside the class folders of {root} left out, "
+                  f"for example {strays[0].name}: only images in class folders have a label")
+    number = {name: i for i, name in enumerate(classes)}
+    return kept, torch.tensor([number[name] for name in names if name is not None])
+
+
+def _count(things, word):
+    return f"{len(things):,} {word}" + "s" * (len(things) != 1)
+
+
 def _celeba(data_dir, split):
-    """(files, None, []) of the official split, from list_eval_partition.txt or, without it, by position."""
+    """(files, None, [], files) of the official split, from list_eval_partition.txt or, without it, by position."""
     roots = [data_dir / "celeba/img_align_celeba", data_dir / "img_align_celeba"]
     root = next((r for r in roots if r.is_dir()), None)
     if root is None:
@@ -436,7 +604,7 @@ def _celeba(data_dir, split):
     if not files:
         raise UserError(f"no images of CelebA's {split} split in {root}: "
                         "unpack all 202,599 of img_align_celeba.zip there")
-    return files, None, []
+    return files, None, [], files
 
 
 def _chosen(n, limit, seed):
@@ -444,54 +612,135 @@ def _chosen(n, limit, seed):
     return np.sort(np.random.default_rng(seed % 2**64).permutation(n)[:limit])
 
 
-def _image_files(name, split, size, channels, files, labels, classes, limit, limit_seed=None):
+def _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_bad):
+    """An ImageSet of files: decoded now where they fit into memory, else a batch at a time."""
+    list_files = _celeba if name == "celeba" else _folder
+    files, labels, classes, train_files = list_files(data_dir, split)
+    size = size or (178 if name == "celeba" else None)
+    if size is None:
+        raise UserError("a folder of images has no size of its own: give one, for example --size 64")
+    if channels is None:
+        channels = 3 if name == "celeba" else _native_channels(data_dir, train_files)
     if limit and limit < len(files):
         evenly = [i * len(files) // limit for i in range(limit)]
         keep = evenly if limit_seed is None else _chosen(len(files), limit, limit_seed)
-        files, labels = [files[i] for i in keep], None if labels is None else labels[keep]
-    size = size or (178 if name == "celeba" else None)
-    if size is None:
-        raise UserError("a folder of images has no size of its own: give one, for example --image-size 64")
-    if channels is None:
-        channels = 1 if name == "folder" and _open(files[0]).mode in ("1", "L", "LA") else 3
+        files = [files[i] for i in keep]
+        labels = None if labels is None else labels[keep]
     images = None
     if len(files) * channels * size * size <= _memory_budget():
         images = torch.empty(len(files), channels, size, size, dtype=torch.uint8)
 
-        def decode_into(i):
+    def check(i):
+        if images is not None:
             images[i] = _decode(files[i], size, channels)
+        elif skip_bad:
+            _decode(files[i], size, channels)
+        else:
+            _kind(files[i])
 
-        done = _pool().map(decode_into, range(len(files)))
-        if len(files) > 2000:
-            from tqdm import tqdm
-            done = tqdm(done, total=len(files), desc=f"decoding {name}", unit="image", disable=None)
-        for _ in done:
-            pass
+    results = _attempt(check, range(len(files)), f"decoding {name}")
+    if bad := [result for result in results if result is not None]:
+        _report_bad(bad, len(files), data_dir, skip_bad)
+        keep = torch.tensor([i for i, result in enumerate(results) if result is None])
+        files = [files[i] for i in keep.tolist()]
+        labels = None if labels is None else labels[keep]
+        images = None if images is None else images[keep]
     return ImageSet(name, split, size, channels, classes, images, labels, files)
 
 
-def _decode(file, size, channels):
-    """uint8 (channels, size, size): the largest centred square, resized (bilinear with antialias)."""
-    image = _open(file).convert("L" if channels == 1 else "RGB")
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side)).resize((size, size), resample=2)  # 2: bilinear
-    return torch.from_numpy(np.array(image).reshape(size, size, channels)).permute(2, 0, 1)
+def _attempt(function, things, title):
+    """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool."""
+    def attempt(thing):
+        try:
+            return function(thing)
+        except BadImage as e:
+            return e
+
+    done = _pool().map(attempt, things)
+    if len(things) > 2000:
+        from tqdm import tqdm
+        done = tqdm(done, total=len(things), desc=title, unit="image", disable=None)
+    return list(done)
 
 
-def _open(file):
-    """A decoded PIL image, upright. UserError if it can't be decoded, or not without loss."""
-    from PIL import Image, ImageOps
+def _report_bad(bad, n, data_dir, skip_bad):
+    """One line for all: an error, or with skip_bad a warning if any image is left."""
+    listed = ", ".join(f"{e.file.relative_to(data_dir)} ({e.reason})" for e in bad[:5])
+    listed += f" and {len(bad) - 5:,} more" * (len(bad) > 5)
+    line = f"{len(bad):,} of {n:,} images in {data_dir} can't be decoded: {listed}"
+    if len(bad) == n:
+        raise UserError(f"{line}. None is left: put images there that open in a viewer")
+    if not skip_bad:
+        raise UserError(f"{line}. Replace or remove them, or leave them out with --skip-bad")
+    _say_once(f"warning: {line}. They are left out")
+
+
+def _native_channels(data_dir, train_files):
+    """3 if any file is in colour, else 1; says so where not all are alike, or have 16 bits."""
+    kinds = _attempt(_kind, train_files, "looking at headers")
+    colour = kinds.count("colour")
+    deep = kinds.count("grey, 16 bits")
+    grey = kinds.count("grey") + deep
+    if colour and grey:
+        _say_once(f"grey images among colour ones in {data_dir}: {grey:,} of {len(kinds):,}; all are "
+                  "taken as colour (--channels 1: as grey)")
+    if deep:
+        _say_once(f"16-bit grey images in {data_dir}: {deep:,} of {len(kinds):,}, rounded to 8 bits "
+                  "(0 is black, 65535 white)")
+    return 1 if grey and not colour else 3
+
+
+def _kind(file):
+    """"grey", "grey, 16 bits" or "colour" from a file's header (and palette). Raises BadImage."""
+    with _opened(file) as image:
+        if image.mode in ("P", "PA"):
+            palette = image.getpalette() or []
+            return "grey" if palette[0::3] == palette[1::3] == palette[2::3] else "colour"
+        if image.mode.startswith("I;16"):
+            return "grey, 16 bits"
+        return "grey" if image.mode in ("1", "L", "LA") else "colour"
+
+
+@contextlib.contextmanager
+def _opened(file):
+    """A PIL image of which only the header has been read. BadImage for this and for what goes wrong later."""
+    from PIL import Image, UnidentifiedImageError
 
     try:
         with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)  # photographs from telephones lie on their side otherwise
+            if image.mode in ("I", "F"):     # of no fixed range: convert() would clip it to white
+                raise BadImage(file, "32 bits a pixel: convert it to 8 or 16")
+            yield image
+    except BadImage:
+        raise
+    except UnidentifiedImageError:           # its words are the path again
+        raise BadImage(file, "not an image" if file.stat().st_size else "empty") from None
     except Exception as e:  # noqa: BLE001  (PIL raises OSError, SyntaxError, ValueError, struct.error, ...)
-        raise UserError(f"can't decode the image {file} ({' '.join(str(e).split())}): "
-                        "replace it, or move it away") from None
-    if image.mode[0] in "IF":  # convert() would clip it to white
-        raise UserError(f"{file} has more than 8 bits a channel: convert it to 8 bits, or move it away")
-    return image
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
+        raise BadImage(file, reason) from None
+
+
+def _decode(file, size, channels):
+    """uint8 (channels, size, size): the largest centred square, resized (bilinear with antialias).
+
+    Upright, on white where it is transparent, 16-bit grey as 8 bits.
+    """
+    from PIL import Image, ImageOps
+
+    with _opened(file) as image:
+        image = ImageOps.exif_transpose(image)  # photographs from telephones lie on their side otherwise
+        side = min(image.size)
+        left = (image.width - side) // 2
+        top = (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+        elif image.has_transparency_data:    # what is under it may be anything, often black
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        image = image.resize((size, size), resample=Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image).reshape(size, size, channels)).permute(2, 0, 1)
 
 
 @functools.lru_cache(maxsize=1)
@@ -509,12 +758,14 @@ def _memory_budget():
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Fetch a data set, check it, say what is there.")
+    parser = new_parser("Fetch a data set, check it, say what is there.")
     parser.add_argument("name", choices=DATASETS)
-    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--data-dir", type=file_path, default="data")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
     args = parser.parse_args()
+    size = 64 if args.name == "folder" else None
     for split in ("train", "test"):
-        found = load_images(args.name, args.data_dir, split, size=None if args.name != "folder" else 64)
+        found = load_images(args.name, args.data_dir, split, size, skip_bad=args.skip_bad)
         print(f"{args.name} {split}: {len(found):,} images of {found.size}x{found.size}x{found.channels}")
 
 

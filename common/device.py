@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from .cli import UserError
+from .errors import UserError
 
 
 def choose_device(name="auto"):
@@ -49,6 +49,19 @@ def bf16_if_fast():
 def autocast(device, amp):
     """The autocast context for --amp {off, bf16}."""
     return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
+
+
+WITHOUT_FLOAT64 = ("mps",)                   # Apple's GPUs: there .double() raises
+
+
+def where_float64_is(x):
+    """x where float64 can be computed: on its own device, or on the CPU."""
+    return x.cpu() if x.device.type in WITHOUT_FLOAT64 else x
+
+
+def float64(x):
+    """x in float64, on its own device or, where that has none, on the CPU."""
+    return where_float64_is(x).double()
 
 
 def fused_adam(params, device, **kwargs):
@@ -188,6 +201,27 @@ def shard(batch):
     if len(batch) % world:
         raise UserError(f"--batch-size {len(batch)} can't be split evenly over {world} processes")
     return batch.chunk(world)[dist.get_rank()]
+
+
+@torch.no_grad()
+def check_batch_norm(flag, value, world, *networks):
+    """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel in train mode.
+
+    networks: (net, shapes of one sample's inputs). Where maps are larger than 1x1 one image is enough, so each net is
+    tried, as a copy: neither its statistics nor random numbers change.
+    """
+    if value != world:
+        return
+    for net, *shapes in networks:
+        device = next(net.parameters()).device
+        try:
+            copy.deepcopy(net).train()(*(torch.zeros(1, *shape, device=device) for shape in shapes))
+        except ValueError as e:
+            if "more than 1 value per channel" not in str(e):
+                raise
+            where = f" over {world} processes" if world > 1 else ""
+            raise UserError(f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} {2 * world} "
+                            "or more") from None
 
 
 @torch.no_grad()

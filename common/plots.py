@@ -6,7 +6,8 @@ import matplotlib
 import numpy as np
 from PIL import Image
 
-from .cli import UserError
+from .errors import UserError
+from .metrics.images import grey_levels
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -14,7 +15,7 @@ import matplotlib.pyplot as plt  # noqa: E402
 
 def grid(images, nrow=8, pad=2):
     """images (N, C, H, W) in [-1, 1], clamped -> uint8 (H', W', C) with `nrow` images a row."""
-    x = ((images.detach().float().cpu().clamp(-1, 1) + 1) * 127.5).round().byte().numpy()
+    x = grey_levels(images.detach().cpu()).byte().numpy()
     n, c, h, w = x.shape
     rows = -(-n // nrow)
     out = np.full((rows * (h + pad) + pad, nrow * (w + pad) + pad, c), 255, np.uint8)
@@ -38,18 +39,31 @@ def export_samples(batches, folder, **more):
     """Write samples where other tools find them: folder/samples.npz and, of images, a PNG each.
 
     batches: points (B, 2), kept as float32 `points` (N, 2), or images (B, C, H, W) in [-1, 1], kept as uint8 `images`
-    (N, H, W, C). more: further arrays for the NPZ. A folder that isn't empty is refused.
+    (N, H, W, C). more: further arrays for the NPZ. A folder that isn't empty is refused; one that could only be written
+    in part, because of an error or Ctrl-C, is removed.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
         raise UserError(f"--export {folder} is not empty: choose another folder")
+    created = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    samples = np.concatenate([(x if x.ndim == 2 else ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1))
-                              .cpu().numpy() for x in batches])
-    np.savez_compressed(folder / "samples.npz", **{"points" if samples.ndim == 2 else "images": samples}, **more)
-    for i, image in enumerate(samples if samples.ndim == 4 else ()):
-        Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
-    print(f"{len(samples)} samples in {folder}")
+    try:
+        samples = np.concatenate([_exported(batch).cpu().numpy() for batch in batches])
+        name = "points" if samples.ndim == 2 else "images"
+        np.savez_compressed(folder / "samples.npz", **{name: samples}, **more)
+        for i, image in enumerate(samples if samples.ndim == 4 else ()):
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
+    except BaseException:
+        for path in folder.iterdir():
+            path.unlink()
+        if created:
+            folder.rmdir()
+        raise
+    print(f"{len(samples)} samples in {folder}: samples.npz" + " and a PNG each" * (samples.ndim == 4))
+
+
+def _exported(samples):
+    return samples if samples.ndim == 2 else grey_levels(samples).byte().permute(0, 2, 3, 1)
 
 
 def save_figure(figure, path):

@@ -9,11 +9,13 @@ import io
 import json
 import math
 import os
+import pickle
 import platform
 import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +24,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .cli import UserError
 from .device import device_name, rng_state, set_rng_state
+from .errors import ADVICE, UserError
 
 FORMAT = 1
 
@@ -50,7 +52,9 @@ class Run:
         if not args.out:
             while self.dir.exists():
                 self.dir = self.dir.with_name(f"{self.dir.name}b")
-        if self.dir.is_file() or (self.dir.is_dir() and any(self.dir.iterdir())):
+        if self.dir.is_file():
+            raise UserError(f"--out {self.dir} is a file: give a directory, new or empty")
+        if self.dir.is_dir() and any(self.dir.iterdir()):
             raise UserError(f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose another")
         (self.dir / "samples").mkdir(parents=True, exist_ok=True)
         write_json(self.dir / "args.json", vars(args))
@@ -137,17 +141,34 @@ class Run:
         """True each `every` steps, at the last step, and at the step after which a signal stops the run."""
         return step % every == 0 or step == self.total or self.stop is not None
 
-    def log(self, step, **losses):
-        """Call each step with scalar tensors. They are read (a device sync) at log steps only; on a CPU each step
-        is checked. A non-finite one stops the run. Writes a line of log.jsonl, fills the bar's postfix."""
-        due = self.due(step, self.args.log_every)
-        if not due and self.device.type != "cpu":
-            return
-        values = {k: float(v) for k, v in losses.items()}
+    def check(self, step, **values):
+        """Stop the run if a value isn't finite. Call with the losses before anything is drawn or measured, then with
+        what is drawn: samples=(B, …). They are read (a device sync) at log steps only, which sample steps are, on a
+        CPU at each step. Returns the scalars as floats, {} where none was read."""
+        found = {}
+        if self.device.type != "cpu" and not self.due(step, self.args.log_every):
+            return found
         for name, value in values.items():
-            if not math.isfinite(value):
-                raise UserError(f"step {step}: {name} is {value}. {self._last_good()}")
-        if not due or self.rank:
+            if torch.is_tensor(value) and value.dim():
+                if not bool(value.isfinite().all()):
+                    raise UserError(f"step {step}: the {name} are not finite. {self._last_good()}")
+                continue
+            found[name] = float(value)
+            if not math.isfinite(found[name]):
+                raise UserError(f"step {step}: {name} is {found[name]}. {self._last_good()}")
+        return found
+
+    def checked(self, step, batches):
+        """The batches of samples as they come, each of them checked."""
+        for samples in batches:
+            self.check(step, samples=samples)
+            yield samples
+
+    def log(self, step, **values):
+        """Call each step with scalars, which are checked. Writes a line of log.jsonl at log steps, fills the bar's
+        postfix."""
+        values = self.check(step, **values)
+        if self.rank or not self.due(step, self.args.log_every):
             return
         self.metrics = {"step": step, **values}
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
@@ -208,8 +229,10 @@ def replace_file(path, data):
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"can't write {path}: {e.strerror}. What was there before is untouched") from e
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        advice = ADVICE.get(e.errno, "Choose another place with --out")
+        raise UserError(f"can't write {path}: {e.strerror}. What was there before is untouched. {advice}") from e
 
 
 def write_json(path, value):
@@ -231,27 +254,20 @@ def read_log(path):
     return lines
 
 
-def read_args(directory):
-    path = Path(directory) / "args.json"
-    try:
-        args = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
-    except ValueError:                       # also a UnicodeDecodeError
-        args = None
-    if not isinstance(args, dict):
-        raise UserError(f"{path} is damaged: not the arguments of a run")
-    return args
-
-
 def load_checkpoint(path, paper=None):
     """The checkpoint's dict, on the CPU. Damaged files, and other folders' where `paper` is given, are refused."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory: name the checkpoint in it, such as {Path(path) / 'last.pt'}") from None
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError:           # torch's words are a page on weights_only
+        raise UserError(f"{path} is damaged or not a checkpoint: not only tensors and plain values") from None
     except Exception as e:                   # damaged bytes make torch.load raise nearly anything
-        raise UserError(f"{path} is damaged or not a checkpoint ({e!r:.100})") from None
+        raise UserError(f"{path} is damaged or not a checkpoint ({summary(e)})") from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")
     if paper is not None and checkpoint["paper"] != paper:
@@ -262,11 +278,31 @@ def load_checkpoint(path, paper=None):
 
 
 def load_state(target, state, what):
-    """target.load_state_dict(state), with one line instead of torch's page when shapes differ."""
+    """target.load_state_dict(state), with one line instead of torch's page when names or shapes differ."""
     try:
         target.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as e:
-        raise UserError(f"{what} doesn't fit: {str(e).splitlines()[-1].strip()}") from None
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        why = differences(target.state_dict(), state) or summary(e)
+        raise UserError(f"{what} doesn't fit the networks that this code builds, so another version of it has saved "
+                        f"it: {why}") from None
+
+
+def differences(here, there):
+    """The first difference of two dicts of tensors in words, and how many more there are; "" if there is none."""
+    if not (isinstance(here, dict) and isinstance(there, dict)):
+        return ""
+    ours, theirs = ({name: tuple(x.shape) for name, x in state.items() if torch.is_tensor(x)}
+                    for state in (here, there))
+    found = [f"{name} has the shape {theirs[name]} there and {ours[name]} here" for name in ours
+             if name in theirs and theirs[name] != ours[name]]
+    found += [f"{name} is missing there" for name in ours if name not in theirs]
+    found += [f"{name} is missing here" for name in theirs if name not in ours]
+    return "" if not found else found[0] + (f", and {len(found) - 1} more" if found[1:] else "")
+
+
+def summary(error):
+    """An exception in a few whole words: its name and the beginning of what it says."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" …")
 
 
 def newest_checkpoint(paper):

@@ -1,7 +1,7 @@
 """The paper's tables and figures. From the repository's root:
 
   python -m egan.eval                                    the newest run under runs/egan
-  python -m egan.eval --ckpt DIR/last.pt --n 10000       a checkpoint, metrics from 10,000 samples
+  python -m egan.eval --ckpt DIR --n 10000               a run or a checkpoint, metrics from 10,000 samples
   python -m egan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
   python -m egan.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz (images: and PNGs)
   python -m egan.eval --table2 --reduced                 Table II, about an hour or two on two CPU cores
@@ -27,7 +27,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from tqdm import tqdm
 
 if not __package__:                          # started as a file: relative imports can't work
     print("error: start this as a module from the repository's root: "
@@ -35,13 +34,16 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, add_eval_args, new_parser, run_main
+from common.cli import add_device_args, add_eval_args, new_parser, run_main
 from common.data import DATASETS
 from common.device import choose_device, fused_adam
+from common.errors import UserError
+from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
+                             say_written, write_eval)
 from common.metrics import pick
-from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from common.metrics.images import image_metrics, real_features
 from common.metrics.toy import MIXTURES, mixture, toy_metrics
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
 
 from . import train
@@ -139,20 +141,21 @@ def sample(G, n, trained, device, seed=0, batch_size=250):
         yield G(sample_z(min(batch_size, n - start), args=trained, rng=rng).to(device))
 
 
-def measure(G, trained, args, device):
-    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the classes' histogram."""
+def measure(G, trained, args, device, real_set=None, extractor=None):
+    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the classes' histogram.
+
+    real_set, extractor: of common.evaluate.reference; a toy needs none.
+    """
     if trained.dataset in MIXTURES:
         samples = torch.cat(list(sample(G, args.n, trained, device, args.seed)))
         return toy_metrics(samples, mixture(trained.dataset), BANDWIDTHS)
-    extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
-    real_set = load_data(argparse.Namespace(**vars(trained) | {"data_dir": args.data_dir}), args.split)
-    real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
     batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
-    fake = collect(extractor, tqdm(batches, total=-(-args.n // args.batch_size), disable=None, desc="samples"))
-    metrics = image_metrics(real, fake, extractor.name, args.split)
-    if args.extractor == "lenet":
-        metrics |= {"classes": real_set.classes, **class_histogram(fake[1])}
-    return metrics
+    return image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
+
+
+def real_images(trained, args, device):
+    """The real images of a run and the extractor, for `measure`; () for a toy."""
+    return () if trained.dataset in MIXTURES else reference(load_data, trained, args, device)
 
 
 def draw_samples(G, n, trained, device, path, seed=0):
@@ -166,7 +169,7 @@ def draw_samples(G, n, trained, device, path, seed=0):
         plots.save_grid(samples, path, nrow=max(1, round(math.sqrt(n))), zoom=max(1, 64 // trained.size))
 
 
-def draw(G, trained, args, device, where):
+def draw(G, trained, args, device, log, where):
     """Samples, curves (fitness, selected mutations: Fig. 4 right), and with images latent interpolation."""
     toy = trained.dataset in MIXTURES
     draw_samples(G, 10_000 if toy else 64, trained, device, where / "samples.png", args.seed)
@@ -174,7 +177,6 @@ def draw(G, trained, args, device, where):
         z1, z2 = sample_z(8, args=trained, rng=torch.Generator().manual_seed(args.seed)).to(device).chunk(2)
         rows = torch.stack([G(torch.lerp(z1, z2, a)) for a in torch.linspace(0, 1, 11).tolist()], 1)     # (4, 11, …)
         plots.save_grid(rows.flatten(0, 1), where / "interpolation.png", nrow=11)
-    log = read_log(where / "log.jsonl")
     if log:
         plots.curves(log, panels(trained), where / "curves.png", smooth=max(1, len(log) // 50))
         draw_selected(log, trained.mutations, where / "selected.png")
@@ -211,7 +213,7 @@ def measure_run(where, _, args):
     device = choose_device(args.device)
     G, trained, _ = load(where / "last.pt", device)
     args.n = args.n or (2000 if trained.dataset in MIXTURES else 10_000)
-    return measure(G, trained, args, device)
+    return measure(G, trained, args, device, *real_images(trained, args, device))
 
 
 def table2(args):
@@ -334,12 +336,13 @@ def table3(args):
 def measure_real(shared, args):
     """Table III's first row: the metrics of --n real images of the training split, in place of generated ones."""
     device = choose_device(args.device)
-    trained = train.parse_args([*shared, "--data-dir", args.data_dir])
-    reals = {split: load_data(trained, split) for split in ("train", args.split)}
-    extractor = load_extractor(args.extractor, args.dataset, device, args.data_dir, args.inception_weights)
-    cache = Path(args.data_dir) / "cache"
-    other = real_features(extractor, reals[args.split], device=device, cache_dir=cache)
-    ours = real_features(extractor, reals["train"], args.n, args.seed, device=device, cache_dir=cache)
+    trained = train.parse_args(shared)
+    real_set, extractor = reference(load_data, trained, args, device)
+    if extractor is None:
+        raise UserError("--table3 is a table of IS and FID, and there is no extractor to measure them with")
+    cache = Path(trained.data_dir) / "cache"
+    other = real_features(extractor, real_set, device=device, cache_dir=cache)
+    ours = real_features(extractor, load_data(trained), args.n, args.seed, device=device, cache_dir=cache)
     return image_metrics(other, ours, extractor.name, args.split)
 
 
@@ -452,7 +455,8 @@ def timing(args, versions=("loop", "shared-loop", "batch"), mus=(1, 2, 4, 8)):
              "|---" * (len(versions) + 3) + "|"]
     for names in (["minimax"], list(MUTATIONS)):
         for mu in mus:
-            trained = train.parse_args([*shared, "--mu", str(mu), "--mutations", *names, "--data-dir", args.data_dir])
+            trained = train.parse_args([*shared, "--mu", str(mu), "--mutations", *names,
+                                        "--data-dir", args.data_dir or "data"])
             row = {"mu": mu, "mutations": len(names)}
             for version in versions:
                 row[version] = generation_ms(trained, version, device)
@@ -502,24 +506,25 @@ def main(argv=None):
     if args.timing:
         return timing(args)
     device = choose_device(args.device)
-    path = Path(args.ckpt or newest_checkpoint("egan"))
+    path = checkpoint_path(args.ckpt, "egan")
     G, trained, checkpoint = load(path, device, args.individual)
     toy = trained.dataset in MIXTURES
     args.n = args.n or (2000 if toy else 10_000)
     if args.samples:
-        return draw_samples(G, args.samples, trained, device, args.grid_out, args.seed)
+        draw_samples(G, args.samples, trained, device, args.grid_out, args.seed)
+        return say_written(args.grid_out)
     if args.export:
         return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size), args.export)
 
     print(f"{path}: E-GAN, μ = {trained.mu}, generation {checkpoint['step']}, {trained.dataset}")
-    draw(G, trained, args, device, path.parent)
-    metrics = measure(G, trained, args, device)
-    write_json(path.parent / f"eval_{checkpoint['step']}.json",
-               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "individual": args.individual,
-                "train_args": vars(trained), "env": environment(device)})
-    for key, value in metrics.items():
-        if key != "classes":
-            print(f"{key:32} {value:.4f}" if isinstance(value, float) else f"{key:32} {value}")
+    found = real_images(trained, args, device)
+    where = output_dir(path, "egan")
+    with named_outputs(where):
+        draw(G, trained, args, device, read_log(path.with_name("log.jsonl")), where)
+        metrics = measure(G, trained, args, device, *found)
+        classes = [] if toy else found[0].classes
+        write_eval(where, path, checkpoint, metrics, device, individual=args.individual, classes=classes)
+    print_metrics(metrics)
     return metrics
 
 

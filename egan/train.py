@@ -25,7 +25,7 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import autocast, choose_device, fused_adam, seed_all, step_rng
+from common.device import autocast, check_batch_norm, choose_device, fused_adam, seed_all, step_rng
 from common.metrics.images import Tracker
 from common.metrics.toy import MIXTURES, mixture, mmd2, mode_metrics
 from common.plots import curves, densities, save_grid
@@ -81,7 +81,7 @@ def parse_args(argv=None):
                  batch_size=64, steps_help="generations (authors' code: 100,000)",
                  batch_help="m (Algorithm 1: 32; toys: authors' code)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
-                        "--sample-every, FID (LeNet) of N samples of the fittest, against the test split. 0: not")
+                        "--sample-every, FID of N samples of the fittest, against the test split. 0: not")
     parser.add_argument("--population", choices=("auto",) + tuple(POPULATIONS), default="auto",
                         help="how children are computed; auto: shared-loop for images on a CPU, else batch")
     args = parse(parser, argv, PRESETS)
@@ -109,7 +109,8 @@ def load_data(args, split="train"):
     """What is trained on: it has batch(step, batch_size, seed, device)."""
     if args.dataset in MIXTURES:
         return mixture(args.dataset)
-    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels)
+    return load_images(args.dataset, args.data_dir, split, size=args.size, channels=args.channels,
+                       skip_bad=getattr(args, "skip_bad", False))
 
 
 def build(args):
@@ -142,7 +143,7 @@ def main(argv=None):
     if not toy:
         args.channels = data.to(device).channels
         if args.fid_samples:
-            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir)
+            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir, "auto")
     z_of = functools.partial(sample_z, args=args)
 
     # --- networks and optimisers (Algorithm 1, "Require")
@@ -159,6 +160,10 @@ def main(argv=None):
     selected = torch.zeros(n_m)                  # survivors of each mutation since the last line of the log
     F_q = F_d = torch.zeros(args.mu * n_m, device=device)
     fixed_z = z_of(2000 if toy else 64, rng=step_rng(args.seed, 0)).to(device)
+
+    shape = (2,) if toy else (args.channels, args.size, args.size)
+    check_batch_norm("--batch-size", m, 1, (D, shape))
+    check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
 
     # --- resume
     run = Run("egan", args, device)
@@ -210,9 +215,14 @@ def main(argv=None):
         selected += torch.bincount(places.cpu() % n_m, minlength=n_m)
 
         # --- log, sample, save
+        logged = {"L_D": L_D.detach()}
+        if not wgan:
+            logged |= {"F_q": F_q[places[0]], "F_d": F_d[places[0]]}
+        run.check(step, **logged)
         measured = {}
         if run.due(step, args.sample_every):
             samples = population.sample(fixed_z.expand(args.mu, -1, -1))[0].cpu()            # of the fittest
+            run.check(step, samples=samples)
             if toy:
                 real, _ = data.sample(len(samples), step_rng(args.seed, 0))
                 measured = mode_metrics(samples, data) | {"mmd2": mmd2(samples, real, 1.0, unbiased=True)}
@@ -222,10 +232,9 @@ def main(argv=None):
                 save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
                 if args.fid_samples:
                     z = z_of(args.fid_samples, rng=step_rng(args.seed, 0)).to(device)
-                    measured = track((population.sample(part.expand(args.mu, -1, -1))[0] for part in z.split(250)),
-                                     args.fid_samples)
-        scores = {"F_q": F_q[places[0]], "F_d": F_d[places[0]]} if not wgan else {}
-        run.log(step, L_D=L_D.detach(), **scores, **measured,
+                    images = (population.sample(part.expand(args.mu, -1, -1))[0] for part in z.split(250))
+                    measured = track(run.checked(step, images), args.fid_samples)
+        run.log(step, **logged, **measured,
                 **{f"selected_{name}": share for name, share in zip(args.mutations, selected / selected.sum())})
         if step % args.log_every == 0:
             selected = torch.zeros(n_m)

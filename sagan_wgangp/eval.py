@@ -1,7 +1,7 @@
 """The paper's figures and table. From the repository's root:
 
   python -m sagan_wgangp.eval                            the newest run under runs/sagan_wgangp
-  python -m sagan_wgangp.eval --ckpt DIR/last.pt --n 10000 --pixel 10 16    a checkpoint; attention of that pixel
+  python -m sagan_wgangp.eval --ckpt DIR --n 10000 --pixel 10 16            a run; attention of that pixel
   python -m sagan_wgangp.eval --ckpt … --samples 25 --grid-out grid.png     only draw samples
   python -m sagan_wgangp.eval --ckpt … --n 50000 --export DIR               only write samples, NPZ (images: and PNGs)
   python -m sagan_wgangp.eval --compare                  Figs. 2-4: the five methods, --quick, three seeds
@@ -33,12 +33,14 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, add_device_args, add_eval_args, new_parser, positive_int, run_main
+from common.cli import add_device_args, add_eval_args, new_parser, positive_int, run_main
 from common.device import autocast, choose_device, seed_all, step_rng
+from common.errors import UserError
+from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
+                             say_written, write_eval)
 from common.metrics import count_tag, pick
-from common.metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
 from common.metrics.toy import TOYS, toy_data, toy_metrics
-from common.runs import environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file, write_json
+from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_only_arg, add_sweep_args, only, sweep
 
 from . import train
@@ -124,29 +126,31 @@ def intra_batch_diversity(real, fake, batch=64):
     return spread[0] / spread[1]
 
 
-def measure(G, trained, args, device):
-    """Toys: MMD² and modes. Images: FID, KID, IS, precision, recall, classes, diversity within a batch."""
+def measure(G, trained, args, device, real_set=None, extractor=None):
+    """Toys: MMD² and modes. Images: FID, KID, IS, precision, recall, classes, diversity within a batch.
+
+    real_set, extractor: of common.evaluate.reference; a toy needs none.
+    """
     if trained.dataset in TOYS:
         samples = torch.cat(list(sample(G, args.n or 2000, trained, device, args.seed)))
         return toy_metrics(samples, toy_data(trained.dataset))
     n = args.n or 10_000
-    extractor = load_extractor(args.extractor, trained.dataset, device, args.data_dir, args.inception_weights)
-    real_set = load_data(argparse.Namespace(**vars(trained) | {"data_dir": args.data_dir}), args.split)
-    real = real_features(extractor, real_set, device=device, cache_dir=Path(args.data_dir) / "cache")
     batches = sample(G, n, trained, device, args.seed, args.batch_size, args.amp)
-    fake = collect(extractor, tqdm(batches, total=-(-n // args.batch_size), disable=None, desc="samples"))
-    tag = f"{extractor.name}_{count_tag(n)}"
-    metrics = image_metrics(real, fake, extractor.name, args.split)
-    metrics[f"diversity_{tag}_{args.split}"] = intra_batch_diversity(real[0], fake[0])
-    if args.extractor == "lenet":
-        metrics |= {f"class_{key}_{tag}": value for key, value in class_histogram(fake[1]).items()}
+    metrics, real, fake = image_scores(extractor, real_set, batches, n, device, trained.data_dir)
+    if metrics:
+        diversity = intra_batch_diversity(real, fake)
+        metrics[f"diversity_{extractor.name}_{count_tag(n)}_{args.split}"] = diversity
     return metrics
 
 
-def draw(G, D, trained, args, device, where):
+def real_images(trained, args, device):
+    """The real images of a run and the extractor, for `measure`; () for a toy."""
+    return () if trained.dataset in TOYS else reference(load_data, trained, args, device)
+
+
+def draw(G, D, trained, args, device, log, where):
     """samples.png (Fig. 2), curves.png (Fig. 3); attention.png, where there is attention."""
     draw_samples(G, D, 25 if trained.dataset not in TOYS else 2000, trained, device, where / "samples.png", args.seed)
-    log = read_log(where / "log.jsonl")
     if log:
         plots.curves(log, panels(trained), where / "curves.png", smooth=max(1, len(log) // 50))
     if trained.attention != "none":
@@ -228,7 +232,7 @@ def measure_run(where, _, args):
     G, _, trained, _ = load(where / "last.pt", device)
     log = read_log(where / "log.jsonl")
     curve = fid_curve(log)
-    return measure(G, trained, args, device) | {
+    return measure(G, trained, args, device, *real_images(trained, args, device)) | {
         "L_D": stability(log, "L_D"), "L_G": stability(log, "L_G"), "L_D_versus_FID": loss_versus_quality(log),
         "best_FID_2k": min((fid for _, fid, _ in curve), default=math.nan), "train_seconds": log[-1]["seconds"]}
 
@@ -238,7 +242,7 @@ def table(args, rows, name):
     rows = only(rows, args.only)
     folder = Path(args.out or f"runs/sagan_wgangp/{name}")
     shared = ["--fid-samples", "2000"] + ["--quick"] * (not args.no_quick) + shlex.split(args.train_flags)
-    shared += ["--extractor", args.extractor] * (args.extractor != "lenet")
+    shared += ["--extractor", args.extractor] * (args.extractor != "auto")
     cells = []
     for seed in range(args.seeds):
         for row, flags in rows.items():
@@ -419,22 +423,23 @@ def main(argv=None):
     if args.surfaces:
         return value_surfaces(args)
     device = choose_device(args.device)
-    path = Path(args.ckpt or newest_checkpoint("sagan_wgangp"))
+    path = checkpoint_path(args.ckpt, "sagan_wgangp")
     G, D, trained, checkpoint = load(path, device)
     if args.samples:
-        return draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
+        draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
+        return say_written(args.grid_out)
     if args.export:
         return plots.export_samples(sample(G, args.n or 10_000, trained, device, args.seed, args.batch_size, args.amp),
                                     args.export)
 
     print(f"{path}: {NAMES[trained.method]}, step {checkpoint['step']}, {trained.dataset}")
-    draw(G, D, trained, args, device, path.parent)
-    metrics = measure(G, trained, args, device)
-    write_json(path.parent / f"eval_{checkpoint['step']}.json",
-               {"checkpoint": str(path), "step": checkpoint["step"], "metrics": metrics, "train_args": vars(trained),
-                "env": environment(device)})
-    for key, value in metrics.items():
-        print(f"{key:36} {value:.4f}" if isinstance(value, float) else f"{key:36} {value}")
+    found = real_images(trained, args, device)
+    where = output_dir(path, "sagan_wgangp")
+    with named_outputs(where):
+        draw(G, D, trained, args, device, read_log(path.with_name("log.jsonl")), where)
+        metrics = measure(G, trained, args, device, *found)
+        write_eval(where, path, checkpoint, metrics, device)
+    print_metrics(metrics)
     return metrics
 
 

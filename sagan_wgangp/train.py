@@ -24,8 +24,8 @@ if not __package__:                          # started as a file: relative impor
 
 from common.cli import UserError, add_run_args, check_ranges, fid_samples, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
-from common.device import (autocast, average, average_gradients, choose_device, fused_adam, init_processes, peak_memory,
-                           seed_all, shard, step_rng)
+from common.device import (autocast, average, average_gradients, check_batch_norm, choose_device,
+                           fused_adam, init_processes, peak_memory, seed_all, shard, step_rng)
 from common.metrics.images import Tracker
 from common.metrics.toy import TOYS, mode_metrics, toy_data
 from common.plots import curves, save_grid, surface
@@ -93,7 +93,8 @@ def parse_args(argv=None):
                  batch_help="(not given; WGAN, WGAN-GP: 64)")
     parser.add_argument("--fid-samples", type=fid_samples, default=0, metavar="N", help="images: at each "
                         "--sample-every, FID and IS of N samples against the test split. 0: not")
-    parser.add_argument("--extractor", choices=("lenet", "inception"), default="lenet", help="of --fid-samples")
+    parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
+                        help="of --fid-samples; auto: the first that can be had")
     parser.set_defaults(**METHODS["sagan_wgan_gp"])
 
     known, _ = parser.parse_known_args(argv)
@@ -145,7 +146,8 @@ def load_data(args, split="train"):
     if args.dataset in TOYS:
         return toy_data(args.dataset)
     limit = (args.images or None) if split == "train" else None
-    return load_images(args.dataset, args.data_dir, split, args.size, args.channels, limit=limit, limit_seed=args.seed)
+    return load_images(args.dataset, args.data_dir, split, args.size, args.channels, limit=limit,
+                       limit_seed=args.seed, skip_bad=getattr(args, "skip_bad", False))
 
 
 def make_optimizer(net, lr, args, device):
@@ -177,7 +179,7 @@ def main(argv=None):
     data = load_data(args)
     if not toy:
         args.channels = data.to(device).channels
-        if args.fid_samples:
+        if args.fid_samples and rank == 0:
             track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir, args.extractor)
 
     # --- networks and optimisers (each method's own paper)
@@ -186,6 +188,9 @@ def main(argv=None):
     critic_loss, generator_loss = LOSSES[args.loss]
     fixed_z = torch.randn(1000 if toy else 25, args.z_dim, generator=step_rng(args.seed, 0)).to(device)
     zero = torch.zeros((), device=device)
+
+    shape = (2,) if toy else (args.channels, args.size, args.size)
+    check_batch_norm("--batch-size", B, world, (G, (args.z_dim,)), (D, shape))
 
     # --- resume
     run = Run("sagan_wgangp", args, device, rank)
@@ -230,25 +235,29 @@ def main(argv=None):
         D.requires_grad_(True)
 
         # --- log, sample, save
-        measured = {f"gamma_{name}{i or ''}": gamma for name, net in (("G", G), ("D", D))
-                    for i, gamma in enumerate(gammas(net))}
+        logged = {"L_D": average(L_D), "L_G": average(L_G)}
+        logged |= {f"gamma_{name}{i or ''}": gamma for name, net in (("G", G), ("D", D))
+                   for i, gamma in enumerate(gammas(net))}
         if args.loss == "wasserstein":
-            measured["W"] = average(wasserstein_distance(real_out, fake_out))
+            logged["W"] = average(wasserstein_distance(real_out, fake_out))
         if args.gp:
-            measured["GP"] = average(GP)
+            logged["GP"] = average(GP)
         if run.due(step, args.save_every):
-            measured["peak_MiB"] = torch.tensor(peak_memory(device))
+            logged["peak_MiB"] = torch.tensor(peak_memory(device))
+        run.check(step, **logged)
         if run.due(step, args.sample_every) and rank == 0:
             G.eval(), D.eval()                           # running BatchNorm statistics, no power iteration
             with torch.no_grad():
+                run.check(step, samples=G(fixed_z))
                 draw(G, D, data, fixed_z, args, run.dir / "samples" / f"step_{step:08d}.png")
                 if toy and hasattr(data, "centres"):
-                    measured |= mode_metrics(G(fixed_z).cpu(), data)
+                    logged |= mode_metrics(G(fixed_z).cpu(), data)
                 elif not toy and args.fid_samples:
                     z = torch.randn(args.fid_samples, args.z_dim, generator=step_rng(args.seed, 0)).to(device)
-                    measured |= track((G(part).float() for part in z.split(250)), args.fid_samples)
+                    images = (G(part).float() for part in z.split(250))
+                    logged |= track(run.checked(step, images), args.fid_samples)
             G.train(), D.train()
-        run.log(step, L_D=average(L_D), L_G=average(L_G), **measured)
+        run.log(step, **logged)
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, batch=batch)
             if rank == 0:

@@ -1,10 +1,15 @@
 """Data sets: batches from (seed, step), resizing, where files are looked for, what is said of bad ones."""
 
+import errno
 import gzip
+import importlib
 import io
 import os
 import pickle
+import shutil
 import socket
+import struct
+import sys
 import tarfile
 import time
 from pathlib import Path
@@ -12,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageFile
 
 from common import data
 from common.cli import UserError
@@ -114,6 +119,56 @@ def test_synthetic_is_deterministic_fast_and_has_ten_classes_that_can_be_told_ap
     nearest = torch.cdist(test.images_at(range(512)).flatten(1), mean).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.6
     assert load_images("synthetic", None, size=16, channels=3, limit=7).images.shape == (7, 3, 16, 16)
+
+
+# --- the fingerprint, which names cached features
+
+
+def test_any_pixel_label_order_slice_size_or_channel_changes_the_fingerprint():
+    first = fashion(28)
+    seen = {first.fingerprint(), fashion(32).fingerprint(), fashion(28, channels=3).fingerprint()}
+    for change in ("pixel", "label", "order", "slice", "no labels"):
+        other = fashion(28)
+        other.images, other.labels = other.images.clone(), other.labels.clone()
+        if change == "pixel":
+            other.images[777, 0, 13, 14] ^= 1
+        elif change == "label":
+            other.labels[777] += 1
+        elif change == "order":
+            other.images = other.images.flip(0)
+        elif change == "slice":              # bigan's --hold-out
+            other.images, other.labels = other.images[1:], other.labels[1:]
+        else:
+            other.labels = None
+        seen.add(other.fingerprint())
+    assert len(seen) == 8 and first.fingerprint() == fashion(28).fingerprint()
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_replaced_image_anywhere_in_a_folder_changes_the_fingerprint(tmp_path, monkeypatch, lazy):
+    if lazy:
+        monkeypatch.setattr(data, "_memory_budget", lambda: 0)
+    for i in range(40):
+        photo(tmp_path / f"{i % 2}/{i:02d}.bmp", 16, 16, seed=i)
+
+    def fingerprint(root=tmp_path, **how):
+        return load_images("folder", root, size=8, **how).fingerprint()
+
+    before = fingerprint()
+    photo(tmp_path / "1/21.bmp", 16, 16, seed=99)            # as many bytes as before
+    assert len({before, fingerprint(), fingerprint(limit=7), fingerprint(channels=1)}) == 4
+    photo(tmp_path / "1/21.bmp", 16, 16, seed=21)
+    os.utime(tmp_path / "1/21.bmp", ns=(10**18, 10**18))
+    assert (fingerprint() == before) is not lazy             # in memory the pixels decide, not the time
+    before = fingerprint()
+    shutil.move(tmp_path / "0", tmp_path / "moved/0")
+    shutil.move(tmp_path / "1", tmp_path / "moved/1")
+    assert fingerprint(tmp_path / "moved") == before
+    if lazy:
+        files = load_images("folder", tmp_path / "moved", size=8)
+        files.files[3].unlink()
+        with pytest.raises(UserError, match=r"can't read the image .*06\.bmp"):
+            files.fingerprint()
 
 
 # --- finding files
@@ -274,6 +329,33 @@ def test_download_false_asks_nobody_and_writes_nothing(tiny):
     assert not asked and not data_dir.exists()
 
 
+@pytest.mark.parametrize("step", ["mkdir", "write"])
+def test_a_data_directory_that_cannot_be_written_to_is_named_before_anything_is_fetched(tiny, monkeypatch, step):
+    data_dir, asked = tiny
+    raw = data_dir / "FashionMNIST/raw"
+    mkdir = os.mkdir
+
+    def read_only(path, *args, **kwargs):
+        if step == "mkdir" or ".download-" in os.fspath(path):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        mkdir(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, "mkdir", read_only)  # root may write everywhere
+    with pytest.raises(UserError, match=f"can't be fetched into {raw} .Read-only.*give a --data-dir"):
+        load_images("fashion-mnist", data_dir)
+    assert not asked
+
+
+def test_the_home_directory_is_expanded(tiny, monkeypatch):
+    put(tiny[0])
+    monkeypatch.setenv("HOME", str(tiny[0].parent))
+    assert len(load_images("fashion-mnist", "~/data")) == 6
+    photo(tiny[0] / "pictures/a.png", 8, 8)
+    assert len(load_images("folder", "~/data/pictures", size=8)) == 1
+    with pytest.raises(UserError, match="~nobody-of-that-name/x: no such user"):
+        load_images("folder", "~nobody-of-that-name/x", size=8)
+
+
 def test_mnist_does_not_come_from_debian(tiny):
     data_dir, asked = tiny
     with pytest.raises(UserError, match=r"can't get mnist \(train\)"):
@@ -360,25 +442,160 @@ def test_a_folder_is_cropped_resized_sorted_and_labelled(tmp_path):
         wanted = np.array(square.resize((20, 20), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
         assert np.array_equal(images.images[i].numpy(), wanted)
     assert load_images("folder", tmp_path, size=20, limit=2).labels.tolist() == [0, 1]
-    photo(tmp_path / "top.png", 8, 8)
-    assert load_images("folder", tmp_path, size=20).labels is None
 
 
-def test_a_folder_has_splits_only_if_it_says_so(tmp_path):
+def both_splits(root, **how):
+    return [load_images("folder", root, split, size=8, **how) for split in ("train", "test")]
+
+
+def names(image_set):
+    return [f"{file.parent.name}/{file.name}" for file in image_set.files]
+
+
+def test_a_folder_has_splits_only_if_it_says_so(tmp_path, capsys):
     photo(tmp_path / "train/a.png", 8, 8)
     photo(tmp_path / "trams/a.png", 8, 8)
-    assert [len(load_images("folder", tmp_path, split, size=8)) for split in ("train", "test")] == [2, 2]
+    assert [len(images) for images in both_splits(tmp_path)] == [2, 2]
+    assert "train/ is one of its classes" in capsys.readouterr().err
     photo(tmp_path / "test/b.png", 8, 8)
     photo(tmp_path / "test/c.png", 8, 8)
-    assert [len(load_images("folder", tmp_path, split, size=8)) for split in ("train", "test")] == [1, 2]
+    assert [len(images) for images in both_splits(tmp_path)] == [1, 2]
+    assert "Not used: 1 image elsewhere, for example trams/a.png" in capsys.readouterr().err
 
 
-def test_a_folder_takes_its_channels_from_its_first_image(tmp_path):
-    photo(tmp_path / "a.png", 8, 8, "L")
-    photo(tmp_path / "b.png", 8, 8, "RGBA")
-    photo(tmp_path / "c.png", 8, 8, "P")
-    assert load_images("folder", tmp_path, size=8).images.shape == (3, 1, 8, 8)
-    assert load_images("folder", tmp_path, size=8, channels=3).images.shape == (3, 3, 8, 8)
+@pytest.mark.parametrize("held_out", ["test", "val", "valid", "validation", "Testing", "VAL"])
+def test_held_out_images_are_never_trained_on(tmp_path, held_out, capsys):
+    for folder, n in (("Train", 3), (held_out, 2)):
+        for i in range(n):
+            for name in ("ant", "bee"):
+                photo(tmp_path / folder / name / f"{i}.png", 8, 8)
+    train, test = both_splits(tmp_path)
+    assert (len(train), len(test)) == (6, 4) and train.classes == test.classes == ["ant", "bee"]
+    assert all(file.is_relative_to(tmp_path / "Train") for file in train.files)
+    assert all(file.is_relative_to(tmp_path / held_out) for file in test.files)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and f"images from Train/, test images from {held_out}/" in lines[0]
+
+
+def test_val_is_not_used_beside_test_and_the_line_says_so(tmp_path, capsys):
+    for folder in ("train", "val", "test"):
+        photo(tmp_path / folder / "a.png", 8, 8)
+    assert [names(images) for images in both_splits(tmp_path)] == [["train/a.png"], ["test/a.png"]]
+    assert "Not used: 1 image elsewhere, for example val/a.png" in capsys.readouterr().err
+
+
+def test_train_alone_is_both_splits(tmp_path, capsys):
+    for name in ("ant", "bee"):
+        photo(tmp_path / "train" / name / "a.png", 8, 8)
+    photo(tmp_path / "overview.png", 8, 8)
+    (tmp_path / "features").mkdir()
+    train, test = both_splits(tmp_path)
+    assert names(train) == names(test) == ["ant/a.png", "bee/a.png"] and test.classes == ["ant", "bee"]
+    assert "no test/ or val/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folders, advice", [
+    (("birds/train", "birds/val"), "birds is split into train, val: give --data-dir .*birds, or move"),
+    (("bottle/train", "bottle/test", "cable/train", "cable/test"), "bottle is split into test, train"),
+    (("Val", "test"), "has Val, test but no train: .*or give .*Val as --data-dir"),
+    (("train/a", "test"), r"no images under .*train"),
+])
+def test_a_split_that_would_be_trained_on_is_refused(tmp_path, folders, advice):
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+        if folder != "train/a":              # it stays empty
+            photo(tmp_path / folder / "0/1.png", 8, 8)
+    for split in ("train", "test"):
+        with pytest.raises(UserError, match=advice):
+            load_images("folder", tmp_path, split, size=8)
+
+
+def test_a_test_split_has_the_training_split_s_class_numbers(tmp_path):
+    for i, name in enumerate(("ant", "bee", "cat")):
+        photo(tmp_path / f"train/{name}/0.png", 8, 8)
+        if i:
+            photo(tmp_path / f"test/{name}/0.png", 8, 8)
+    train, test = both_splits(tmp_path)
+    assert train.classes == test.classes == ["ant", "bee", "cat"]
+    assert train.labels.tolist() == [0, 1, 2] and test.labels.tolist() == [1, 2]
+    photo(tmp_path / "test/cow/0.png", 8, 8)
+    with pytest.raises(UserError, match="test has the class cow, which .*train lacks.* ant, bee, cat"):
+        load_images("folder", tmp_path, "test", size=8)
+
+
+def test_a_split_without_class_folders_has_no_labels(tmp_path, capsys):
+    photo(tmp_path / "train/ant/0.png", 8, 8)
+    photo(tmp_path / "train/bee/0.png", 8, 8)
+    photo(tmp_path / "test/0.png", 8, 8)
+    train, test = both_splits(tmp_path)
+    assert train.labels.tolist() == [0, 1] and test.labels is None
+    assert "no class folders in" in capsys.readouterr().err
+    shutil.move(tmp_path / "train", tmp_path / "aside")
+    shutil.move(tmp_path / "test", tmp_path / "train")
+    shutil.move(tmp_path / "aside", tmp_path / "test")
+    train, test = both_splits(tmp_path)
+    assert train.labels is test.labels is None and train.classes == test.classes == [] and len(test) == 2
+
+
+def test_stray_images_beside_class_folders_are_left_out_with_a_line(tmp_path, capsys):
+    for name in ("ant", "bee"):
+        photo(tmp_path / name / "0.png", 8, 8)
+    photo(tmp_path / "logo.png", 8, 8)
+    photo(tmp_path / "thumbs.png", 8, 8)
+    images = load_images("folder", tmp_path, size=8)
+    assert names(images) == ["ant/0.png", "bee/0.png"]
+    assert images.labels.tolist() == [0, 1] and images.classes == ["ant", "bee"]
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "2 images beside the class folders" in lines[0] and "logo.png" in lines[0]
+    photo(tmp_path / "more.png", 8, 8)       # 3 strays, 2 images with a class
+    images = load_images("folder", tmp_path, size=8)
+    assert len(images) == 5 and images.labels is None and images.classes == []
+    assert "3 of them in no class folder: all are used, without labels" in capsys.readouterr().err
+
+
+def test_one_folder_beside_images_is_no_class(tmp_path, capsys):
+    photo(tmp_path / "0.png", 8, 8)
+    photo(tmp_path / "more/0.png", 8, 8)
+    assert len(load_images("folder", tmp_path, size=8)) == 2
+    assert "all are used, without labels" in capsys.readouterr().err
+
+
+def test_any_image_in_colour_makes_a_folder_colour_whatever_limit_and_split(tmp_path, capsys):
+    for i in range(12):
+        photo(tmp_path / f"train/{i:02d}.png", 8, 8, "RGB" if i == 7 else "L")
+    photo(tmp_path / "test/0.png", 8, 8, "L")
+    seen = {load_images("folder", tmp_path, split, size=8, limit=3, limit_seed=seed).channels
+            for split in ("train", "test") for seed in range(8)}
+    assert seen == {3}
+    assert "11 of 12; all are taken as colour (--channels 1: as grey)" in capsys.readouterr().err
+    assert load_images("folder", tmp_path, size=8, channels=1).images.shape == (12, 1, 8, 8)
+    photo(tmp_path / "train/07.png", 8, 8, "L")
+    photo(tmp_path / "test/1.png", 8, 8, "RGB")              # the training split decides
+    assert [images.channels for images in both_splits(tmp_path)] == [1, 1]
+
+
+@pytest.mark.parametrize("mode, channels", [("1", 1), ("L", 1), ("LA", 1), ("grey palette", 1), ("P", 3),
+                                            ("RGB", 3), ("RGBA", 3), ("CMYK", 3)])
+def test_which_modes_are_in_colour(tmp_path, mode, channels):
+    if mode == "grey palette":
+        image = Image.new("P", (8, 8), 1)
+        image.putpalette([0, 0, 0, 90, 90, 90, 200, 200, 200])
+        image.save(tmp_path / "a.png")
+    else:
+        photo(tmp_path / ("a.jpg" if mode == "CMYK" else "a.png"), 8, 8, mode)
+    assert load_images("folder", tmp_path, size=8).channels == channels
+
+
+def test_the_channels_are_found_without_decoding(tmp_path, monkeypatch):
+    photo(tmp_path / "grey.jpg", 8, 8, "L")
+    photo(tmp_path / "colour.png", 8, 8)
+
+    def load(image):
+        raise AssertionError(f"{image} is decoded")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    assert data._native_channels(tmp_path, [tmp_path / "grey.jpg"]) == 1
+    assert data._native_channels(tmp_path, [tmp_path / "grey.jpg", tmp_path / "colour.png"]) == 3
 
 
 def test_lazy_decoding_gives_the_same_bits(tmp_path, monkeypatch):
@@ -397,15 +614,91 @@ def test_half_of_the_available_memory_is_the_budget():
     assert 0 < data._memory_budget() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
 
 
+def folder_with_bad_images(root):
+    """Ten images, five of them bad: the places of the good ones."""
+    for i in range(10):
+        photo(root / f"{i % 2}/{i}.jpg", 64, 64, seed=i)
+    for i in (1, 4):
+        cut = root / f"{i % 2}/{i}.jpg"
+        cut.write_bytes(cut.read_bytes()[:-300])
+    (root / "0/2.jpg").write_bytes(b"")
+    (root / "1/5.jpg").write_text("<html>Quota exceeded</html>")
+    Image.fromarray(np.zeros((8, 8), np.float32)).save(root / "1/7.jpg", "TIFF")
+    return ["0/0.jpg", "0/6.jpg", "0/8.jpg", "1/3.jpg", "1/9.jpg"]
+
+
+def test_all_bad_images_are_listed_in_one_error(tmp_path):
+    folder_with_bad_images(tmp_path)
+    with pytest.raises(UserError, match="5 of 10 images in .* can't be decoded: ") as error:
+        load_images("folder", tmp_path, size=16)
+    for words in ("0/2.jpg (empty)", "0/4.jpg (image file is truncated", "1/1.jpg (image file is truncated",
+                  "1/5.jpg (not an image)", "1/7.jpg (32 bits a pixel", "--skip-bad"):
+        assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    for i in range(10, 14):
+        (tmp_path / f"0/{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="9 of 14 images .* and 4 more. Replace") as error:
+        load_images("folder", tmp_path, size=16)
+    assert str(error.value).count(" (") == 5
+
+
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_truncated_image_is_named(tmp_path, monkeypatch, lazy):
-    for i in range(3):
-        photo(tmp_path / f"{i}.jpg", 64, 64, seed=i)
-    (tmp_path / "1.jpg").write_bytes((tmp_path / "1.jpg").read_bytes()[:-300])
+def test_skip_bad_leaves_bad_images_and_their_labels_out(tmp_path, monkeypatch, capsys, lazy):
+    good = folder_with_bad_images(tmp_path)
     if lazy:
         monkeypatch.setattr(data, "_memory_budget", lambda: 0)
-    with pytest.raises(UserError, match=r"can't decode the image .*1\.jpg"):
-        load_images("folder", tmp_path, size=16).images_at([0, 1, 2])
+    images = load_images("folder", tmp_path, size=16, skip_bad=True)
+    assert names(images) == good and images.labels.tolist() == [0, 0, 0, 1, 1] and (images.images is None) == lazy
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and "warning: 5 of 10 images" in lines[0] and "They are left out" in lines[0]
+    x = images.images_at(range(5))
+    for got, name in zip(x, good, strict=True):
+        assert torch.equal(got, data._decode(tmp_path / name, 16, 3).float() / 127.5 - 1)
+    for name in good:
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match="10 of 10 images .* None is left"):
+        load_images("folder", tmp_path, size=16, skip_bad=True)
+
+
+def test_common_data_says_what_is_in_a_folder(tmp_path, monkeypatch, capsys):
+    folder_with_bad_images(tmp_path / "train")
+    photo(tmp_path / "val/0/0.png", 8, 8)
+    monkeypatch.setattr(sys, "argv", ["data", "folder", "--data-dir", str(tmp_path)])
+    with pytest.raises(UserError, match="5 of 10 images"):
+        data.main()
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--skip-bad"])
+    data.main()
+    assert capsys.readouterr().out.splitlines() == ["folder train: 5 images of 64x64x3",
+                                                    "folder test: 1 images of 64x64x3"]
+
+
+def test_lazily_decoded_images_are_looked_at_first_and_named_when_they_fail_later(tmp_path, monkeypatch):
+    monkeypatch.setattr(data, "_memory_budget", lambda: 0)
+    for i in range(3):
+        photo(tmp_path / f"{i}.jpg", 64, 64, seed=i)
+    cut = (tmp_path / "1.jpg").read_bytes()[:-300]
+    (tmp_path / "1.jpg").write_text("<html>")
+    with pytest.raises(UserError, match=r"1 of 3 images .*1\.jpg \(not an image\)"):
+        load_images("folder", tmp_path, size=16, channels=3)
+    (tmp_path / "1.jpg").write_bytes(cut)
+    images = load_images("folder", tmp_path, size=16)
+    with pytest.raises(UserError, match=r"can't decode the image .*1\.jpg \(image file is truncated"):
+        images.images_at([0, 1, 2])
+
+
+def test_a_folder_that_cannot_be_looked_into_is_named(tmp_path, monkeypatch):
+    photo(tmp_path / "a/0.png", 8, 8)
+    photo(tmp_path / "b/0.png", 8, 8)
+    scandir = os.scandir
+
+    def locked(folder):
+        if os.fspath(folder).endswith("/b"):
+            raise PermissionError(13, "Permission denied", folder)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", locked)  # root may look into everything
+    with pytest.raises(UserError, match="can't look into .*b .Permission denied"):
+        load_images("folder", tmp_path, size=8)
 
 
 def test_photographs_are_turned_upright(tmp_path):
@@ -417,10 +710,100 @@ def test_photographs_are_turned_upright(tmp_path):
     assert image[0, 0] > 200 and image[0, -1] < 50
 
 
-def test_sixteen_bit_images_are_refused_not_clipped(tmp_path):
-    Image.fromarray(np.full((8, 8), 40000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(UserError, match=r"deep\.png has more than 8 bits"):
+@pytest.mark.parametrize("file", ["deep.png", "little.tif", "big.tif"])
+def test_sixteen_bit_grey_is_scaled_to_eight_bits(tmp_path, file, capsys):
+    deep = np.array([[0, 65535], [257 * 100 + 128, 257 * 100 + 129]], np.uint16).repeat(4, 0).repeat(4, 1)
+    if file == "big.tif":                    # a header that says big-endian grey of 16 bits, 8x8, then the pixels
+        tags = ((256, 8), (257, 8), (258, 16), (259, 1), (262, 1), (273, 134), (278, 8), (279, 128))
+        entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
+        header = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + entries
+        (tmp_path / file).write_bytes(header.ljust(134, b"\0") + deep.astype(">u2").tobytes())
+    else:
+        Image.fromarray(deep).save(tmp_path / file)
+    images = load_images("folder", tmp_path, size=8)
+    assert images.channels == 1 and "16-bit grey images" in capsys.readouterr().err
+    assert images.images[0, 0, ::4, ::4].tolist() == [[0, 255], [100, 101]]
+    assert images.images_at([0])[0, 0, 0, ::4].tolist() == [-1, 1]
+    colour = load_images("folder", tmp_path, size=8, channels=3)
+    assert colour.images[0, :, 4, 4].tolist() == [101, 101, 101]
+
+
+def test_thirty_two_bit_images_are_refused_not_clipped(tmp_path):
+    for i, kind in enumerate((np.int32, np.float32)):
+        Image.fromarray(np.full((8, 8), 40000, kind)).save(tmp_path / f"{i}.tiff")
+    photo(tmp_path / "2.png", 8, 8)
+    with pytest.raises(UserError, match=r"2 of 3 .* 0\.tiff \(32 bits.*1\.tiff \(32 bits"):
         load_images("folder", tmp_path, size=8)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
+def test_transparent_images_lie_on_white(tmp_path, mode):
+    red, black = (200, 0, 0, 255), (0, 0, 0, 0)              # what is under full transparency is often black
+    image = Image.new("RGBA", (8, 8), red)
+    image.paste(black, (4, 0, 8, 8))
+    seen = [200, 0, 0]
+    if mode == "RGBA":
+        image.paste((0, 0, 0, 51), (0, 4, 4, 8))             # a fifth of black: 255·0.8 of white is left
+    elif mode == "LA":
+        image = image.convert("LA")
+        seen = [60, 60, 60]                                  # 0.299 · 200
+    elif mode == "P":
+        image = image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
+        image.info["transparency"] = image.getpixel((7, 0))
+    else:
+        image = image.convert("RGB")
+        image.info["transparency"] = (0, 0, 0)
+    image.save(tmp_path / "a.png")
+    x = load_images("folder", tmp_path, size=8, channels=3).images[0]
+    assert x[:, 0, 0].tolist() == seen and x[:, 0, 7].tolist() == [255, 255, 255]
+    if mode == "RGBA":
+        assert x[:, 7, 0].tolist() == [204, 204, 204]
+
+
+def test_cmyk_animations_one_pixel_unicode_and_nested_images_work(tmp_path):
+    Image.new("CMYK", (9, 9), (0, 0, 0, 0)).save(tmp_path / "cmyk.jpg")
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("blue", "red", "lime")]
+    frames[0].save(tmp_path / "moves.gif", save_all=True, append_images=frames[1:])
+    nested = tmp_path / "größe 日本/deep/deeper"
+    nested.mkdir(parents=True)
+    Image.new("RGB", (1, 1), (10, 20, 30)).save(nested / "π 😀.png")
+    Image.new("RGB", (500, 2), (7, 8, 9)).save(tmp_path / "wide.PNG")
+    images = load_images("folder", tmp_path, size=16)
+    by_name = {file.name: x[:, 8, 8].tolist() for file, x in zip(images.files, images.images, strict=True)}
+    assert by_name == {"cmyk.jpg": [255, 255, 255], "moves.gif": [0, 0, 255], "π 😀.png": [10, 20, 30],
+                       "wide.PNG": [7, 8, 9]}
+
+
+def odd_folder(root):
+    """Own images as people have them: train/ with two classes, val/ with one of them; half a PNG among them."""
+    modes = ("RGB", "RGBA", "P", "L", "LA", "1")
+    for i in range(12):
+        photo(root / f"train/{('äpfel', 'birnen 日本')[i % 2]}/{i}.png", 10 + i, 30 - i, modes[i % 6], seed=i)
+    for i in range(4):
+        photo(root / f"val/birnen 日本/{i}.png", 20, 20, modes[i])
+    Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(root / "train/äpfel/deep.png")
+    photo(root / "train/birnen 日本/nested/cmyk.jpg", 20, 20, "CMYK")
+    Image.new("RGB", (1, 1)).save(root / "train/äpfel/tiny.bmp")
+    frames = [Image.new("L", (16, 16), i) for i in (0, 255)]
+    frames[0].save(root / "train/äpfel/moves.gif", save_all=True, append_images=frames[1:])
+    photo(root / "train/contact sheet.png", 20, 20)
+    cut = root / "train/äpfel/0.png"
+    cut.write_bytes(cut.read_bytes()[:-60])
+
+
+@pytest.mark.parametrize("folder", ["began", "bigan", "cagan", "egan", "sagan_wgangp"])
+def test_every_image_folder_trains_on_odd_own_images(tmp_path, folder, capsys):
+    odd_folder(tmp_path / "own")
+    train = importlib.import_module(f"{folder}.train")
+    argv = ["--smoke", "--dataset", "folder", "--data-dir", str(tmp_path / "own"), "--size", "16", "--steps", "1",
+            "--device", "cpu"]
+    with pytest.raises(UserError, match=r"1 of 16 images .*äpfel/0\.png .*--skip-bad"):
+        train.main([*argv, "--out", str(tmp_path / "stops")])
+    assert not (tmp_path / "stops").exists()
+    train.main([*argv, "--out", str(tmp_path / "runs"), "--skip-bad"])
+    checkpoint = torch.load(tmp_path / "runs/last.pt", weights_only=True)
+    assert checkpoint["args"]["channels"] == 3 and checkpoint["args"]["skip_bad"]
+    assert "1 of 16 images" in capsys.readouterr().err
 
 
 def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
@@ -461,7 +844,7 @@ def test_empty_folder_no_size_and_a_file_as_data_dir(tmp_path):
     with pytest.raises(UserError, match=f"no images under {tmp_path}"):
         load_images("folder", tmp_path, size=8)
     photo(tmp_path / "a.png", 8, 8)
-    with pytest.raises(UserError, match="give one"):
+    with pytest.raises(UserError, match="give one, for example --size 64"):
         load_images("folder", tmp_path)
     with pytest.raises(UserError, match="is a file"):
         load_images("fashion-mnist", tmp_path / "a.png")

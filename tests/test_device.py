@@ -1,5 +1,6 @@
 """Devices, random generators, weight averages, several processes, torchvision."""
 
+import importlib
 import json
 import random
 from pathlib import Path
@@ -10,10 +11,15 @@ import torch
 import torch.distributed as dist
 
 from began import train
+from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import device
 from common.cli import UserError
-from common.device import (EMA, average, average_gradients, choose_device, import_torchvision, init_processes,
-                           rng_state, seed_all, set_rng_state, shard, step_rng)
+from common.device import (EMA, average, average_gradients, check_batch_norm, choose_device,
+                           import_torchvision, init_processes, rng_state, seed_all, set_rng_state, shard, step_rng)
+from common.metrics import jets as jet_scores
+from common.metrics.toy import mixture, mmd2, mode_metrics
+
+from .apple import APPLE, apple_device
 
 # --- choice
 
@@ -154,6 +160,57 @@ def test_shards_and_averages(two_processes):
     assert average(torch.tensor(3.0)) == 6
 
 
+# --- BatchNorm and one sample
+
+
+def test_one_sample_is_refused_where_batchnorm_sees_one_value_a_channel():
+    flat = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).eval()
+    maps = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
+    before = str(flat.state_dict()), str(maps.state_dict()), str(rng_state())
+    check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)))                    # a map of 2x2 has four values
+    check_batch_norm("--batch-size", 2, 1, (flat, (3,)))
+    check_batch_norm("--batch-size", 4, 2, (flat, (3,)))
+    words = "^--batch-size 1: BatchNorm needs two samples per process. Give --batch-size 2 or more$"
+    with pytest.raises(UserError, match=words):
+        check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)), (flat, (3,)))
+    with pytest.raises(UserError, match="^--n 1: .* Give --n 2 or more$"):
+        check_batch_norm("--n", 1, 1, (maps, (1, 3, 3)))                         # a map of 1x1
+    with pytest.raises(UserError, match="^--batch-size 3 over 3 processes: .* Give --batch-size 6 or more$"):
+        check_batch_norm("--batch-size", 3, 3, (flat, (3,)))
+    assert not flat.training and (str(flat.state_dict()), str(maps.state_dict()), str(rng_state())) == before
+    with pytest.raises(RuntimeError):
+        check_batch_norm("--batch-size", 1, 1, (flat, (4,)))                     # other mistakes are not hidden
+
+
+RESNET = ["--dataset", "synthetic", "--encoder", "resnet18", "--encoder-weights", "none", "--width", "4"]
+TOY = ["--dataset", "8gaussians", "--width-g", "8", "--width-d", "8"]
+TOY_25 = ["--dataset", "25gaussians", "--width", "8"]
+
+
+@pytest.mark.parametrize("folder, flag, words", [
+    ("began", "--batch-size", [*RESNET, "--size", "32"]), ("bigan", "--batch-size", ["--smoke"]),
+    ("bigan", "--batch-size", ["--smoke", "--arch", "conv"]), ("bigan", "--batch-size", TOY_25),
+    ("egan", "--batch-size", TOY), ("egan", "--eval-batch", TOY)])
+def test_every_folder_refuses_one_sample_per_process_before_it_makes_a_run(here, monkeypatch, folder, flag, words):
+    module = importlib.import_module(f"{folder}.train")
+    for world in (1,) if folder == "egan" else (1, 2):           # E-GAN lives in one process
+        monkeypatch.setattr(module, "init_processes", lambda device, world=world: (0, world), raising=False)
+        with pytest.raises(UserError, match=f"^{flag} {world}( over 2 processes)?: BatchNorm needs two samples"):
+            module.main([*words, flag, str(world), "--steps", "1", "--out", "x"])
+        assert not Path("x").exists()
+
+
+@pytest.mark.parametrize("folder, words", [
+    ("began", ["--smoke"]), ("began", ["--smoke", "--arch", "berthelot"]), ("egan", [*TOY, "--d-norm", "none"]),
+    ("cagan", ["--smoke", "--norm", "batch"]), ("sagan_wgangp", ["--smoke", "--method", "gan"])])
+def test_one_sample_trains_where_it_can(here, monkeypatch, folder, words):
+    """Without BatchNorm, or on maps larger than 1x1."""
+    module = importlib.import_module(f"{folder}.train")
+    for name in ("curves", "save_grid", "densities"):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
+    assert module.main([*words, "--batch-size", "1", "--steps", "2", "--out", "x"])["step"] == 2
+
+
 def test_two_processes_train_as_one(python, monkeypatch):
     """torchrun with 2 processes and one process on the whole batch reach the same weights to 1e-6, a hundredth of
     one Adam step (1e-4): the sums differ in order only. Only rank 0 writes."""
@@ -177,6 +234,53 @@ def test_two_processes_train_as_one(python, monkeypatch):
     assert ours["k_t"] > 0.01
     for key in ("L_x", "L_G", "L_D", "k", "M"):
         assert log[-1][key] == pytest.approx(last[key], abs=1e-5)
+
+
+# --- Apple's GPUs, which have no float64
+
+
+TRACKED = {"began": ["--smoke"], "bigan": ["--smoke"], "cagan": ["--smoke", "--fid-samples", "20"],
+           "egan": ["--smoke", "--population", "loop"], "mdma": ["--smoke"],
+           "sagan_wgangp": ["--smoke", "--fid-samples", "8"]}
+
+
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("folder", TRACKED)
+def test_training_makes_no_float64_on_an_apple_gpu(here, monkeypatch, folder):
+    module = importlib.import_module(f"{folder}.train")
+    monkeypatch.setattr(module, "choose_device", lambda name: APPLE)
+    for name in ("curves", "save_grid", "densities", "draw_features"):
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
+    with apple_device(monkeypatch):
+        last = module.main([*TRACKED[folder], "--steps", "2", "--sample-every", "2", "--out", "x"])
+    assert last["step"] == 2 and len(last) > 3
+
+
+def test_metrics_of_tensors_on_an_apple_gpu_are_those_of_the_cpu(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    jets = torch.rand(2, 40, 5, 3, generator=rng)
+    points = torch.randn(2, 50, 2, generator=rng)
+    features, labels = torch.randn(2, 60, 4, generator=rng), torch.arange(60) % 3
+
+    def measure(place):
+        real, fake = place(jets[0]), place(jets[1])
+        bank, queries = place(features[0]), place(features[1])
+        x, y = place(points[0]), place(points[1])
+        draws = jet_scores.disjoint(40, 40)
+        return [*jet_scores.observables(real).flatten().tolist(),
+                *jet_scores.w1p(real, fake, draws).flatten().tolist(),
+                *jet_scores.jet_metrics(real, fake).values(),
+                jet_scores.frechet_of_all(jet_scores.efps(real), jet_scores.efps(fake)),
+                jet_scores.kpd(bank, queries, normalise=False)[0],
+                *mode_metrics(x, mixture("8gaussians")).values(), mmd2(x, y, 1.0, True),
+                linear_probe(bank, labels, queries, labels), one_nn_accuracy(bank, labels, queries, labels),
+                auroc(place(features[0, :, 0]), labels == 1)]
+
+    expected = measure(lambda x: x)
+    with apple_device(monkeypatch):
+        with pytest.raises(TypeError, match="no float64"):
+            points.to(APPLE).double()
+        assert measure(lambda x: x.to(APPLE)) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 # --- torchvision

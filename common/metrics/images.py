@@ -1,8 +1,12 @@
 """Scores of generated images: Fréchet distance, KID, Inception score, precision and recall, class coverage.
 
 A number means nothing without its feature extractor, sample count and split, so every key of `image_metrics`
-names the three: `fid_lenet_10k_test`. Two extractors: `InceptionTF`, whose FID compares with published ones,
-and `LeNet` (lenet.py), which needs no network and compares only with itself.
+names the three: `fid_lenet_10k_test`. Three extractors: `InceptionTF`, whose FID compares with published ones;
+`LeNet` (lenet.py), a classifier of the data set itself; and EfficientNet-Lite0 (efficientnet.py), for photographs
+where Inception's weights can't be had. The last two compare only with themselves.
+
+Images are scored as 8-bit ones (`quantise`), generated and real ones alike, as in the field: the scores of exported
+PNGs are those that eval prints.
 
     extractor = load_extractor("lenet", "fashion-mnist", device)
     real = real_features(extractor, test_set, device=device, cache_dir="data/features")
@@ -10,12 +14,18 @@ and `LeNet` (lenet.py), which needs no network and compares only with itself.
     image_metrics(real, fake, extractor.name, "test")
 """
 
+import contextlib
+import functools
 import hashlib
 import http.client
 import math
 import os
 import pickle
 import re
+import socket
+import sys
+import threading
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Iterable
@@ -25,14 +35,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import UserError
-from . import count_tag
+from ..errors import UserError
+from ..runs import save_atomic
+from . import count_tag, efficientnet, lenet
 from .lenet import LeNet, match_channels
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 # The full sum as torch-fidelity pins it; its first digits are in the file's name.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+
+# --- 8-bit images
+
+
+def grey_levels(images: Tensor) -> Tensor:
+    """Images in [-1, 1] -> whole numbers from 0 to 255, float32, as in a PNG. NaN stays NaN."""
+    return ((images.float() + 1) * 127.5).round().clamp(0, 255)
+
+
+def quantise(images: Tensor) -> Tensor:
+    """Images in [-1, 1] as they are after they were written to 8-bit files and read back."""
+    return grey_levels(images) / 127.5 - 1
 
 
 # --- distances between two sets of features
@@ -77,12 +101,15 @@ def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset
                               seed: int = 0) -> tuple[float, float]:
     """Unbiased MMD² under k(x, y) = (x·y/D + 1)³, Bińkowski et al. 2018 (arXiv:1801.01401), §4.
 
-    f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets of `subset_size`
-    (or of all that there is), in float64. The mean can be slightly negative.
+    f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets, in float64. The mean can
+    be slightly negative. A subset has `subset_size` samples, but at most half of the smaller set: subsets of (nearly)
+    the whole set are all alike, and their spread says nothing. With halves it is about the standard deviation of the
+    whole set's KID. Of fewer than four samples there are no such subsets: all are used, and the deviation is nan.
     """
-    size = min(subset_size, len(f1), len(f2))
-    if size < 2:
+    smaller = min(len(f1), len(f2))
+    if smaller < 2:
         raise ValueError(f"KID needs two samples or more of each kind, got {len(f1)} and {len(f2)}")
+    size = min(subset_size, smaller // 2) if smaller >= 4 else smaller
     generator = torch.Generator().manual_seed(seed)
     values = []
     for _ in range(subsets):
@@ -92,7 +119,7 @@ def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset
         within = (k_xx.sum() - k_xx.trace() + k_yy.sum() - k_yy.trace()) / (size * (size - 1))
         values.append(within - 2 * k_xy.mean())
     values = torch.stack(values)
-    return values.mean().item(), values.std(correction=0).item()
+    return values.mean().item(), values.std(correction=0).item() if size < smaller else math.nan
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
@@ -176,6 +203,8 @@ class InceptionTF(nn.Module):
     Architecture: Szegedy et al. 2015 (arXiv:1512.00567), but average pools do not count the padding, and the
     last block pools by maximum.
     """
+
+    kind = "inception"
 
     def __init__(self, name: str = "inception_tf"):
         super().__init__()
@@ -314,22 +343,65 @@ def _block_e(c_in, pool):
 # --- extractors
 
 
-def load_extractor(kind: str, dataset: str, device="cpu", data_dir="data", inception_weights=None,
-                   download: bool = True) -> nn.Module:
-    """The frozen feature extractor `kind` ("lenet" or "inception"), in eval mode on `device`.
+KINDS = ("auto", "lenet", "inception", "efficientnet")
 
-    It has `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1] to features
+
+def load_extractor(kind: str, dataset: str, device="cpu", data_dir="data", inception_weights=None,
+                   download: bool = True, labelled: bool = True) -> nn.Module | None:
+    """The frozen feature extractor `kind`, one of KINDS, in eval mode on `device`.
+
+    It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1] to features
     (B, dim) and logits (B, classes). A LeNet belongs to a data set; `dataset="synthetic"` gives one of fixed
     random weights, for smoke tests. Draws nothing from the global random generators.
-    Raises UserError if the weights are missing or damaged.
+    Raises UserError if the weights are missing or damaged, or a LeNet is too inaccurate to be trusted.
+
+    "auto" takes the first that can be had: a LeNet of this data set at hand; one trained at once, if the data set is
+    `labelled`; Inception; EfficientNet. Where there is none it says so in a line and returns None.
     """
-    if kind == "lenet":
-        net = _random_lenet() if dataset == "synthetic" else _trained_lenet(dataset, Path(data_dir))
+    data_dir = Path(data_dir).expanduser()
+    if kind == "auto" and inception_weights is not None:
+        kind = "inception"
+    if kind == "auto":
+        net = _first_at_hand(dataset, data_dir, download, labelled)
+    elif kind == "lenet":
+        net = _random_lenet() if dataset == "synthetic" else _trained_lenet(dataset, data_dir)
     elif kind == "inception":
-        net = _inception(Path(data_dir), inception_weights, download)
+        net = _inception(data_dir, inception_weights, download)
+    elif kind == "efficientnet":
+        net = _efficientnet()
     else:
-        raise ValueError(f'kind must be "lenet" or "inception", not {kind!r}')
-    return net.eval().requires_grad_(False).to(device)
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
+    return None if net is None else net.eval().requires_grad_(False).to(device)
+
+
+def _first_at_hand(dataset, data_dir, download, labelled):
+    """What "auto" finds. A damaged file is an error all the same: it can be deleted, or named."""
+    if dataset == "synthetic":
+        return _random_lenet()
+    missing = []
+    try:
+        if labelled and _lenet_file(dataset, data_dir) is None:
+            return _lenet_trained_now(dataset, data_dir)
+        if labelled:
+            return _trained_lenet(dataset, data_dir)
+        missing.append(f"{dataset} has no class labels to train a LeNet on")
+    except lenet.Unfit as e:
+        missing.append(str(e))
+    if (data_dir / INCEPTION_FILE).is_file():
+        return _inception(data_dir, None, download)
+    try:
+        net = _inception(data_dir, None, download and _answers(INCEPTION_URL))
+    except UserError:
+        missing.append("Inception's weights can't be downloaded")
+        try:
+            net = _efficientnet()
+        except UserError:
+            print(f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is measured. For FID "
+                  f"and its like: {efficientnet.INSTALL}; or --inception-weights FILE, the file from {INCEPTION_URL}",
+                  file=sys.stderr)
+            return None
+    print(f"features are {net.name}'s: {'; '.join(missing)}", file=sys.stderr)
+    return net
 
 
 def _build(make, state_dict=None, path=None):
@@ -360,27 +432,63 @@ def _random_lenet():
     return net
 
 
+def _lenet_file(dataset, data_dir):
+    """The weights of a data set's LeNet: the shipped ones, else those in the data directory, else None."""
+    places = [Path(__file__).parent / "weights" / f"lenet_{dataset}.pt", lenet.weights_file(dataset, data_dir)]
+    return next((place for place in places if place.is_file()), None)
+
+
 def _trained_lenet(dataset, data_dir):
-    file = f"lenet_{dataset}.pt"
-    train_it = f"Train it with: python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}"
-    places = [Path(__file__).parent / "weights" / file, data_dir / file]
-    path = next((p for p in places if p.is_file()), None)
+    train_it = f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}"
+    path = _lenet_file(dataset, data_dir)
     if path is None:
-        raise UserError(f"no LeNet weights for {dataset}: looked for {places[0]} and {places[1]}. {train_it}")
+        raise UserError(f"no LeNet weights for {dataset}: looked for {lenet.weights_file(dataset, data_dir)}. "
+                        f"Train it with: {train_it}")
     saved = _load(path)
     try:
         state_dict, meta = saved["state_dict"], saved["meta"]
-        name = "lenet" if path == places[0] else f"lenet_{_sha256(path)[:8]}"          # two networks, two keys
+        shipped = path.parent == Path(__file__).parent / "weights"
+        name = "lenet" if shipped else f"lenet_{_sha256(path)[:8]}"          # two networks, two keys
         shape = {key: meta[key] for key in ("channels", "size", "classes")} | {"name": name}
+        accuracy = meta["accuracy"]
     except (KeyError, TypeError) as e:
-        raise UserError(f"{path} is not a weights file of this LeNet. Delete it. {train_it}") from e
+        raise UserError(f"{path} is not a weights file of this LeNet. Delete it. "
+                        f"Train it with: {train_it}") from e
+    lenet.check_accuracy(accuracy, meta["classes"], f"the LeNet in {path}",
+                         f"Train it longer: {train_it} --epochs {2 * meta.get('epochs', 7)}")
     return _build(lambda: LeNet(**shape), state_dict, path)
+
+
+def _lenet_trained_now(dataset, data_dir):
+    """A LeNet of a labelled data set that has none yet, kept in the data directory if that can be written."""
+    path = lenet.weights_file(dataset, data_dir)
+    net, meta = lenet.fit(dataset, data_dir, why=f"there is no {path} yet: ")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomic({"state_dict": net.state_dict(), "meta": meta}, path)
+    except (OSError, UserError) as e:
+        print(f"warning: the LeNet of {dataset} can't be kept ({_cause(e)}) and is trained anew each time",
+              file=sys.stderr)
+        lenet.check_accuracy(meta["accuracy"], meta["classes"], f"the LeNet of {dataset}")
+        weights = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
+        net.name = f"lenet_{hashlib.sha256(weights).hexdigest()[:8]}"
+        return net
+    return _trained_lenet(dataset, data_dir)
+
+
+def _efficientnet():
+    state_dict, path = efficientnet.load_weights()
+    return _build(efficientnet.EfficientNetLite0, state_dict, path)
+
+
+def _cause(error):
+    return getattr(error, "strerror", None) or str(error)
 
 
 def _inception(data_dir, weights, download):
     name = "inception_tf"
     if weights is not None:
-        path = Path(weights)
+        path = Path(weights).expanduser()
         if not path.is_file():
             raise UserError(f"--inception-weights {path}: no such file. It can be had from {INCEPTION_URL}")
         digest = _sha256(path)
@@ -398,15 +506,33 @@ def _inception(data_dir, weights, download):
     return _build(lambda: InceptionTF(name), _load(path), path)
 
 
+def _answers(url, seconds=5):
+    """Whether a server can be reached in so many seconds, also where looking up its name would take a minute."""
+    if urllib.request.getproxies():          # the way there isn't a direct one
+        return True
+    connected = []
+
+    def connect():
+        with contextlib.suppress(OSError):
+            host = urllib.parse.urlsplit(url).hostname
+            socket.create_connection((host, 443), timeout=seconds).close()
+            connected.append(host)
+
+    thread = threading.Thread(target=connect, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return bool(connected)
+
+
 def _download_inception(path, download, timeout=10):
     """Fetch the weights to a temporary file, check, rename. Without a network it fails within seconds."""
     by_hand = (f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with "
-               "--inception-weights FILE; --extractor lenet needs no download")
+               "--inception-weights FILE; --extractor auto goes on without it")
     if not download:
         raise UserError(f"no Inception weights at {path}. {by_hand}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response, temporary.open("wb") as file:
             while chunk := response.read(1 << 20):
                 file.write(chunk)
@@ -440,14 +566,14 @@ def collect(extractor: nn.Module, batches: Iterable[Tensor], n: int | None = Non
             amp: bool = False) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits (N, classes), float32 on the CPU, of image batches in [-1, 1].
 
-    Images are read as they come and dropped, so `batches` may be a generator of 50,000 samples. Takes the
-    first `n` images and asks for no batch beyond them; ValueError if there are fewer. amp: bfloat16 autocast.
+    Images are read as they come, quantised and dropped, so `batches` may be a generator of 50,000 samples. Takes
+    the first `n` images and asks for no batch beyond them; ValueError if there are fewer. amp: bfloat16 autocast.
     """
     extractor.eval()
     device = next(extractor.parameters()).device
     features, logits, count = [], [], 0
     for images in batches:
-        images = images[: None if n is None else n - count].to(device)
+        images = quantise(images[: None if n is None else n - count].to(device))
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             f, l = extractor(images)
         features.append(f.float().cpu())
@@ -464,10 +590,10 @@ def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: i
                   device="cpu", cache_dir=None) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or too many).
 
-    image_set: has `len`, .name .split .size .channels and images_at(index, device) -> (B, C, H, W) in
-    [-1, 1]. Take it at the model's own resolution, or the distance also measures the resizing. With cache_dir
-    the result is kept there; the file's name holds everything it depends on, and a damaged file
-    is computed again.
+    image_set: has `len`, .name .split .size .channels, images_at(index, device) -> (B, C, H, W) in [-1, 1] and
+    fingerprint() -> str, which sees every image. Take it at the model's own resolution, or the distance also
+    measures the resizing. With cache_dir the result is kept there, if that can be written; the file's name holds
+    everything it depends on, and a damaged file is computed again.
     """
     total = len(image_set)
     n = total if n is None else min(n, total)
@@ -476,19 +602,26 @@ def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: i
         index = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:n]
     path = None
     if cache_dir is not None:
-        path = Path(cache_dir) / _cache_name(extractor, image_set, n, seed)
+        path = Path(cache_dir).expanduser() / _cache_name(extractor, image_set, n, seed)
         if (saved := _read_cache(path, n)) is not None:
             return saved
     features, logits = collect(extractor, (image_set.images_at(i, device) for i in index.split(batch_size)))
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-        try:
-            torch.save({"features": features, "logits": logits}, temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        _write_cache({"features": features, "logits": logits}, path)
     return features, logits
+
+
+def _write_cache(value, path):
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_atomic(value, path)
+    except (OSError, UserError) as e:
+        _warn_once(f"features of real images can't be kept in {path.parent} ({_cause(e)}) and are computed each time")
+
+
+@functools.cache
+def _warn_once(line):
+    print(f"warning: {line}", file=sys.stderr)
 
 
 def _cache_name(extractor, image_set, n, seed):
@@ -496,12 +629,8 @@ def _cache_name(extractor, image_set, n, seed):
     for key, value in sorted(extractor.state_dict().items()):
         if not key.endswith("num_batches_tracked"):
             weights.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
-    # Two folders of images may bear one name: a few of the images themselves tell them apart.
-    probe = torch.linspace(0, len(image_set) - 1, min(16, len(image_set))).long()
-    pixels = image_set.images_at(probe, "cpu").contiguous().numpy().tobytes()
-    data = hashlib.sha256(str(len(image_set)).encode() + pixels)
     name = (f"{extractor.name}-{weights.hexdigest()[:10]}_{image_set.name}-{image_set.split}-"
-            f"{image_set.channels}x{image_set.size}-{data.hexdigest()[:10]}_n{n}_seed{seed}.pt")
+            f"{image_set.channels}x{image_set.size}-8bit-{image_set.fingerprint()[:16]}_n{n}_seed{seed}.pt")
     return re.sub(r"[^\w.-]", "-", name)
 
 
@@ -551,16 +680,24 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
 class Tracker:
     """FID and Inception score of a generator in training; the real images are measured once.
 
-    kind, dataset, data_dir: see load_extractor. image_set: see real_features; its split is named in the keys.
+    kind, dataset, data_dir: see load_extractor. image_set: see real_features; its split is named in the keys. Where
+    "auto" finds no extractor nothing is measured.
     """
 
     def __init__(self, image_set, dataset: str, device="cpu", data_dir="data", kind: str = "lenet"):
-        self.extractor, self.split = load_extractor(kind, dataset, device, data_dir), image_set.split
-        features, _ = real_features(self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache")
-        self.real = moments(features)
+        if len(image_set) < 2:
+            raise UserError(f"{len(image_set)} {image_set.split} image of {dataset}: FID needs two. "
+                            "Give --fid-samples 0")
+        self.extractor = load_extractor(kind, dataset, device, data_dir, labelled=image_set.labels is not None)
+        self.split = image_set.split
+        if self.extractor is not None:
+            features, _ = real_features(self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache")
+            self.real = moments(features)
 
     def __call__(self, batches: Iterable[Tensor], n: int) -> dict[str, float]:
         """Scores of the first n images of batches in [-1, 1]: {"fid_lenet_5k_test": …, "is_lenet_5k": …}."""
+        if self.extractor is None:
+            return {}
         features, logits = collect(self.extractor, batches, n)
         tag = f"{self.extractor.name}_{count_tag(n)}"
         return {f"fid_{tag}_{self.split}": frechet_distance(*self.real, *moments(features)),

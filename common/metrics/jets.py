@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from ..cli import UserError
+from ..device import float64, where_float64_is
+from ..errors import UserError
 from . import count_tag
 from .images import frechet_distance, moments
 
@@ -48,7 +49,7 @@ def jet_mass(particles: Tensor) -> Tensor:
 
 
 def _mass(particles):
-    eta, phi, pt = particles.double().unbind(-1)
+    eta, phi, pt = float64(particles).unbind(-1)
     hardest = pt.argmax(1, keepdim=True)
     eta, phi = eta - eta.gather(1, hardest), phi - phi.gather(1, hardest)
     energy, pz = (pt * eta.cosh()).sum(1), (pt * eta.sinh()).sum(1)
@@ -58,7 +59,7 @@ def _mass(particles):
 
 def observables(particles: Tensor) -> Tensor:
     """(3, J) float64: mass, number of particles, sum of pt."""
-    return torch.stack([jet_mass(particles), present(particles).sum(1).double(), particles[..., 2].double().sum(1)])
+    return torch.stack([jet_mass(particles), float64(present(particles).sum(1)), float64(particles[..., 2]).sum(1)])
 
 
 def efps(particles: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -120,6 +121,7 @@ def wasserstein1(x: Tensor, y: Tensor) -> Tensor:
     samples give exactly 0. If a side is empty: inf, as in jetnet.
     """
     n, m = x.shape[-1], y.shape[-1]
+    x, y = where_float64_is(x), where_float64_is(y)
     if n * m == 0:
         return torch.full(x.shape[:-1], torch.inf, dtype=torch.float64, device=x.device)
     values = torch.cat([x, y], -1)
@@ -182,7 +184,7 @@ def variance_weighted_mean(values: Tensor, errors: Tensor) -> tuple[float, float
     x err together (Σ w s / Σ w with w = 1/s²), as features of the same jets nearly do. The mean is mostly that of
     the feature of smallest error: W1P is nearly W1(pt). An error of 0 is infinite weight: only such x count then.
     """
-    values, errors = values.double(), errors.double()
+    values, errors = float64(values), float64(errors)
     if (errors == 0).any():
         return values[errors == 0].mean().item(), 0.0
     weights = errors**-2
@@ -214,7 +216,7 @@ def frechet_curve(real: Tensor, fake: Tensor, min_samples: int | None = None, ma
     if not 2 <= min_samples < max_samples:
         raise ValueError(f"FPD needs 2 <= min_samples < max_samples, not {min_samples} and {max_samples} "
                          f"({len(real)} real, {len(fake)} fake jets)")
-    x, y = _scaled(real, fake) if normalise else (real.double(), fake.double())
+    x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     rng = np.random.default_rng(seed)
     sizes = (1 / np.linspace(1 / min_samples, 1 / max_samples, points)).astype(int)
     return sizes, np.array([np.mean([frechet_distance(*_drawn_moments(x, rng, size), *_drawn_moments(y, rng, size))
@@ -251,9 +253,10 @@ def frechet_of_all(real: Tensor, fake: Tensor) -> float:
 
 def _scaled(real, fake):
     """Both divided by the largest |real| feature, float64; a feature that is always 0 stays as it is."""
-    largest = real.double().abs().amax(0)
+    real, fake = float64(real), float64(fake)
+    largest = real.abs().amax(0)
     largest[largest == 0] = 1
-    return real.double() / largest, fake.double() / largest
+    return real / largest, fake / largest
 
 
 def _drawn_moments(x, rng, size):
@@ -272,7 +275,7 @@ def kpd(real: Tensor, fake: Tensor, batches: int = 10, batch_size: int = 5000, n
     Median over `batches` draws with replacement of `batch_size` a side (at most the smaller sample), and half the
     width from 16.275 to 83.725 %. Can be slightly negative. normalise and draws: as in `frechet_curve`.
     """
-    x, y = _scaled(real, fake) if normalise else (real.double(), fake.double())
+    x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     size = min(batch_size, len(x), len(y))
     if size < 2:
         raise ValueError(f"KPD needs two jets or more of each kind, got {len(real)} and {len(fake)}")
@@ -318,7 +321,7 @@ def fpnd(particles: Tensor, jet_type: str) -> float:
     size = 32 if particles.device.type == "cpu" else 2048
     with torch.no_grad():
         features = torch.cat([_particlenet(batch, blocks, head) for batch in jets.split(size)])
-    return frechet_distance(*(t.cpu() for t in moments(features)), mu, sigma)
+    return frechet_distance(*moments(features.cpu()), mu, sigma)
 
 
 @functools.cache
@@ -409,8 +412,8 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
     common = min(n, k)
     splits = disjoint(n, k)
     real_jet, fake_jet = observables(real), observables(fake)
-    real_efp = efps(real).double()
-    fake_efp = efps(fake[:common * (len(splits) if "disjoint10" in protocols else 1)]).double()
+    real_efp = float64(efps(real))
+    fake_efp = float64(efps(fake[:common * (len(splits) if "disjoint10" in protocols else 1)]))
 
     exact = wasserstein1(real_jet, fake_jet)
     for name, value in zip(("w1m", "w1n", "w1sumpt"), exact):

@@ -7,10 +7,14 @@ same weights: `common/metrics/weights/lenet_fashion-mnist.pt` is shipped for tha
     python -m common.metrics.lenet --dataset fashion-mnist --data-dir data --out FILE
 
 (about two minutes on one CPU core; the test accuracy is printed, and stored in the file).
+
+A classifier that has learnt nothing gives small distances to anything. So a LeNet is refused as an extractor unless its
+accuracy on images that it was not trained on lies at least half way between guessing and perfect (`least_accuracy`).
 """
 
-import argparse
+import hashlib
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -18,7 +22,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import UserError, run_main
+from ..cli import file_path, new_parser, run_main
+from ..errors import UserError
+from ..runs import save_atomic
+
+FOLDER_SIZE = 32                             # of the LeNet of an own folder, whose images have no size of their own
+FEWEST = 64                                  # training images
+
+
+class Unfit(UserError):
+    """This data set has no LeNet that could be trusted: no labels, too few images, or too low an accuracy."""
 
 
 class LeNet(nn.Module):
@@ -28,6 +41,8 @@ class LeNet(nn.Module):
     `forward` takes images (B, C, H, W) in [-1, 1] and returns features (B, 64) >= 0 (after the ReLU) and
     logits (B, classes).
     """
+
+    kind = "lenet"
 
     def __init__(self, channels: int = 1, size: int = 28, classes: int = 10, name: str = "lenet"):
         super().__init__()
@@ -74,83 +89,152 @@ def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, image_set, batch_size: int = 1000) -> float:
-    """Share of `image_set` that `net` labels right, in eval mode."""
+def accuracy(net: nn.Module, image_set, places: Tensor | None = None, batch_size: int = 1000) -> float:
+    """Share of the images of `image_set` at `places` (none: all) that `net` labels right, in eval mode.
+
+    An image without a label (-1) does not count.
+    """
     net.eval()
+    places = torch.arange(len(image_set.labels)) if places is None else places
+    places = places[image_set.labels[places] >= 0]
     right = 0
-    for index in torch.arange(len(image_set.labels)).split(batch_size):
+    for index in places.split(batch_size):
         right += (net(image_set.images_at(index, "cpu"))[1].argmax(1) == image_set.labels[index]).sum().item()
-    return right / len(image_set.labels)
+    return right / max(len(places), 1)
 
 
-def train(image_set, epochs: int, batch_size: int, lr: float, seed: int) -> LeNet:
-    """AdamW under a one-cycle schedule; deterministic on one machine for one seed."""
-    torch.manual_seed(seed)
+def least_accuracy(classes: int) -> float:
+    """What an extractor needs: half way between guessing, 1/classes, and perfect, 1."""
+    return (1 + 1 / classes) / 2
+
+
+def check_accuracy(value: float, classes: int, what: str, advice: str = "") -> None:
+    """Raise Unfit where a LeNet of this accuracy can't be trusted."""
+    needed = least_accuracy(classes)
+    if not value >= needed:
+        raise Unfit(f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs {needed:.2f}"
+                    + f". {advice}" * bool(advice))
+
+
+def train(image_set, epochs: int, batch_size: int, lr: float, seed: int, places: Tensor | None = None) -> LeNet:
+    """AdamW under a one-cycle schedule, on the images at `places` (none: all).
+
+    Deterministic on one machine for one seed. Draws nothing from the global random generators.
+    """
+    places = torch.arange(len(image_set)) if places is None else places
     generator = torch.Generator().manual_seed(seed)
-    count = len(image_set)
-    net = LeNet(image_set.channels, image_set.size, classes=int(image_set.labels.max()) + 1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = LeNet(image_set.channels, image_set.size, classes=int(image_set.labels.max()) + 1)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
-    steps = count // batch_size
+    steps, done, start = len(places) // batch_size, 0, time.time()
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * steps, pct_start=0.2)
-    for epoch in range(epochs):
-        net.train()
-        total, start = 0.0, time.time()
-        for index in torch.randperm(count, generator=generator)[: steps * batch_size].split(batch_size):
+    net.train()
+    for _ in range(epochs):
+        order = places[torch.randperm(len(places), generator=generator)[: steps * batch_size]]
+        for index in order.split(batch_size):
             images = shifted(image_set.images_at(index, "cpu"), generator)
             loss = F.cross_entropy(net(images)[1], image_set.labels[index])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             schedule.step()
-            total += loss.item()
-        seconds = time.time() - start
-        print(f"epoch {epoch + 1}/{epochs}  loss {total / steps:.4f}  {seconds:.1f} s", flush=True)
+            done += 1
+            if done == 20:
+                left = (epochs * steps - done) * (time.time() - start) / done
+                print(f"LeNet: about {left:.0f} s to go", file=sys.stderr, flush=True)
     return net.eval()
 
 
+def default_plan(count: int) -> tuple[int, int]:
+    """(epochs, batch size) for so many training images: about 420,000 images in all, of small sets 100,000 at most."""
+    if count >= 5120:
+        return min(max(420_000 // count, 1), 40), 128
+    return min(100_000 // count, 60), 32
+
+
+def fit(dataset: str, data_dir, size=None, epochs=None, batch_size=None, lr=6e-3, seed=0, why="") -> tuple[LeNet, dict]:
+    """A LeNet trained on the train split of a labelled data set, and what its weights file says of it.
+
+    Its accuracy is measured on the test split; where that has the training images, on a fifth of them that is left out.
+    why: how the line begins that announces it. Raises Unfit without labels, and for too few images.
+    """
+    from ..data import load_images
+
+    size = size or (FOLDER_SIZE if dataset == "folder" else None)
+    train_set = load_images(dataset, data_dir, split="train", size=size)
+    if train_set.labels is None or train_set.labels.min() < 0 or train_set.labels.max() < 1:
+        raise Unfit(f"{dataset} has no class labels to train a LeNet on")
+    test_set = load_images(dataset, data_dir, split="test", size=size, channels=train_set.channels)
+    places, held_out = torch.arange(len(train_set)), torch.arange(len(test_set))
+    if train_set.fingerprint() == test_set.fingerprint():
+        shuffled = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(seed))
+        places, held_out = shuffled[len(shuffled) // 5:], shuffled[:len(shuffled) // 5]
+    if len(places) < FEWEST:
+        raise Unfit(f"{dataset} has {len(places)} images to train a LeNet on, fewer than {FEWEST}")
+    planned = default_plan(len(places))
+    epochs, batch_size = epochs or planned[0], batch_size or planned[1]
+    if len(places) < batch_size:
+        raise UserError(f"{dataset} has {len(places)} training images, fewer than --batch-size {batch_size}; "
+                        "give a smaller --batch-size")
+
+    print(f"{why}training a LeNet on {len(places):,} images of {dataset}, {epochs} epochs", file=sys.stderr, flush=True)
+    start = time.time()
+    net = train(train_set, epochs, batch_size, lr, seed, places)
+    found = accuracy(net, test_set, held_out)
+    parameters = sum(p.numel() for p in net.parameters())
+    print(f"LeNet of {dataset}: test accuracy {found:.4f}, {parameters} parameters, {time.time() - start:.0f} s",
+          file=sys.stderr)
+    return net, {"dataset": dataset, "channels": net.channels, "size": net.size, "classes": net.classes,
+                 "accuracy": found, "seed": seed, "epochs": epochs, "batch_size": batch_size, "lr": lr,
+                 "torch": str(torch.__version__)}
+
+
+def weights_file(dataset: str, data_dir) -> Path:
+    """Where the LeNet of a data set is kept: DATA_DIR/lenet_<dataset>.pt.
+
+    Any folder of images is called "folder", so the name then has a part of a hash of its files' names, sizes and
+    times too: other images need another LeNet.
+    """
+    data_dir = Path(data_dir).expanduser()
+    if dataset != "folder":
+        return data_dir / f"lenet_{dataset}.pt"
+    from ..data import IMAGE_SUFFIXES
+
+    found = [Path(folder, name) for folder, _, names in os.walk(data_dir, followlinks=True) for name in names]
+    key = hashlib.sha256()
+    for path in sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES):
+        status = path.lstat()
+        name = os.fsencode(path.relative_to(data_dir))
+        key.update(name + f" {status.st_size} {status.st_mtime_ns}\0".encode())
+    return data_dir / f"lenet_folder-{key.hexdigest()[:12]}.pt"
+
+
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(description=__doc__.split("\n")[0],
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    p = new_parser(__doc__.split("\n")[0])
     p.add_argument("--dataset", default="fashion-mnist", help="a labelled data set of common/data.py")
-    p.add_argument("--data-dir", default="data")
-    p.add_argument("--size", type=int, default=None, help="of the images; without it the data set's own")
-    p.add_argument("--out", default=None, help="weights file; without it DATA_DIR/lenet_DATASET.pt")
-    p.add_argument("--epochs", type=int, default=7)
-    p.add_argument("--batch-size", type=int, default=128)
-    p.add_argument("--lr", type=float, default=6e-3)
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--data-dir", type=file_path, default="data", help="where it is looked for and put")
+    p.add_argument("--size", type=int, help=f"of the images; without it the data set's own, a folder's {FOLDER_SIZE}")
+    p.add_argument("--out", type=file_path, help="weights file; without it DATA_DIR/lenet_DATASET.pt")
+    p.add_argument("--epochs", type=int, help="without it about 420,000 images in all: 7 of MNIST's 60,000")
+    p.add_argument("--batch-size", type=int, help="without it 128, for fewer than 5,120 images 32")
+    p.add_argument("--lr", type=float, default=6e-3, help="the highest of the schedule")
+    p.add_argument("--seed", type=int, default=0, help="of initial weights, order and shifts")
     return p.parse_args(argv)
 
 
 def main(argv=None):
-    from ..data import load_images
-
     args = parse_args(argv)
-    out = Path(args.out or Path(args.data_dir) / f"lenet_{args.dataset}.pt")
-    train_set = load_images(args.dataset, args.data_dir, split="train", size=args.size)
-    test_set = load_images(args.dataset, args.data_dir, split="test", size=args.size)
-    if train_set.labels is None or train_set.labels.min() < 0 or train_set.labels.max() < 1:
-        raise UserError(f"{args.dataset} has no class labels, so no classifier can be trained on it; "
-                        "use --extractor inception, or a labelled data set")
-    if len(train_set) < args.batch_size:
-        raise UserError(f"{args.dataset} has {len(train_set)} training images, fewer than --batch-size "
-                        f"{args.batch_size}; give a smaller --batch-size")
-
-    start = time.time()
-    net = train(train_set, args.epochs, args.batch_size, args.lr, args.seed)
-    test_accuracy = accuracy(net, test_set)
-    parameters = sum(p.numel() for p in net.parameters())
-    seconds = time.time() - start
-    print(f"{args.dataset}: test accuracy {test_accuracy:.4f}, {parameters} parameters, {seconds:.0f} s")
-    meta = {"dataset": args.dataset, "channels": net.channels, "size": net.size, "classes": net.classes,
-            "accuracy": test_accuracy, "seed": args.seed, "epochs": args.epochs,
-            "batch_size": args.batch_size,
-            "lr": args.lr, "torch": str(torch.__version__)}
+    out = Path(args.out or weights_file(args.dataset, args.data_dir))
+    net, meta = fit(args.dataset, args.data_dir, args.size, args.epochs, args.batch_size, args.lr, args.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f"{out.name}.{os.getpid()}.tmp")
-    torch.save({"state_dict": net.state_dict(), "meta": meta}, temporary)
-    os.replace(temporary, out)
-    print(f"wrote {out}")
+    save_atomic({"state_dict": net.state_dict(), "meta": meta}, out)
+    print(f"wrote {out}: test accuracy {meta['accuracy']:.4f}")
+    try:
+        check_accuracy(meta["accuracy"], meta["classes"], "this LeNet",
+                       f"Train it longer, with --epochs {2 * meta['epochs']}")
+    except Unfit as e:
+        print(f"warning: {e}", file=sys.stderr)
     return meta
 
 

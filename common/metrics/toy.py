@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..cli import UserError
+from ..device import float64
+from ..errors import UserError
 from . import count_tag
 
 MIXTURES = ("8gaussians", "25gaussians")
@@ -99,7 +100,7 @@ def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
     """{bandwidth: {"biased": MMD², "unbiased": MMD²}}, as `mmd2`; pairs of points are measured once for all."""
     if min(len(x), len(y)) < 2:
         raise ValueError(f"MMD² needs two samples or more of each kind, got {len(x)} and {len(y)}")
-    x, y = x.double(), y.double()
+    x, y = float64(x), float64(y)
     n, m, found = len(x), len(y), {}
     sums = [_kernel_sums(a, b, bandwidths) for a, b in ((x, x), (y, y), (x, y))]
     for s, k_xx, k_yy, k_xy in zip(bandwidths, *sums):
@@ -127,7 +128,8 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
     modes_hit: modes that are the nearest to any sample at all, however far, 0 … K (Dumoulin et al. 2017, N = 10,000).
     mode_kl: KL(shares ‖ uniform) of the modes nearest to the samples, in nats, 0 … log K.
     """
-    distance, nearest = torch.cdist(samples.double(), data.centres.to(samples.device)).min(1)
+    samples = float64(samples)
+    distance, nearest = torch.cdist(samples, data.centres.to(samples.device)).min(1)
     K, good = len(data.centres), distance <= 3 * data.sd
     shares = torch.bincount(nearest, minlength=K).double() / len(samples)
     counts = torch.bincount(nearest[good], minlength=K)

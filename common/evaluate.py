@@ -1,0 +1,159 @@
+"""What the eval.py of every folder does with one checkpoint around its paper's own measurements.
+
+    path = checkpoint_path(args.ckpt, "began")
+    … = load(path, device)                                   # the folder's own
+    where = output_dir(path, "began")
+    real_set, extractor = reference(load_data, trained, args, device)
+    metrics = image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
+    write_eval(where, path, checkpoint, metrics, device)
+"""
+
+import contextlib
+import math
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from .errors import UserError
+from .metrics import count_tag
+from .metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from .runs import environment, newest_checkpoint, write_json
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+# --- where from, where to
+
+
+def checkpoint_path(given, paper, prefer=("last.pt",)):
+    """The checkpoint file that --ckpt names: a file, or a run directory, of which the first of `prefer` is taken.
+
+    given: what was typed, None for the newest run under runs/<paper>.
+    """
+    path = Path(given).expanduser() if given else newest_checkpoint(paper).parent
+    if not path.is_dir():
+        return path
+    for name in prefer:
+        if (path / name).is_file():
+            return path / name
+    raise UserError(f"--ckpt {path}: no {' or '.join(prefer)} in this directory. "
+                    "Give a run directory or a checkpoint file")
+
+
+def output_dir(path, paper):
+    """Where results of the checkpoint `path` go: beside it, as in a run directory.
+
+    Those of a shipped checkpoint (in a folder's results/ of this repository), and of one that lies where nothing can be
+    written, go to runs/<paper>/<its name>.
+    """
+    folder = Path(path).resolve().parent
+    shipped = folder.name == "results" and folder.parent.parent == REPOSITORY
+    if not shipped and os.access(folder, os.W_OK):
+        return Path(path).parent
+    where = Path("runs", paper, Path(path).stem)
+    where.mkdir(parents=True, exist_ok=True)
+    return where
+
+
+def set_data_dir(trained, args):
+    """Let trained.data_dir be --data-dir, or without it the training's own; an own folder must still be there."""
+    if args.data_dir is not None:
+        trained.data_dir = args.data_dir
+    elif trained.dataset in ("folder", "celeba") and not Path(trained.data_dir).expanduser().exists():
+        raise UserError(f"{args.ckpt or 'this checkpoint'} was trained on images in {trained.data_dir}, which is not "
+                        "there: name their directory with --data-dir")
+
+
+@contextlib.contextmanager
+def named_outputs(where):
+    """Say on stderr which files of the directory `where` were written inside the block, also if it fails."""
+    def state():
+        return {p.name: p.stat().st_mtime_ns for p in where.iterdir() if p.is_file()}
+
+    before = state()
+    try:
+        yield
+    finally:
+        written = sorted(name for name, time in state().items() if before.get(name) != time)
+        if written:
+            say_written(f"{', '.join(written)} in {where}")
+
+
+def say_written(what):
+    print(f"eval: wrote {what}", file=sys.stderr)
+
+
+# --- scores of images
+
+
+def reference(load_data, trained, args, device):
+    """(real images to compare with, extractor or None): loaded before anything is drawn, so that errors come first.
+
+    load_data: the folder's, (training args, split) -> ImageSet; args: of add_eval_args, without --split it is "test".
+    """
+    set_data_dir(trained, args)
+    real_set = load_data(trained, getattr(args, "split", "test"))
+    extractor = load_extractor(args.extractor, trained.dataset, device, trained.data_dir, args.inception_weights,
+                               labelled=real_set.labels is not None)
+    return real_set, extractor
+
+
+def image_scores(extractor, real_set, batches, n, device, data_dir, keep=None, split=None):
+    """({key: value}, features of real images, features of generated ones). ({}, None, None) without an extractor.
+
+    The scores of image_metrics; by a LeNet also how the classes are filled that it sees. batches: n images in [-1, 1].
+    keep: which real images count (mask, none: all); split: what keys call them then.
+    """
+    if extractor is None:
+        return {}, None, None
+    real = real_features(extractor, real_set, device=device, cache_dir=Path(data_dir) / "cache")
+    if keep is not None:
+        real = tuple(part[keep] for part in real)
+    fake = collect(extractor, progress(batches, n), n)
+    metrics = image_metrics(real, fake, extractor.name, split or real_set.split)
+    if extractor.kind == "lenet":
+        tag = f"{extractor.name}_{count_tag(n)}"
+        metrics |= {f"class_{key}_{tag}": value for key, value in class_histogram(fake[1]).items()}
+    return metrics, real[0], fake[0]
+
+
+def progress(batches, n):
+    """The batches, with a bar that counts their samples up to n."""
+    with tqdm(total=n, disable=None, desc="samples", unit="sample") as bar:
+        for batch in batches:
+            yield batch
+            bar.update(len(batch))
+
+
+# --- the result
+
+
+def write_eval(where, path, checkpoint, metrics, device, **more):
+    """eval_<step>.json in `where`. To be called as soon as something is measured, and again with all of it.
+
+    more: further entries. A number that isn't finite is written as null, since JSON has none.
+    """
+    step = checkpoint["step"]
+    result = {"checkpoint": str(path), "step": step, "metrics": metrics, **more, "train_args": checkpoint["args"],
+              "env": environment(device)}
+    write_json(where / f"eval_{step}.json", _json_numbers(result))
+
+
+def _json_numbers(value):
+    if isinstance(value, dict):
+        return {key: _json_numbers(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_numbers(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_metrics(metrics):
+    """A line for each; tables (lists of lists) stand in the JSON only."""
+    width = max(map(len, metrics), default=0)
+    for key, value in metrics.items():
+        if isinstance(value, float):
+            print(f"{key:{width}} {value:.4f}")
+        elif not (isinstance(value, list) and value and isinstance(value[0], list)):
+            print(f"{key:{width}} {value}")
