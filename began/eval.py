@@ -139,7 +139,7 @@ def measure(G, trained, args, device, real_set, extractor):
 
 
 def draw(G, D, trained, args, device, real_set, log, where):
-    """Samples, reconstructions of real and generated images, interpolations, curves. -> thesis_table"""
+    """Samples, reconstructions, interpolations, curves in `where`. -> thesis_table"""
     images = torch.cat(list(sample(G, 64, trained, device, args.seed)))
     plots.save_grid(images, where / "samples.png", zoom=max(1, 64 // trained.size))
 

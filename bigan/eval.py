@@ -95,8 +95,8 @@ def load(path, device):
 
 
 def load_with_data(path, args, device):
-    """(networks with freshly computed BatchNorm statistics, train data, test data, extractor or None, training args,
-    checkpoint). Toys and autoencoders need no extractor."""
+    """(networks with freshly computed BatchNorm statistics, train data, test data, extractor or
+    None, training args, checkpoint). Toys and autoencoders need no extractor."""
     G, E, D, trained, checkpoint = load(path, device)
     if trained.dataset in MIXTURES or trained.method in AUTOENCODERS:
         set_data_dir(trained, args)
@@ -120,7 +120,7 @@ def sample(G, n, trained, device, seed=0, batch_size=250):
 def measure(networks, data, test, extractor, trained, args, device, save=lambda metrics: None):
     """{key: value} of every measurement that this run's data set and method allow.
 
-    save: called with what there is after each of them, so that an error in a later one loses nothing.
+    save: called with what there is after each, so that an error in a later one loses nothing.
     """
     G, E, D = networks
     if trained.dataset in MIXTURES:
@@ -219,7 +219,7 @@ def measure_anomaly(networks, test, trained, device):
 
 @torch.no_grad()
 def draw(networks, data, test, trained, args, device, where):
-    """Samples, reconstructions, interpolation, neighbours, anomaly histogram, curves: PNGs in `where`."""
+    """Samples, reconstructions, interpolation, neighbours, anomaly, curves: PNGs in `where`."""
     G, E, _ = networks
     if (where / "log.jsonl").exists():
         draw_curves(where)

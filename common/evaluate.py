@@ -1,11 +1,11 @@
 """What the eval.py of every folder does with one checkpoint around its paper's own measurements.
 
-    path = checkpoint_path(args.ckpt, "began")
-    … = load(path, device)                                   # the folder's own
-    where = output_dir(path, "began")
-    real_set, extractor = reference(load_data, trained, args, device)
-    metrics = image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
-    write_eval(where, path, checkpoint, metrics, device)
+path = checkpoint_path(args.ckpt, "began")
+… = load(path, device)                                   # the folder's own
+where = output_dir(path, "began")
+real_set, extractor = reference(load_data, trained, args, device)
+metrics = image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
+write_eval(where, path, checkpoint, metrics, device)
 """
 
 import contextlib
@@ -28,9 +28,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def checkpoint_path(given, paper, prefer=("last.pt",)):
-    """The checkpoint file that --ckpt names: a file, or a run directory, of which the first of `prefer` is taken.
+    """The checkpoint file that --ckpt names.
 
-    given: what was typed, None for the newest run under runs/<paper>.
+    given: what was typed: a file, or a run directory, of which the first of `prefer` is taken;
+    None for the newest run under runs/<paper>.
     """
     path = Path(given).expanduser() if given else newest_checkpoint(paper).parent
     if not path.is_dir():
@@ -38,15 +39,17 @@ def checkpoint_path(given, paper, prefer=("last.pt",)):
     for name in prefer:
         if (path / name).is_file():
             return path / name
-    raise UserError(f"--ckpt {path}: no {' or '.join(prefer)} in this directory. "
-                    "Give a run directory or a checkpoint file")
+    raise UserError(
+        f"--ckpt {path}: no {' or '.join(prefer)} in this directory. "
+        "Give a run directory or a checkpoint file"
+    )
 
 
 def output_dir(path, paper):
     """Where results of the checkpoint `path` go: beside it, as in a run directory.
 
-    Those of a shipped checkpoint (in a folder's results/ of this repository), and of one that lies where nothing can be
-    written, go to runs/<paper>/<its name>.
+    Those of a shipped checkpoint (in a folder's results/ of this repository), and of one that lies
+    where nothing can be written, go to runs/<paper>/<its name>.
     """
     folder = Path(path).resolve().parent
     shipped = folder.name == "results" and folder.parent.parent == REPOSITORY
@@ -58,17 +61,22 @@ def output_dir(path, paper):
 
 
 def set_data_dir(trained, args):
-    """Let trained.data_dir be --data-dir, or without it the training's own; an own folder must still be there."""
+    """Let trained.data_dir be --data-dir; without it the training's own, if it is still there."""
     if args.data_dir is not None:
         trained.data_dir = args.data_dir
-    elif trained.dataset in ("folder", "celeba") and not Path(trained.data_dir).expanduser().exists():
-        raise UserError(f"{args.ckpt or 'this checkpoint'} was trained on images in {trained.data_dir}, which is not "
-                        "there: name their directory with --data-dir")
+        return
+    by_hand = trained.dataset in ("folder", "celeba")  # the others are looked for, or fetched
+    if by_hand and not Path(trained.data_dir).expanduser().exists():
+        raise UserError(
+            f"{args.ckpt or 'this checkpoint'} was trained on images in {trained.data_dir}, "
+            "which is not there: name their directory with --data-dir"
+        )
 
 
 @contextlib.contextmanager
 def named_outputs(where):
-    """Say on stderr which files of the directory `where` were written inside the block, also if it fails."""
+    """Say on stderr which files in `where` the block wrote, also if it fails."""
+
     def state():
         return {p.name: p.stat().st_mtime_ns for p in where.iterdir() if p.is_file()}
 
@@ -89,22 +97,30 @@ def say_written(what):
 
 
 def reference(load_data, trained, args, device):
-    """(real images to compare with, extractor or None): loaded before anything is drawn, so that errors come first.
+    """(real images to compare with, extractor or None), loaded first so that errors come first.
 
-    load_data: the folder's, (training args, split) -> ImageSet; args: of add_eval_args, without --split it is "test".
+    load_data: the folder's, (training args, split) -> ImageSet. args: of add_eval_args; without
+    --split it is "test".
     """
     set_data_dir(trained, args)
     real_set = load_data(trained, getattr(args, "split", "test"))
-    extractor = load_extractor(args.extractor, trained.dataset, device, trained.data_dir, args.inception_weights,
-                               labelled=real_set.labels is not None)
+    extractor = load_extractor(
+        args.extractor,
+        trained.dataset,
+        device,
+        trained.data_dir,
+        args.inception_weights,
+        labelled=real_set.labels is not None,
+    )
     return real_set, extractor
 
 
 def image_scores(extractor, real_set, batches, n, device, data_dir, keep=None, split=None):
-    """({key: value}, features of real images, features of generated ones). ({}, None, None) without an extractor.
+    """({key: value}, features of real images, features of generated ones).
 
-    The scores of image_metrics; by a LeNet also how the classes are filled that it sees. batches: n images in [-1, 1].
-    keep: which real images count (mask, none: all); split: what keys call them then.
+    The scores of image_metrics; by a LeNet also how the classes are filled that it sees. Without an
+    extractor ({}, None, None). batches: n images in [-1, 1]. keep: which real images count (mask,
+    none: all); split: what keys call them then.
     """
     if extractor is None:
         return {}, None, None
@@ -131,13 +147,19 @@ def progress(batches, n):
 
 
 def write_eval(where, path, checkpoint, metrics, device, **more):
-    """eval_<step>.json in `where`. To be called as soon as something is measured, and again with all of it.
+    """Write eval_<step>.json: as soon as something is measured, and again with all of it.
 
     more: further entries. A number that isn't finite is written as null, since JSON has none.
     """
     step = checkpoint["step"]
-    result = {"checkpoint": str(path), "step": step, "metrics": metrics, **more, "train_args": checkpoint["args"],
-              "env": environment(device)}
+    result = {
+        "checkpoint": str(path),
+        "step": step,
+        "metrics": metrics,
+        **more,
+        "train_args": checkpoint["args"],
+        "env": environment(device),
+    }
     write_json(where / f"eval_{step}.json", _json_numbers(result))
 
 

@@ -38,9 +38,9 @@ def save_grid(images, path, nrow=8, pad=2, zoom=1):
 def export_samples(batches, folder, **more):
     """Write samples where other tools find them: folder/samples.npz and, of images, a PNG each.
 
-    batches: points (B, 2), kept as float32 `points` (N, 2), or images (B, C, H, W) in [-1, 1], kept as uint8 `images`
-    (N, H, W, C). more: further arrays for the NPZ. A folder that isn't empty is refused; one that could only be written
-    in part, because of an error or Ctrl-C, is removed.
+    batches: points (B, 2), kept as float32 `points` (N, 2), or images (B, C, H, W) in [-1, 1], kept
+    as uint8 `images` (N, H, W, C). more: further arrays for the NPZ. A folder that isn't empty is
+    refused; one that could only be written in part, because of an error or Ctrl-C, is removed.
     """
     folder = Path(folder)
     if folder.is_file() or (folder.exists() and any(folder.iterdir())):

@@ -142,7 +142,8 @@ def sample(G, n, trained, device, seed=0, batch_size=250):
 
 
 def measure(G, trained, args, device, real_set=None, extractor=None):
-    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the classes' histogram.
+    """Toys: MMD², modes, high-quality share. Images: FID, KID, IS, precision, recall and the
+    classes' histogram.
 
     real_set, extractor: of common.evaluate.reference; a toy needs none.
     """

@@ -127,7 +127,8 @@ def intra_batch_diversity(real, fake, batch=64):
 
 
 def measure(G, trained, args, device, real_set=None, extractor=None):
-    """Toys: MMD² and modes. Images: FID, KID, IS, precision, recall, classes, diversity within a batch.
+    """Toys: MMD² and modes. Images: FID, KID, IS, precision, recall, classes, diversity within a
+    batch.
 
     real_set, extractor: of common.evaluate.reference; a toy needs none.
     """

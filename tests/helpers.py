@@ -15,8 +15,9 @@ PICTURES = ("save_grid", "curves", "densities", "surface", "draw_features", "dra
 
 
 def smoke_run(folder, out, *flags):
-    """Train with --smoke and `flags` into `out`, without pictures. Returns what last.pt holds.
+    """Train with --smoke and `flags` into `out`, without pictures.
 
+    Returns what last.pt holds, and as "metrics" what main() returns, the last line of the log.
     Raises what main() raises: UserError or SystemExit for flags that it refuses.
     """
     train = importlib.import_module(f"{folder}.train")
@@ -25,5 +26,5 @@ def smoke_run(folder, out, *flags):
             if hasattr(train, name):
                 patch.setattr(train, name, lambda *args, **kwargs: None)
         patch.setattr(common.runs, "environment", lambda device: {})     # it asks git: 20 ms
-        train.main(["--smoke", "--device", "cpu", "--out", str(out), *map(str, flags)])
-    return common.runs.load_checkpoint(Path(out) / "last.pt", folder)
+        metrics = train.main(["--smoke", "--device", "cpu", "--out", str(out), *map(str, flags)])
+    return common.runs.load_checkpoint(Path(out) / "last.pt", folder) | {"metrics": metrics}

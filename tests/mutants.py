@@ -188,7 +188,8 @@ def watchers(file):
     folder, name = Path(file).parts[0], Path(file).stem
     if folder != "common":
         own = sorted(f"tests/{path.name}" for path in (REPO / "tests").glob(f"test_{folder}*.py"))
-        return ["tests/test_steps.py", *own, "tests/test_flags.py", "-k", folder]
+        shared = ["tests/test_flags.py", "tests/test_smoke.py"]
+        return ["tests/test_steps.py", *own, *shared, "-k", folder]
     names = COMMON_TESTS.get(name, f"test_{name}").split()
     there = [f"tests/{name}.py" for name in names if (REPO / f"tests/{name}.py").exists()]
     return there or ["tests/test_smoke.py"]

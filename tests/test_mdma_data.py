@@ -278,6 +278,8 @@ ABSOLUTE = np.random.default_rng(5).uniform(-1, 1, (40, 1))
     (lambda eta, phi, pt: (eta, phi, pt / 25), "median sum of a jet's pt_rel is 0.04, "),
     (lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 3.1, 1)[:, None]),
      "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7"),
+    (lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 1000, 1)[:, None]),
+     "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7"),
     (lambda eta, phi, pt: (pt, eta, phi), "first column is never negative.*order eta_rel, phi_rel, pt_rel"),
     (lambda eta, phi, pt: (500 * pt, eta, phi % (2 * np.pi)), "first column is never negative"),
     (lambda eta, phi, pt: (eta, pt, phi), "second column is never negative"),
@@ -307,12 +309,20 @@ def test_absolute_phi_without_negative_values_gets_one_line(tmp_path, capsys):
     lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 2.9, 1)[:, None]),
     lambda eta, phi, pt: (eta + 0.25, phi - 0.25, pt),                   # cut jets aren't centred
     lambda eta, phi, pt: (10 * eta, 8 * phi, pt),
+    lambda eta, phi, pt: (0 * eta, phi, pt),
 ])
 def test_own_jets_that_are_odd_but_right_are_taken_as_they_are(change, tmp_path, capsys):
     x = changed(change)
     jets = load_jets(own_file(tmp_path / "own.npz", x), "t", 20, "", "train")
     assert np.array_equal(jets.particles.numpy(), x[np.random.default_rng(42).permutation(40)[:28]][..., :3])
     assert capsys.readouterr().err == ""
+
+
+def test_of_few_particles_no_order_is_concluded(tmp_path):
+    """Six jets of three particles, which happen to have η_rel > 0."""
+    x, _ = made_up(jets=6, columns=3)
+    x[..., 0] = np.abs(x[..., 0])
+    assert len(load_jets(own_file(tmp_path / "own.h5", x), "t", 3, "", "train")) == 4
 
 
 @pytest.mark.parametrize("kept", [1, 2, 5, 30])

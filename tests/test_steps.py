@@ -4,7 +4,7 @@ By hand: plain autograd and torch.optim after the papers' formulas. Of ours are 
 (`build`) and what a run's reproducibility promises: batch number step − 1 of the data, and
 `step_rng(seed, step)`, from which a step draws its noise in the order of the algorithm. After three
 steps, so that Adam's moments, BatchNorm's statistics, k_t and schedules carry over, every weight of
-every network agrees to 1e-6.
+every network agrees to 1e-6, and so does what the last step has logged.
 """
 
 import copy
@@ -33,12 +33,13 @@ def in_float64(monkeypatch):
 
 
 def trained(folder, out, flags, *more):
-    """(the folder's train module, args of the run, what its last.pt holds). flags: one string."""
+    """(the folder's train module, args of the run, its last.pt's state and "metrics")."""
     words = ["--steps", STEPS, "--log-every", 1, "--seed", 5, *flags.split(), *more]
     checkpoint = smoke_run(folder, out, *words)
     args = Namespace(**checkpoint["args"])
     seed_all(args.seed)                      # which the networks are the first to draw from
-    return importlib.import_module(f"{folder}.train"), args, checkpoint["state"]
+    state = checkpoint["state"] | {"metrics": checkpoint["metrics"]}
+    return importlib.import_module(f"{folder}.train"), args, state
 
 
 def assert_agree(found, expected, what, ignore=()):
@@ -49,6 +50,13 @@ def assert_agree(found, expected, what, ignore=()):
             continue
         difference = (found[name] - value).abs().max().item()
         assert difference <= 1e-6, f"{what}.{name} differs by {difference:.1e}"
+
+
+def assert_logged(state, **expected):
+    """The last line of the log has these values."""
+    found = {name: state["metrics"].get(name) for name in expected}
+    expected = {name: float(torch.as_tensor(value).detach()) for name, value in expected.items()}
+    assert found == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
 def descend(opt, loss, **kwargs):
@@ -105,12 +113,14 @@ def test_began(tmp_path, flags):
         z_D, z_G = noise(rng), noise(rng)
         fake = G(z_D).detach()
         L_x = error(x)
-        descend(opt_D, L_x - k * error(fake))
+        L_D = L_x - k * error(fake)
+        descend(opt_D, L_D)
         L_G = error(G(z_G))
         descend(opt_G, L_G)
         balance = (args.gamma * L_x - L_G).item()
         k = min(max(k + args.lambda_k * balance, 0), 1)
-        window += L_x.item() + abs(balance)                              # M
+        M = L_x.item() + abs(balance)
+        window += M
         if args.lr_halve_patience and step % args.lr_halve_patience == 0:
             if window >= lowest:
                 opt_G.param_groups[0]["lr"] /= 2
@@ -118,6 +128,7 @@ def test_began(tmp_path, flags):
             window, lowest = 0.0, min(lowest, window)
     assert_agree(state["G"], G.state_dict(), "G")
     assert_agree(state["D"], D.state_dict(), "D")
+    assert_logged(state, L_x=L_x, L_G=L_G, L_D=L_D, k=k, M=M)
     assert float(state["k_t"]) == pytest.approx(k, abs=1e-8)
     assert k > 0.01 or args.lr_halve_patience, "k plays no part"
     for opt, name in ((opt_G, "opt_G"), (opt_D, "opt_D")):
@@ -171,7 +182,7 @@ def test_egan(tmp_path, flags):
         fake = G(z).detach()
         gradient = torch.autograd.grad(L_D(x, fake), list(D.parameters()))
         norm = torch.cat([g.flatten() for g in gradient]).norm()
-        return (torch.sigmoid(D(fake)).mean() - args.gamma * norm.log()).item()
+        return torch.sigmoid(D(fake)).mean().item(), -norm.log().item()
 
     parents = [(G, adam(G)) for G in parents]
     for step in range(1, STEPS + 1):
@@ -181,6 +192,7 @@ def test_egan(tmp_path, flags):
             x_k, z = x[k * m:(k + 1) * m], noise(mu, m // mu, rng=rng)
             fake = torch.cat([G(z_j) for (G, _), z_j in zip(parents, z)]).detach()
             loss = L_D(x_k, fake)
+            logged = loss.item()                                         # without the penalty
             if args.gp:
                 x_hat = interpolate(x_k, fake, torch.rand(m, generator=rng))
                 loss = loss + args.gp * penalty(D, x_hat)
@@ -194,19 +206,23 @@ def test_egan(tmp_path, flags):
                 descend(child_opt, MUTATIONS[name](D(child(z[j * n_m + h]))))
                 children.append((child, child_opt))
         z = noise(args.eval_batch, rng=rng)
+        F_qd = [fitness(child, x[args.n_d * m:], z) for child, _ in children]
+        F_all = [F_q + args.gamma * F_d for F_q, F_d in F_qd]
         if n_m == 1:
-            parents = children
+            places = list(range(mu))
         elif args.selection == "fitness":
-            F_all = [fitness(child, x[args.n_d * m:], z) for child, _ in children]
-            best = sorted(range(len(children)), key=lambda r: -F_all[r])[:mu]
-            parents = [children[r] for r in best]
+            places = sorted(range(len(children)), key=lambda r: -F_all[r])[:mu]
         else:
-            chosen = torch.randperm(len(children), generator=rng)[:mu]
-            parents = [children[r] for r in chosen.tolist()]
+            places = torch.randperm(len(children), generator=rng)[:mu].tolist()
+        parents = [children[r] for r in places]
     assert_agree(state["D"], D.state_dict(), "D")
     for r, (G, _) in enumerate(parents):
         found = {name: stack[r] for name, stack in state["population"]["params"].items()}
         assert_agree(found, G.state_dict(), f"G_{r}")
+    F_q, F_d = F_qd[places[0]]
+    shares = {f"selected_{name}": sum(r % n_m == h for r in places) / mu
+              for h, name in enumerate(wanted)}
+    assert_logged(state, L_D=logged, F_q=F_q, F_d=F_d, **shares)
 
 
 # --- MDMA, §3.1 and §3.2 -------------------------------------------------------------------------
@@ -266,13 +282,14 @@ def test_mdma(tmp_path, flags):
         field_real = field_real.detach()
         descend(opt_D, L_D)
 
+        L_G = L_match = 0.0
         if step > args.head_start and step % pause == 0:
             d_fake, field = D(fake, mask)
             L_G = {"lsgan": ((d_fake - 1) ** 2).mean() / 2, "wgan-gp": -d_fake.mean(),
                    "vanilla": -torch.sigmoid(d_fake).log().mean()}[args.objective]
-            if step <= args.matching:
-                L_G = L_G + args.matching_weight * ((field - field_real) ** 2).mean()
-            descend(opt_G, L_G)
+            L_match = ((field - field_real) ** 2).mean()
+            weight = args.matching_weight if step <= args.matching else 0
+            descend(opt_G, L_G + weight * L_match)
             for average, p in zip(shadow.parameters(), G.parameters()):
                 average.data = args.ema * average.data + (1 - args.ema) * p.data
         if args.adaptive:
@@ -281,6 +298,7 @@ def test_mdma(tmp_path, flags):
                 pause = 1 if balance < 0.4 else min(5, pause + 1) if balance > 0.499 else pause
     assert_agree(state["D"], D.state_dict(), "D")
     assert_agree(state["G"], G.state_dict(), "G")
+    assert_logged(state, L_D=L_D, L_G=L_G, L_match=L_match, lr=rate)
     if args.ema:
         assert_agree(state["G_ema"], shadow.state_dict(), "G_ema")
 
@@ -320,16 +338,18 @@ def test_sagan_wgangp(tmp_path, flags):
             batch += 1
             fake = G(torch.randn(B, args.z_dim, generator=rng)).detach()
             d_real, d_fake = D(x), D(fake)
+            fake_mean = d_fake.mean()
             if args.loss == "gan":
                 L_D = -torch.sigmoid(d_real).log().mean() - (1 - torch.sigmoid(d_fake)).log().mean()
             elif args.loss == "hinge":
                 L_D = (1 - d_real).clamp(min=0).mean() + (1 + d_fake).clamp(min=0).mean()
             else:
                 L_D = d_fake.mean() - d_real.mean()
+            GP = 0.0
             if args.gp:
                 x_hat = interpolate(x, fake, torch.rand(B, generator=rng))
-                L_D = L_D + args.gp * penalty(D, x_hat)
-            descend(opt_D, L_D)
+                GP = penalty(D, x_hat)
+            descend(opt_D, L_D + args.gp * GP)
             if args.clip:
                 for p in D.parameters():
                     p.data.clamp_(-args.clip, args.clip)
@@ -339,6 +359,11 @@ def test_sagan_wgangp(tmp_path, flags):
     assert_agree(state["G"], G.state_dict(), "G")
     assert_agree(state["D"], D.state_dict(), "D")
     assert state["batch"] == batch
+    W = {"W": d_real.mean() - fake_mean} if args.loss == "wasserstein" else {}
+    assert_logged(state, L_D=L_D, L_G=L_G, **W, **({"GP": GP} if args.gp else {}))
+    gammas = [v for name, v in G.state_dict().items() if name.endswith("gamma")]
+    if gammas:
+        assert_logged(state, gamma_G=gammas[0])
 
 
 # --- CA-GAN (17), (18); AC-GAN (1), (2); modified AC-GAN (7), (8) --------------------------------
@@ -408,20 +433,25 @@ def test_cagan(tmp_path, flags):
             L_G = f_G(d_fake[:, 0]).mean() + weight * classified(d_fake, asked)
             if args.loss in ("ac", "modified_ac_with_generated"):
                 L_D = L_D + weight * classified(d_fake, asked)
+        GP = 0.0
         if args.adv == "wgan-gp":
             x_hat = interpolate(x, G(z_penalty, cnd), torch.rand(B, generator=rng))
             out, active = D(x_hat), cnd if ca else torch.ones(B, 1)
             for c in range(active.shape[1]):
                 gradient, = torch.autograd.grad(out[:, c].sum(), x_hat, create_graph=True)
                 norm = gradient.square().flatten(1).sum(1).sqrt()
-                L_D = L_D + args.lambda_gp * (active[:, c] * (norm - 1) ** 2).mean()
+                GP = GP + args.lambda_gp * (active[:, c] * (norm - 1) ** 2).mean()
         if step % args.n_critic == 0:
             descend(opt_G, L_G, retain_graph=True)
-        descend(opt_D, L_D)
+        descend(opt_D, L_D + GP)
     if args.mix_ramp or args.mix_from is not None:
         assert s > 0, "nothing was mixed"
     assert_agree(state["G"], G.state_dict(), "G")
     assert_agree(state["D"], D.state_dict(), "D")
+    heads = [(out * c).sum() / B if ca else out[:, 0].mean()
+             for out, c in ((d_real, cnd), (d_fake, asked))]
+    assert_logged(state, L_d=L_D + GP, L_g=L_G, D_real=heads[0], D_fake=heads[1], share=share,
+                  **({"penalty": GP} if args.adv == "wgan-gp" else {}))
 
 
 # --- BiGAN, ALI, ALICE and the baselines: §3.4, §4.1, §4.2 ---------------------------------------
@@ -463,14 +493,16 @@ def test_bigan(tmp_path, flags):
 
         if args.method in ("ae-l1", "ae-l2"):
             error = x - G(E(x))
-            descend(opt_GE, error.abs().mean() if args.method == "ae-l1" else (error ** 2).mean())
+            L_GE, logged = (error.abs() if args.method == "ae-l1" else error ** 2).mean(), {}
+            descend(opt_GE, L_GE)
             continue
         if pairs:
             code = E(x, eps)
             real, fake = torch.sigmoid(D(x, code)), torch.sigmoid(D(G(z), z))
-            L_GE = -((1 - real).log().mean() + fake.log().mean()) / 2
+            L_GE, logged = -((1 - real).log().mean() + fake.log().mean()) / 2, {}
             if args.cycle:
-                L_GE = L_GE + args.cycle * (x - G(code)).abs().mean()
+                logged = {"cycle": (x - G(code)).abs().mean()}
+                L_GE = L_GE + args.cycle * logged["cycle"]
         else:
             image = G(z)
             real, fake = torch.sigmoid(D(x)), torch.sigmoid(D(image))
@@ -482,8 +514,11 @@ def test_bigan(tmp_path, flags):
             else:
                 error = ((a - z) ** 2).mean() / 2
             L_GE = -fake.log().mean() + (args.lr_weight * error if joint else error)
+            logged = {"L_E": error}
         L_D = -(real.log().mean() + (1 - fake).log().mean()) / 2
+        logged |= {"L_D": L_D, "D_real": real.mean(), "D_fake": fake.mean()}
         descend(opt_GE, L_GE, retain_graph=True)
         descend(opt_D, L_D)
+    assert_logged(state, L_GE=L_GE, **logged)
     for name, net in (("G", G), ("E", E), ("D", D)):         # the last sampling set new statistics
         assert_agree(state[name], net.state_dict(), name, ignore=("running_", "num_batches"))

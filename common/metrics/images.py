@@ -1,12 +1,13 @@
 """Scores of generated images: Fréchet distance, KID, Inception score, precision and recall, class coverage.
 
-A number means nothing without its feature extractor, sample count and split, so every key of `image_metrics`
-names the three: `fid_lenet_10k_test`. Three extractors: `InceptionTF`, whose FID compares with published ones;
-`LeNet` (lenet.py), a classifier of the data set itself; and EfficientNet-Lite0 (efficientnet.py), for photographs
-where Inception's weights can't be had. The last two compare only with themselves.
+A number means nothing without its feature extractor, sample count and split, so every key of
+`image_metrics` names the three: `fid_lenet_10k_test`. Three extractors: `InceptionTF`, whose FID
+compares with published ones; `LeNet` (lenet.py), a classifier of the data set itself; and
+EfficientNet-Lite0 (efficientnet.py), for photographs where Inception's weights can't be had. The
+last two compare only with themselves.
 
-Images are scored as 8-bit ones (`quantise`), generated and real ones alike, as in the field: the scores of exported
-PNGs are those that eval prints.
+Images are scored as 8-bit ones (`quantise`), generated and real ones alike, as in the field: the
+scores of exported PNGs are those that eval prints.
 
     extractor = load_extractor("lenet", "fashion-mnist", device)
     real = real_features(extractor, test_set, device=device, cache_dir="data/features")
@@ -101,10 +102,11 @@ def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset
                               seed: int = 0) -> tuple[float, float]:
     """Unbiased MMD² under k(x, y) = (x·y/D + 1)³, Bińkowski et al. 2018 (arXiv:1801.01401), §4.
 
-    f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets, in float64. The mean can
-    be slightly negative. A subset has `subset_size` samples, but at most half of the smaller set: subsets of (nearly)
-    the whole set are all alike, and their spread says nothing. With halves it is about the standard deviation of the
-    whole set's KID. Of fewer than four samples there are no such subsets: all are used, and the deviation is nan.
+    f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets, in
+    float64. The mean can be slightly negative. A subset has `subset_size` samples, but at most half
+    of the smaller set: subsets of (nearly) the whole set are all alike, and their spread says
+    nothing. With halves it is about the standard deviation of the whole set's KID. Of fewer than
+    four samples there are no such subsets: all are used, and the deviation is nan.
     """
     smaller = min(len(f1), len(f2))
     if smaller < 2:
@@ -350,13 +352,15 @@ def load_extractor(kind: str, dataset: str, device="cpu", data_dir="data", incep
                    download: bool = True, labelled: bool = True) -> nn.Module | None:
     """The frozen feature extractor `kind`, one of KINDS, in eval mode on `device`.
 
-    It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1] to features
-    (B, dim) and logits (B, classes). A LeNet belongs to a data set; `dataset="synthetic"` gives one of fixed
-    random weights, for smoke tests. Draws nothing from the global random generators.
-    Raises UserError if the weights are missing or damaged, or a LeNet is too inaccurate to be trusted.
+    It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1]
+    to features (B, dim) and logits (B, classes). A LeNet belongs to a data set;
+    `dataset="synthetic"` gives one of fixed random weights, for smoke tests. Draws nothing from the
+    global random generators. Raises UserError if the weights are missing or damaged, or a LeNet is
+    too inaccurate to be trusted.
 
-    "auto" takes the first that can be had: a LeNet of this data set at hand; one trained at once, if the data set is
-    `labelled`; Inception; EfficientNet. Where there is none it says so in a line and returns None.
+    "auto" takes the first that can be had: a LeNet of this data set at hand; one trained at once,
+    if the data set is `labelled`; Inception; EfficientNet. Where there is none it says so in a line
+    and returns None.
     """
     data_dir = Path(data_dir).expanduser()
     if kind == "auto" and inception_weights is not None:
@@ -396,9 +400,9 @@ def _first_at_hand(dataset, data_dir, download, labelled):
         try:
             net = _efficientnet()
         except UserError:
-            print(f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is measured. For FID "
-                  f"and its like: {efficientnet.INSTALL}; or --inception-weights FILE, the file from {INCEPTION_URL}",
-                  file=sys.stderr)
+            print(f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is "
+                  f"measured. For FID and its like: {efficientnet.INSTALL}; or --inception-weights "
+                  f"FILE, the file from {INCEPTION_URL}", file=sys.stderr)
             return None
     print(f"features are {net.name}'s: {'; '.join(missing)}", file=sys.stderr)
     return net
@@ -433,8 +437,9 @@ def _random_lenet():
 
 
 def _lenet_file(dataset, data_dir):
-    """The weights of a data set's LeNet: the shipped ones, else those in the data directory, else None."""
-    places = [Path(__file__).parent / "weights" / f"lenet_{dataset}.pt", lenet.weights_file(dataset, data_dir)]
+    """A data set's LeNet: the shipped weights, else those in the data directory, else None."""
+    shipped = Path(__file__).parent / "weights" / f"lenet_{dataset}.pt"
+    places = [shipped, lenet.weights_file(dataset, data_dir)]
     return next((place for place in places if place.is_file()), None)
 
 
@@ -442,13 +447,13 @@ def _trained_lenet(dataset, data_dir):
     train_it = f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}"
     path = _lenet_file(dataset, data_dir)
     if path is None:
-        raise UserError(f"no LeNet weights for {dataset}: looked for {lenet.weights_file(dataset, data_dir)}. "
-                        f"Train it with: {train_it}")
+        path = lenet.weights_file(dataset, data_dir)
+        raise UserError(f"no LeNet weights for {dataset}: looked for {path}. Train it with: {train_it}")
     saved = _load(path)
     try:
         state_dict, meta = saved["state_dict"], saved["meta"]
         shipped = path.parent == Path(__file__).parent / "weights"
-        name = "lenet" if shipped else f"lenet_{_sha256(path)[:8]}"          # two networks, two keys
+        name = "lenet" if shipped else f"lenet_{_sha256(path)[:8]}"  # two networks, two keys
         shape = {key: meta[key] for key in ("channels", "size", "classes")} | {"name": name}
         accuracy = meta["accuracy"]
     except (KeyError, TypeError) as e:
@@ -460,15 +465,15 @@ def _trained_lenet(dataset, data_dir):
 
 
 def _lenet_trained_now(dataset, data_dir):
-    """A LeNet of a labelled data set that has none yet, kept in the data directory if that can be written."""
+    """A LeNet of a labelled data set that has none, kept in the data directory if it can be."""
     path = lenet.weights_file(dataset, data_dir)
     net, meta = lenet.fit(dataset, data_dir, why=f"there is no {path} yet: ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_atomic({"state_dict": net.state_dict(), "meta": meta}, path)
     except (OSError, UserError) as e:
-        print(f"warning: the LeNet of {dataset} can't be kept ({_cause(e)}) and is trained anew each time",
-              file=sys.stderr)
+        print(f"warning: the LeNet of {dataset} can't be kept ({_cause(e)}) "
+              "and is trained anew each time", file=sys.stderr)
         lenet.check_accuracy(meta["accuracy"], meta["classes"], f"the LeNet of {dataset}")
         weights = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
         net.name = f"lenet_{hashlib.sha256(weights).hexdigest()[:8]}"
@@ -507,7 +512,7 @@ def _inception(data_dir, weights, download):
 
 
 def _answers(url, seconds=5):
-    """Whether a server can be reached in so many seconds, also where looking up its name would take a minute."""
+    """Whether a server can be reached in so many seconds, even if its name's look-up hangs."""
     if urllib.request.getproxies():          # the way there isn't a direct one
         return True
     connected = []
@@ -566,8 +571,9 @@ def collect(extractor: nn.Module, batches: Iterable[Tensor], n: int | None = Non
             amp: bool = False) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits (N, classes), float32 on the CPU, of image batches in [-1, 1].
 
-    Images are read as they come, quantised and dropped, so `batches` may be a generator of 50,000 samples. Takes
-    the first `n` images and asks for no batch beyond them; ValueError if there are fewer. amp: bfloat16 autocast.
+    Images are read as they come, quantised and dropped, so `batches` may be a generator of 50,000
+    samples. Takes the first `n` images and asks for no batch beyond them; ValueError if there are
+    fewer. amp: bfloat16 autocast.
     """
     extractor.eval()
     device = next(extractor.parameters()).device
@@ -590,10 +596,11 @@ def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: i
                   device="cpu", cache_dir=None) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or too many).
 
-    image_set: has `len`, .name .split .size .channels, images_at(index, device) -> (B, C, H, W) in [-1, 1] and
-    fingerprint() -> str, which sees every image. Take it at the model's own resolution, or the distance also
-    measures the resizing. With cache_dir the result is kept there, if that can be written; the file's name holds
-    everything it depends on, and a damaged file is computed again.
+    image_set: has `len`, .name .split .size .channels, images_at(index, device) -> (B, C, H, W) in
+    [-1, 1] and fingerprint() -> str, which sees every image. Take it at the model's own resolution,
+    or the distance also measures the resizing. With cache_dir the result is kept there, if that can
+    be written; the file's name holds everything it depends on, and a damaged file is computed
+    again.
     """
     total = len(image_set)
     n = total if n is None else min(n, total)
@@ -616,7 +623,8 @@ def _write_cache(value, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_atomic(value, path)
     except (OSError, UserError) as e:
-        _warn_once(f"features of real images can't be kept in {path.parent} ({_cause(e)}) and are computed each time")
+        _warn_once(f"features of real images can't be kept in {path.parent} ({_cause(e)}) "
+                   "and are computed each time")
 
 
 @functools.cache
@@ -629,8 +637,9 @@ def _cache_name(extractor, image_set, n, seed):
     for key, value in sorted(extractor.state_dict().items()):
         if not key.endswith("num_batches_tracked"):
             weights.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    shape = f"{image_set.channels}x{image_set.size}-8bit"
     name = (f"{extractor.name}-{weights.hexdigest()[:10]}_{image_set.name}-{image_set.split}-"
-            f"{image_set.channels}x{image_set.size}-8bit-{image_set.fingerprint()[:16]}_n{n}_seed{seed}.pt")
+            f"{shape}-{image_set.fingerprint()[:16]}_n{n}_seed{seed}.pt")
     return re.sub(r"[^\w.-]", "-", name)
 
 
@@ -680,18 +689,20 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
 class Tracker:
     """FID and Inception score of a generator in training; the real images are measured once.
 
-    kind, dataset, data_dir: see load_extractor. image_set: see real_features; its split is named in the keys. Where
-    "auto" finds no extractor nothing is measured.
+    kind, dataset, data_dir: see load_extractor. image_set: see real_features; its split is named in
+    the keys. Where "auto" finds no extractor nothing is measured.
     """
 
     def __init__(self, image_set, dataset: str, device="cpu", data_dir="data", kind: str = "lenet"):
-        if len(image_set) < 2:
-            raise UserError(f"{len(image_set)} {image_set.split} image of {dataset}: FID needs two. "
-                            "Give --fid-samples 0")
-        self.extractor = load_extractor(kind, dataset, device, data_dir, labelled=image_set.labels is not None)
         self.split = image_set.split
+        if len(image_set) < 2:
+            raise UserError(f"{dataset} has {len(image_set)} {self.split} image, and FID needs two. "
+                            "Give --fid-samples 0")
+        self.extractor = load_extractor(kind, dataset, device, data_dir,
+                                        labelled=image_set.labels is not None)
         if self.extractor is not None:
-            features, _ = real_features(self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache")
+            features, _ = real_features(self.extractor, image_set, device=device,
+                                        cache_dir=Path(data_dir) / "cache")
             self.real = moments(features)
 
     def __call__(self, batches: Iterable[Tensor], n: int) -> dict[str, float]:

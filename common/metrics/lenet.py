@@ -8,8 +8,9 @@ same weights: `common/metrics/weights/lenet_fashion-mnist.pt` is shipped for tha
 
 (about two minutes on one CPU core; the test accuracy is printed, and stored in the file).
 
-A classifier that has learnt nothing gives small distances to anything. So a LeNet is refused as an extractor unless its
-accuracy on images that it was not trained on lies at least half way between guessing and perfect (`least_accuracy`).
+A classifier that has learnt nothing gives small distances to anything. So a LeNet is refused as an
+extractor unless its accuracy on images that it was not trained on lies at least half way between
+guessing and perfect (`least_accuracy`).
 """
 
 import hashlib
@@ -26,12 +27,12 @@ from ..cli import file_path, new_parser, run_main
 from ..errors import UserError
 from ..runs import save_atomic
 
-FOLDER_SIZE = 32                             # of the LeNet of an own folder, whose images have no size of their own
-FEWEST = 64                                  # training images
+FOLDER_SIZE = 32  # of the LeNet of an own folder, whose images have no size of their own
+FEWEST = 64  # training images
 
 
 class Unfit(UserError):
-    """This data set has no LeNet that could be trusted: no labels, too few images, or too low an accuracy."""
+    """No LeNet of this data set can be trusted: no labels, few images, or a low accuracy."""
 
 
 class LeNet(nn.Module):
@@ -60,7 +61,9 @@ class LeNet(nn.Module):
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = match_channels(images, self.channels)
         if x.shape[-2:] != (self.size, self.size):
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True)
+            x = F.interpolate(
+                x, (self.size, self.size), mode="bilinear", align_corners=False, antialias=True
+            )
         x = F.relu(self.bn1(F.max_pool2d(self.conv1(x), 2)))  # (B, 8, size/2, size/2)
         x = F.relu(self.bn2(F.max_pool2d(self.conv2(x), 2)))  # (B, 24, size/4, size/4)
         x = F.relu(self.bn3(F.max_pool2d(self.conv3(x), 2)))  # (B, 96, size/8, size/8)
@@ -71,8 +74,9 @@ class LeNet(nn.Module):
 def match_channels(images: Tensor, channels: int) -> Tensor:
     """(B, C, H, W) -> (B, channels, H, W): colour is averaged to grey, grey is repeated to colour."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
-        raise ValueError(f"images of 1 or 3 channels, shape (B, C, H, W), are needed, "
-                         f"not {tuple(images.shape)}")
+        raise ValueError(
+            f"images of 1 or 3 channels, shape (B, C, H, W), are needed, not {tuple(images.shape)}"
+        )
     if images.shape[1] == channels:
         return images
     return images.mean(1, keepdim=True) if channels == 1 else images.expand(-1, channels, -1, -1)
@@ -81,16 +85,22 @@ def match_channels(images: Tensor, channels: int) -> Tensor:
 def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor:
     """Each image moved by up to `most` pixels in both directions; background (-1) enters at the border."""
     batch, _, height, width = images.shape
-    rows = torch.arange(height) + torch.randint(2 * most + 1, (batch, 1), generator=generator)  # (B, H)
-    columns = torch.arange(width) + torch.randint(2 * most + 1, (batch, 1), generator=generator)  # (B, W)
+    rows = torch.arange(height) + torch.randint(
+        2 * most + 1, (batch, 1), generator=generator
+    )  # (B, H)
+    columns = torch.arange(width) + torch.randint(
+        2 * most + 1, (batch, 1), generator=generator
+    )  # (B, W)
     padded = F.pad(images, (most,) * 4, value=-1.0).permute(0, 2, 3, 1)
     sample = torch.arange(batch)[:, None, None]
     return padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
-def accuracy(net: nn.Module, image_set, places: Tensor | None = None, batch_size: int = 1000) -> float:
-    """Share of the images of `image_set` at `places` (none: all) that `net` labels right, in eval mode.
+def accuracy(
+    net: nn.Module, image_set, places: Tensor | None = None, batch_size: int = 1000
+) -> float:
+    """Share of the images at `places` (none: all) that `net` labels right, in eval mode.
 
     An image without a label (-1) does not count.
     """
@@ -99,7 +109,11 @@ def accuracy(net: nn.Module, image_set, places: Tensor | None = None, batch_size
     places = places[image_set.labels[places] >= 0]
     right = 0
     for index in places.split(batch_size):
-        right += (net(image_set.images_at(index, "cpu"))[1].argmax(1) == image_set.labels[index]).sum().item()
+        right += (
+            (net(image_set.images_at(index, "cpu"))[1].argmax(1) == image_set.labels[index])
+            .sum()
+            .item()
+        )
     return right / max(len(places), 1)
 
 
@@ -112,11 +126,15 @@ def check_accuracy(value: float, classes: int, what: str, advice: str = "") -> N
     """Raise Unfit where a LeNet of this accuracy can't be trusted."""
     needed = least_accuracy(classes)
     if not value >= needed:
-        raise Unfit(f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs {needed:.2f}"
-                    + f". {advice}" * bool(advice))
+        raise Unfit(
+            f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs {needed:.2f}"
+            + f". {advice}" * bool(advice)
+        )
 
 
-def train(image_set, epochs: int, batch_size: int, lr: float, seed: int, places: Tensor | None = None) -> LeNet:
+def train(
+    image_set, epochs: int, batch_size: int, lr: float, seed: int, places: Tensor | None = None
+) -> LeNet:
     """AdamW under a one-cycle schedule, on the images at `places` (none: all).
 
     Deterministic on one machine for one seed. Draws nothing from the global random generators.
@@ -128,7 +146,9 @@ def train(image_set, epochs: int, batch_size: int, lr: float, seed: int, places:
         net = LeNet(image_set.channels, image_set.size, classes=int(image_set.labels.max()) + 1)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
     steps, done, start = len(places) // batch_size, 0, time.time()
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=epochs * steps, pct_start=0.2)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, lr, total_steps=epochs * steps, pct_start=0.2
+    )
     net.train()
     for _ in range(epochs):
         order = places[torch.randperm(len(places), generator=generator)[: steps * batch_size]]
@@ -147,17 +167,20 @@ def train(image_set, epochs: int, batch_size: int, lr: float, seed: int, places:
 
 
 def default_plan(count: int) -> tuple[int, int]:
-    """(epochs, batch size) for so many training images: about 420,000 images in all, of small sets 100,000 at most."""
+    """(epochs, batch size) for so many training images: about two minutes of one CPU core."""
     if count >= 5120:
         return min(max(420_000 // count, 1), 40), 128
     return min(100_000 // count, 60), 32
 
 
-def fit(dataset: str, data_dir, size=None, epochs=None, batch_size=None, lr=6e-3, seed=0, why="") -> tuple[LeNet, dict]:
-    """A LeNet trained on the train split of a labelled data set, and what its weights file says of it.
+def fit(
+    dataset: str, data_dir, size=None, epochs=None, batch_size=None, lr=6e-3, seed=0, why=""
+) -> tuple[LeNet, dict]:
+    """A LeNet trained on the train split of a labelled data set, and its weights file's meta.
 
-    Its accuracy is measured on the test split; where that has the training images, on a fifth of them that is left out.
-    why: how the line begins that announces it. Raises Unfit without labels, and for too few images.
+    Its accuracy is measured on the test split; where that has the training images, on a fifth of
+    them that is left out. why: how the line begins that announces it. Raises Unfit without labels,
+    and for too few images.
     """
     from ..data import load_images
 
@@ -169,39 +192,60 @@ def fit(dataset: str, data_dir, size=None, epochs=None, batch_size=None, lr=6e-3
     places, held_out = torch.arange(len(train_set)), torch.arange(len(test_set))
     if train_set.fingerprint() == test_set.fingerprint():
         shuffled = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(seed))
-        places, held_out = shuffled[len(shuffled) // 5:], shuffled[:len(shuffled) // 5]
+        places, held_out = shuffled[len(shuffled) // 5 :], shuffled[: len(shuffled) // 5]
     if len(places) < FEWEST:
         raise Unfit(f"{dataset} has {len(places)} images to train a LeNet on, fewer than {FEWEST}")
     planned = default_plan(len(places))
     epochs, batch_size = epochs or planned[0], batch_size or planned[1]
     if len(places) < batch_size:
-        raise UserError(f"{dataset} has {len(places)} training images, fewer than --batch-size {batch_size}; "
-                        "give a smaller --batch-size")
+        raise UserError(
+            f"{dataset} has {len(places)} training images, fewer than --batch-size {batch_size}; "
+            "give a smaller --batch-size"
+        )
 
-    print(f"{why}training a LeNet on {len(places):,} images of {dataset}, {epochs} epochs", file=sys.stderr, flush=True)
+    print(
+        f"{why}training a LeNet on {len(places):,} images of {dataset}, {epochs} epochs",
+        file=sys.stderr,
+        flush=True,
+    )
     start = time.time()
     net = train(train_set, epochs, batch_size, lr, seed, places)
     found = accuracy(net, test_set, held_out)
     parameters = sum(p.numel() for p in net.parameters())
-    print(f"LeNet of {dataset}: test accuracy {found:.4f}, {parameters} parameters, {time.time() - start:.0f} s",
-          file=sys.stderr)
-    return net, {"dataset": dataset, "channels": net.channels, "size": net.size, "classes": net.classes,
-                 "accuracy": found, "seed": seed, "epochs": epochs, "batch_size": batch_size, "lr": lr,
-                 "torch": str(torch.__version__)}
+    print(
+        f"LeNet of {dataset}: test accuracy {found:.4f}, {parameters} parameters, {time.time() - start:.0f} s",
+        file=sys.stderr,
+    )
+    return net, {
+        "dataset": dataset,
+        "channels": net.channels,
+        "size": net.size,
+        "classes": net.classes,
+        "accuracy": found,
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "torch": str(torch.__version__),
+    }
 
 
 def weights_file(dataset: str, data_dir) -> Path:
     """Where the LeNet of a data set is kept: DATA_DIR/lenet_<dataset>.pt.
 
-    Any folder of images is called "folder", so the name then has a part of a hash of its files' names, sizes and
-    times too: other images need another LeNet.
+    Any folder of images is called "folder", so the name then has a part of a hash of its files'
+    names, sizes and times too: other images need another LeNet.
     """
     data_dir = Path(data_dir).expanduser()
     if dataset != "folder":
         return data_dir / f"lenet_{dataset}.pt"
     from ..data import IMAGE_SUFFIXES
 
-    found = [Path(folder, name) for folder, _, names in os.walk(data_dir, followlinks=True) for name in names]
+    found = [
+        Path(folder, name)
+        for folder, _, names in os.walk(data_dir, followlinks=True)
+        for name in names
+    ]
     key = hashlib.sha256()
     for path in sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES):
         status = path.lstat()
@@ -226,13 +270,19 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     out = Path(args.out or weights_file(args.dataset, args.data_dir))
-    net, meta = fit(args.dataset, args.data_dir, args.size, args.epochs, args.batch_size, args.lr, args.seed)
+    net, meta = fit(
+        args.dataset, args.data_dir, args.size, args.epochs, args.batch_size, args.lr, args.seed
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     save_atomic({"state_dict": net.state_dict(), "meta": meta}, out)
     print(f"wrote {out}: test accuracy {meta['accuracy']:.4f}")
     try:
-        check_accuracy(meta["accuracy"], meta["classes"], "this LeNet",
-                       f"Train it longer, with --epochs {2 * meta['epochs']}")
+        check_accuracy(
+            meta["accuracy"],
+            meta["classes"],
+            "this LeNet",
+            f"Train it longer, with --epochs {2 * meta['epochs']}",
+        )
     except Unfit as e:
         print(f"warning: {e}", file=sys.stderr)
     return meta

@@ -1,0 +1,356 @@
+"""Evaluating one checkpoint: from where, to where, with which features, and what is left if it
+fails."""
+
+import importlib
+import json
+import math
+import os
+import struct
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from bigan import eval as bigan_eval
+from bigan import train as bigan_train
+from cagan import eval as cagan_eval
+from cagan import train as cagan_train
+from cagan.metrics import ConditionalScores
+from common import data, evaluate
+from common.errors import UserError
+from common.metrics import images as m
+from common.metrics import lenet
+from common.runs import newest_checkpoint
+from sagan_wgangp import eval as sagan_eval
+from sagan_wgangp import train as sagan_train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*singular covariance")
+DATA = Path(__file__).parent / "data"
+SHORT = [
+    "--steps",
+    "2",
+    "--log-every",
+    "2",
+    "--sample-every",
+    "2",
+    "--save-every",
+    "2",
+    "--batch-size",
+    "8",
+    "--size",
+    "16",
+]
+SMALL = {
+    "began": ["--width", "8", "--encoder", "conv", "--encoder-weights", "none", "--code-dim", "16"],
+    "bigan": ["--width", "4", "--z-dim", "8"],
+    "cagan": ["--width", "8", "--convs", "1", "--z-dim", "16"],
+    "egan": ["--width-g", "16", "--width-d", "16", "--size", "8", "--eval-batch", "16"],
+    "sagan_wgangp": ["--width", "8"],
+}
+MEASURE = {"bigan": ["--bn-batches", "2"]}
+
+
+@pytest.fixture(autouse=True)
+def no_other_extractor(monkeypatch):
+    """Neither Inception's weights nor the wheels of EfficientNet, and a LeNet in a second."""
+    monkeypatch.setattr(m, "_answers", lambda url: False)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+    monkeypatch.setattr(lenet, "default_plan", lambda count: (6, 16))
+
+
+def picture(c, rng, colour):
+    """Bright above, in the middle or below."""
+    pixels = rng.integers(0, 128, (12, 12, 3) if colour else (12, 12), np.uint8)
+    pixels[4 * c : 4 * c + 4] += 100
+    return Image.fromarray(pixels)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """Own images: labelled/ has three classes of colour photographs, unlabelled/ the same without
+    classes."""
+    root, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    (root / "unlabelled").mkdir()
+    for c, name in enumerate(("sky", "sea", "land")):
+        (root / "labelled" / name).mkdir(parents=True)
+        for i in range(40):
+            image = picture(c, rng, colour=True)
+            image.save(root / "labelled" / name / f"{i:02d}.png")
+            image.save(root / "unlabelled" / f"{name}{i:02d}.png")
+    return root
+
+
+def train(folder, where, out, *more):
+    module = importlib.import_module(f"{folder}.train")
+    dataset = ["--dataset", "folder", "--data-dir", str(where)]
+    return module.main([*dataset, *SHORT, *SMALL[folder], "--out", str(out), *more])
+
+
+def measured(path):
+    """The result file, which must be JSON for every reader."""
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    return json.loads(Path(path).read_text(), parse_constant=refuse)
+
+
+# --- from where, to where
+
+
+def test_checkpoint_of_a_run_directory(here, monkeypatch):
+    for name in (
+        "runs/began/old/last.pt",
+        "runs/began/new/last.pt",
+        "runs/began/new/best.pt",
+        "runs/began/empty/x",
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    os.utime("runs/began/old/last.pt", (1, 1))
+    assert newest_checkpoint("began") == Path("runs/began/new/last.pt")
+    path = evaluate.checkpoint_path
+    assert path(None, "began") == path("runs/began/new", "began") == Path("runs/began/new/last.pt")
+    assert (
+        path("runs/began/old/last.pt", "began")
+        == path("runs/began/old", "began")
+        == Path("runs/began/old/last.pt")
+    )
+    best = ("best.pt", "last.pt")
+    assert (
+        path(None, "began", best)
+        == path("runs/began/new", "began", best)
+        == Path("runs/began/new/best.pt")
+    )
+    assert path("runs/began/old", "began", best).name == "last.pt"
+    with pytest.raises(UserError, match="empty: no best.pt or last.pt in this directory"):
+        path("runs/began/empty", "began", best)
+    monkeypatch.setenv("HOME", str(here))
+    assert path("~/runs/began/old", "began") == here / "runs/began/old/last.pt"
+
+
+def test_results_go_beside_the_checkpoint_but_never_into_the_checkout(here, repo, monkeypatch):
+    Path("r").mkdir()
+    assert evaluate.output_dir("r/last.pt", "mdma") == Path("r")
+    assert not Path("runs").exists()
+    where = evaluate.output_dir(repo / "mdma/results/t30.pt", "mdma")
+    assert where == Path("runs/mdma/t30") and where.is_dir()
+    Path("results").mkdir()  # a directory of the user's of that name
+    assert evaluate.output_dir("results/last.pt", "mdma") == Path("results")
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # somebody else's run
+    assert evaluate.output_dir("r/last.pt", "mdma") == Path("runs/mdma/last")
+
+
+@pytest.mark.parametrize(
+    "dataset, trained_on, typed, expected",
+    [
+        ("folder", "there", None, "there"),
+        ("folder", "there", "other", "other"),
+        ("fashion-mnist", "gone", None, "gone"),
+        ("folder", "gone", "other", "other"),
+    ],
+)
+def test_data_directory_is_the_trainings(here, dataset, trained_on, typed, expected):
+    Path("there").mkdir()
+    trained = SimpleNamespace(dataset=dataset, data_dir=trained_on)
+    evaluate.set_data_dir(trained, SimpleNamespace(data_dir=typed, ckpt="x.pt"))
+    assert trained.data_dir == expected
+
+
+def test_data_directory_that_is_gone_is_named(here):
+    trained = SimpleNamespace(dataset="celeba", data_dir="old/place")
+    with pytest.raises(UserError, match="x.pt was trained on images in old/place, .*--data-dir"):
+        evaluate.set_data_dir(trained, SimpleNamespace(data_dir=None, ckpt="x.pt"))
+
+
+def test_outputs_are_named_also_after_an_error(tmp_path, capsys):
+    (tmp_path / "log.jsonl").write_text("{}")
+    with pytest.raises(KeyError), evaluate.named_outputs(tmp_path):
+        (tmp_path / "samples.png").write_text("x")
+        raise KeyError
+    assert capsys.readouterr().err == f"eval: wrote samples.png in {tmp_path}\n"
+    with evaluate.named_outputs(tmp_path):
+        pass
+    assert capsys.readouterr().err == ""
+
+
+def test_a_result_is_json_whatever_it_holds(tmp_path):
+    checkpoint = {"step": 3, "args": {"gamma": 0.5}}
+    metrics = {"a": math.nan, "b": [1.0, math.inf], "c": 2}
+    evaluate.write_eval(
+        tmp_path, Path("x.pt"), checkpoint, metrics, torch.device("cpu"), table=[{"d": -math.inf}]
+    )
+    result = measured(tmp_path / "eval_3.json")
+    assert result["metrics"] == {"a": None, "b": [1.0, None], "c": 2} and result["table"] == [
+        {"d": None}
+    ]
+    assert (
+        result["train_args"] == {"gamma": 0.5}
+        and result["checkpoint"] == "x.pt"
+        and result["env"]["torch"]
+    )
+
+
+# --- own images, every folder, no flag but the run
+
+
+@pytest.mark.parametrize("folder", SMALL)
+def test_a_labelled_folder(folder, pictures, here, capsys):
+    """Data directory and size are the training's; a LeNet is trained the first time."""
+    train(folder, pictures / "labelled", "X")
+    before = set(Path("X").iterdir())
+    capsys.readouterr()
+    metrics = importlib.import_module(f"{folder}.eval").main(
+        ["--ckpt", "X", "--n", "70", *MEASURE.get(folder, [])]
+    )
+    err = capsys.readouterr().err
+    new = sorted(path.name for path in set(Path("X").iterdir()) - before)
+    assert "eval_2.json" in new and "samples.png" in new
+    assert all(name in err.splitlines()[-1] for name in new) and err.splitlines()[-1].startswith(
+        "eval: wrote"
+    )
+    assert measured("X/eval_2.json")["metrics"] == metrics
+    (key,) = [key for key in metrics if key.startswith("fid_lenet") and "class" not in key]
+    assert key.endswith("_70_test") and metrics[key] > 0
+    (counts,) = [value for key, value in metrics.items() if key.startswith("class_counts_lenet")]
+    assert sum(counts) == 70 and len(counts) == 3
+    assert len(list((pictures / "labelled").glob("lenet_folder-*.pt"))) == 1
+    assert {path.name for path in here.iterdir()} == {"X"}
+
+
+@pytest.mark.parametrize(
+    "folder", [folder for folder in SMALL if folder != "cagan"]
+)  # it needs classes
+def test_an_unlabelled_folder_without_any_extractor(folder, pictures, here, capsys):
+    """All that needs no features is drawn and measured; a line says what is missing and how to get
+    it."""
+    if folder == "sagan_wgangp":  # also while it trains
+        train(folder, pictures / "unlabelled", "X", "--fid-samples", "16")
+        assert capsys.readouterr().err.count("warning: no feature extractor") == 1
+    else:
+        train(folder, pictures / "unlabelled", "X")
+        capsys.readouterr()
+    eval_main = importlib.import_module(f"{folder}.eval").main
+    metrics = eval_main(["--ckpt", "X", "--n", "16", *MEASURE.get(folder, [])])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert "folder has no class labels" in line and "pip install efficientnet-lite-pytorch" in line
+    assert measured("X/eval_2.json")["metrics"] == metrics and not any(
+        "fid" in key for key in metrics
+    )
+    assert bool(metrics) == (folder == "bigan") and Path("X/samples.png").exists()
+    Path("X/samples.png").unlink()
+    for kind in ("lenet", "efficientnet"):  # asked for by name: an error, and at once
+        with pytest.raises(UserError, match="LeNet|EfficientNet"):
+            eval_main(["--ckpt", "X", "--n", "16", "--extractor", kind, *MEASURE.get(folder, [])])
+        assert not Path("X/samples.png").exists()
+
+
+def test_a_folder_that_was_moved(pictures, here):
+    (here / "old").symlink_to(pictures / "unlabelled")
+    train("sagan_wgangp", "old", "X")
+    (here / "old").rename(here / "new")
+    with pytest.raises(UserError, match="X was trained on images in old, which is not there"):
+        sagan_eval.main(["--ckpt", "X", "--n", "16"])
+    sagan_eval.main(["--ckpt", "X", "--n", "16", "--data-dir", "new"])
+    sagan_eval.main(["--ckpt", "X", "--samples", "4"])  # needs no data
+    assert Path("X/eval_2.json").exists() and Path("grid.png").exists()
+
+
+# --- MNIST: labels, no shipped LeNet
+
+
+@pytest.fixture
+def mnist(tmp_path, monkeypatch):
+    """FashionMNIST test images in files named as MNIST's: 800 to train on, 200 to test."""
+    arrays = np.load(DATA / "fashion_mnist_test_1000.npz")
+    folder, sums = tmp_path / "mnist", {}
+    folder.mkdir()
+    for name, part in (("train", slice(800)), ("t10k", slice(800, None))):
+        images, labels = arrays["images"][part], arrays["labels"][part].astype(np.uint8)
+        for kind, values in (("images-idx3", images), ("labels-idx1", labels)):
+            head = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}i", *values.shape)
+            raw = head + values.tobytes()
+            (folder / f"{name}-{kind}-ubyte").write_bytes(raw)
+            sums[f"{name}-{kind}-ubyte"] = data._md5(raw)
+    monkeypatch.setitem(data.MD5, "mnist", sums)
+    return tmp_path
+
+
+def test_mnist_gets_a_lenet_of_its_own(mnist, here, capsys):
+    """The paper's own set of cagan and bigan: trained from --fid-samples on, found again by
+    eval."""
+    flags = ["--dataset", "mnist", "--data-dir", str(mnist), *SHORT]
+    last = cagan_train.main([*flags, *SMALL["cagan"], "--fid-samples", "20", "--out", "X"])
+    announced = (
+        f"there is no {mnist / 'lenet_mnist.pt'} yet: training a LeNet on 800 images of mnist"
+    )
+    assert announced in capsys.readouterr().err
+    metrics = cagan_eval.main(["--ckpt", "X", "--n", "20"])
+    assert "training a LeNet" not in capsys.readouterr().err
+    (key,) = [key for key in metrics if key.startswith("fid_per_class")]
+    assert key in last and key.startswith("fid_per_class_lenet_")  # one network, one key
+    assert any(key.startswith("conditional_accuracy_lenet") for key in metrics)
+    assert measured("X/eval_2.json")["metrics"] == metrics
+
+
+def test_nothing_measured_is_lost(mnist, here, monkeypatch):
+    """BiGAN's accuracies cost minutes, and stand in the file before the FID is tried."""
+    bigan_train.main(
+        ["--dataset", "mnist", "--data-dir", str(mnist), *SHORT, *SMALL["bigan"], "--out", "X"]
+    )
+
+    def full(*args, **kwargs):
+        raise UserError("no memory left")
+
+    monkeypatch.setattr(bigan_eval, "image_scores", full)
+    with pytest.raises(UserError, match="no memory left"):
+        bigan_eval.main(["--ckpt", "X", "--n", "16", "--bn-batches", "2"])
+    found = measured("X/eval_2.json")["metrics"]
+    assert {key.split("_")[0] for key in found} >= {"1nn", "probe", "recon", "latent"}
+
+
+# --- small classes
+
+
+def test_a_class_with_one_image(tmp_path, capsys):
+    """It has no covariance: it is left out of the mean over classes, which says so."""
+    images = torch.randint(
+        256, (60, 1, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    labels = torch.cat(
+        [torch.tensor([1]), torch.arange(59) % 2 * 2]
+    )  # 1 of class 1, the others 0 or 2, none of 3
+    names = ["a", "b", "c", "d"]
+    image_set = data.ImageSet("synthetic", "test", 16, 1, names, images, labels)
+    scores = ConditionalScores(
+        image_set, torch.device("cpu"), tmp_path, m.load_extractor("lenet", "synthetic")
+    )
+    assert (
+        "warning: fid_per_class leaves out class 1, 3: it needs two test images"
+        in capsys.readouterr().err
+    )
+    fake = m.collect(scores.extractor, [image_set.images_at(torch.arange(40))])
+    asked = torch.arange(40) % 4
+    found = scores(*fake, asked)
+    parts = [
+        m.frechet_distance(*m.moments(scores.real[0][labels == c]), *m.moments(fake[0][asked == c]))
+        for c in (0, 2)
+    ]
+    assert found["fid_per_class_lenet_random_40_test"] == pytest.approx(sum(parts) / 2)
+    assert len(scores.details(fake[1], asked)["conditional_accuracies_lenet_random_40"]) == 4
+
+
+def test_tracker_of_a_folder_is_of_rank_0_alone(pictures, here, monkeypatch):
+    """Under torchrun the other processes must not train a LeNet each."""
+    seen = []
+    monkeypatch.setattr(
+        sagan_train, "Tracker", lambda *args: seen.append(args) or (lambda batches, n: {})
+    )
+    monkeypatch.setattr(sagan_train, "init_processes", lambda device: (1, 1))
+    (here / "Y/samples").mkdir(parents=True)
+    train("sagan_wgangp", pictures / "unlabelled", "Y", "--fid-samples", "16")
+    assert not seen
