@@ -26,7 +26,7 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test mutants lint smoke bench clean FORCE
+.PHONY: help setup test mutants lint format smoke bench clean FORCE
 .PHONY: data-jets quick-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan
 
 help:  ## list the targets
@@ -53,8 +53,12 @@ test: $(STAMP)  ## run the tests (CPU, a few minutes)
 mutants: $(STAMP)  ## which changed lines no test notices, e.g. ARGS="--folders began --n 30" (hours; resumable)
 	$(PY) -m tests.mutants $(ARGS)
 
-lint: $(STAMP)  ## ruff
+lint: $(STAMP)  ## ruff: rules and format
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: $(STAMP)  ## ruff format, 100 columns
+	$(PY) -m ruff format .
 
 data-jets: $(STAMP)  ## simulate jets with PYTHIA, e.g. ARGS="--type q --jets 20000" (mdma)
 	$(PY) -m pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \

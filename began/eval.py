@@ -20,9 +20,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-if not __package__:                          # started as a file: relative imports can't work
-    print("error: start this as a module from the repository's root: "
-          f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
+if not __package__:  # started as a file: relative imports can't work
+    print(
+        "error: start this as a module from the repository's root: "
+        f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}",
+        file=sys.stderr,
+    )
     sys.exit(2)
 
 from common import plots
@@ -30,8 +33,16 @@ from common.cli import add_device_args, add_eval_args, file_path, new_parser, ru
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
 from common.errors import UserError
-from common.evaluate import (checkpoint_path, image_scores, named_outputs, output_dir, print_metrics, reference,
-                             say_written, write_eval)
+from common.evaluate import (
+    checkpoint_path,
+    image_scores,
+    named_outputs,
+    output_dir,
+    print_metrics,
+    reference,
+    say_written,
+    write_eval,
+)
 from common.metrics import pick
 from common.runs import load_checkpoint, load_state, read_log, write_json
 
@@ -41,9 +52,16 @@ from .train import EPOCH, THESIS_LOG, THESIS_POINTS, build, sample_z
 def parse_args(argv=None):
     parser = new_parser(__doc__)
     add_eval_args(parser, "began")
-    parser.add_argument("--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ")
-    parser.add_argument("--runs", type=file_path, default="runs/began/*", metavar="GLOB",
-                        help="where --gammas looks for runs")
+    parser.add_argument(
+        "--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ"
+    )
+    parser.add_argument(
+        "--runs",
+        type=file_path,
+        default="runs/began/*",
+        metavar="GLOB",
+        help="where --gammas looks for runs",
+    )
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
 
@@ -84,7 +102,9 @@ def slerp(z0, z1, t):
     """
     cosine = torch.nn.functional.cosine_similarity(z0, z1, dim=1).clamp(-1, 1)[:, None]
     angle = torch.acos(cosine)
-    curved = (torch.sin((1 - t) * angle) * z0 + torch.sin(t * angle) * z1) / torch.sin(angle).clamp(min=1e-12)
+    curved = (torch.sin((1 - t) * angle) * z0 + torch.sin(t * angle) * z1) / torch.sin(angle).clamp(
+        min=1e-12
+    )
     return torch.where(angle.sin() < 1e-4, torch.lerp(z0, z1, t), curved)
 
 
@@ -101,29 +121,40 @@ def thesis_table(log):
         end = 900 + EPOCH * epoch
         ours = [line["M"] for line in log if end - 100 < line["step"] <= end]
         if ours and log[-1]["step"] >= end:
-            rows.append({"epoch": epoch + 1, "M_ours": float(np.mean(ours)), "M_thesis": printed[3]})
+            rows.append(
+                {"epoch": epoch + 1, "M_ours": float(np.mean(ours)), "M_thesis": printed[3]}
+            )
     return rows
 
 
 def gamma_sweep(args, device):
     """The newest run of each γ: a row of samples, FID, recall and class entropy. -> gammas.png beside the runs."""
     found = {}
-    for path in sorted(map(Path, glob.glob(f"{args.runs}/last.pt")), key=lambda p: p.stat().st_mtime):
+    for path in sorted(
+        map(Path, glob.glob(f"{args.runs}/last.pt")), key=lambda p: p.stat().st_mtime
+    ):
         found[load_checkpoint(path, "began")["args"]["gamma"]] = path
     if missing := [g for g in args.gammas if g not in found]:
-        raise UserError(f"--gammas: no run in {args.runs} with γ = {missing}. There are: {sorted(found)}. "
-                        "Train one with --gamma, or name others with --runs")
+        raise UserError(
+            f"--gammas: no run in {args.runs} with γ = {missing}. There are: {sorted(found)}. "
+            "Train one with --gamma, or name others with --runs"
+        )
     rows, results = [], []
     for gamma in args.gammas:
         G, _, trained, checkpoint = load(found[gamma], device)
         rows.append(torch.cat(list(sample(G, 12, trained, device, args.seed))).cpu())
         metrics = measure(G, trained, args, device, *reference(load_data, trained, args, device))
-        results.append({"gamma": gamma, "step": checkpoint["step"], "checkpoint": str(found[gamma]), **metrics})
+        results.append(
+            {"gamma": gamma, "step": checkpoint["step"], "checkpoint": str(found[gamma]), **metrics}
+        )
     figure, axes = plots.plt.subplots(len(rows), 1, figsize=(9, 1.1 * len(rows)), squeeze=False)
     for axis, images, result in zip(axes[:, 0], rows, results):
         axis.imshow(plots.grid(images, 12).squeeze(), cmap="gray")
-        axis.set_title(f"γ = {result['gamma']}: FID {pick(result, 'fid'):.1f}, recall {pick(result, 'recall'):.2f}, "
-                       f"class entropy {pick(result, 'class_entropy'):.2f}, step {result['step']}", fontsize=8)
+        axis.set_title(
+            f"γ = {result['gamma']}: FID {pick(result, 'fid'):.1f}, recall {pick(result, 'recall'):.2f}, "
+            f"class entropy {pick(result, 'class_entropy'):.2f}, step {result['step']}",
+            fontsize=8,
+        )
         axis.axis("off")
     beside = found[args.gammas[0]].parent.parent
     plots.save_figure(figure, beside / "gammas.png")
@@ -151,14 +182,21 @@ def draw(G, D, trained, args, device, real_set, log, where):
     z = sample_z(8, trained, torch.Generator().manual_seed(args.seed)).to(device)
     t = torch.linspace(0, 1, 11).tolist()
     with torch.no_grad():
-        rows = [torch.stack([G(path(z[:4], z[4:], s)).float() for s in t], 1).flatten(0, 1)
-                for path in (torch.lerp, slerp)]
+        rows = [
+            torch.stack([G(path(z[:4], z[4:], s)).float() for s in t], 1).flatten(0, 1)
+            for path in (torch.lerp, slerp)
+        ]
     plots.save_grid(torch.cat(rows), where / "interpolation.png", nrow=11)
 
     as_thesis = trained.arch == "thesis" and trained.batch_size == 64
     if log:
-        plots.curves(log, [["L_x", "L_G"], ["L_D"], ["k"], ["M"]], where / "curves.png", smooth=10,
-                     points=THESIS_POINTS if as_thesis else None)
+        plots.curves(
+            log,
+            [["L_x", "L_G"], ["L_D"], ["k"], ["M"]],
+            where / "curves.png",
+            smooth=10,
+            points=THESIS_POINTS if as_thesis else None,
+        )
     return thesis_table(log) if log and as_thesis else []
 
 
@@ -171,8 +209,11 @@ def draw_classes(metrics, classes, path):
     names = classes if len(classes) == len(counts) else range(len(counts))
     axis.set_xticks(range(len(counts)), names, rotation=30, ha="right", fontsize=8)
     axis.set_ylabel("% of samples")
-    axis.set_title(f"{counts.sum():,} samples: entropy {entropy:.2f} of {math.log(len(counts)):.2f} nats, "
-                   f"{(counts * 100 >= counts.sum()).sum()} of {len(counts)} classes hold 1 % or more", fontsize=9)
+    axis.set_title(
+        f"{counts.sum():,} samples: entropy {entropy:.2f} of {math.log(len(counts)):.2f} nats, "
+        f"{(counts * 100 >= counts.sum()).sum()} of {len(counts)} classes hold 1 % or more",
+        fontsize=9,
+    )
     plots.save_figure(figure, path)
 
 
@@ -184,18 +225,25 @@ def main(argv=None):
     path = checkpoint_path(args.ckpt, "began")
     G, D, trained, checkpoint = load(path, device)
     if args.samples:
-        images = torch.cat(list(sample(G, args.samples, trained, device, args.seed, args.batch_size)))
+        images = torch.cat(
+            list(sample(G, args.samples, trained, device, args.seed, args.batch_size))
+        )
         plots.save_grid(images, args.grid_out, nrow=max(1, round(math.sqrt(args.samples))))
         return say_written(args.grid_out)
     if args.export:
-        return plots.export_samples(sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp),
-                                    args.export)
+        return plots.export_samples(
+            sample(G, args.n, trained, device, args.seed, args.batch_size, args.amp), args.export
+        )
 
-    print(f"{path}: BEGAN, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}")
+    print(
+        f"{path}: BEGAN, step {checkpoint['step']}, {trained.dataset} at {trained.size}x{trained.size}"
+    )
     real_set, extractor = reference(load_data, trained, args, device)
     where = output_dir(path, "began")
     with named_outputs(where):
-        table = draw(G, D, trained, args, device, real_set, read_log(path.with_name("log.jsonl")), where)
+        table = draw(
+            G, D, trained, args, device, real_set, read_log(path.with_name("log.jsonl")), where
+        )
         write_eval(where, path, checkpoint, {}, device, thesis_table=table)
         metrics = measure(G, trained, args, device, real_set, extractor)
         write_eval(where, path, checkpoint, metrics, device, thesis_table=table)

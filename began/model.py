@@ -58,9 +58,16 @@ class ConvTransposeDecoder(nn.Sequential):
 
     def __init__(self, in_dim: int, size: int, channels: int, width: int):
         widths = [width * 2**i for i in reversed(range(halvings(size)))]
-        layers = [nn.Linear(in_dim, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4))]  # (B, C, 4, 4)
+        layers = [
+            nn.Linear(in_dim, widths[0] * 16),
+            nn.Unflatten(1, (widths[0], 4, 4)),
+        ]  # (B, C, 4, 4)
         for c_in, c_out in zip(widths, widths[1:] + [channels]):
-            layers += [nn.BatchNorm2d(c_in), nn.ReLU(True), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]
+            layers += [
+                nn.BatchNorm2d(c_in),
+                nn.ReLU(True),
+                nn.ConvTranspose2d(c_in, c_out, 4, 2, 1),
+            ]
         super().__init__(*layers, nn.Tanh())
         self.apply(xavier_init)
 
@@ -133,7 +140,9 @@ class ResNet18Encoder(nn.Module):
         super().__init__()
         self.net = ResNet18()
         if state_dict is not None:
-            self.net.load_state_dict({k: v for k, v in state_dict.items() if not k.startswith("fc.")})
+            self.net.load_state_dict(
+                {k: v for k, v in state_dict.items() if not k.startswith("fc.")}
+            )
         self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -219,8 +228,16 @@ class Autoencoder(nn.Module):
     pretrained weights or None) or "conv".
     """
 
-    def __init__(self, code_dim=512, size=64, channels=1, width=64, arch="thesis", encoder="resnet18",
-                 encoder_state=None):
+    def __init__(
+        self,
+        code_dim=512,
+        size=64,
+        channels=1,
+        width=64,
+        arch="thesis",
+        encoder="resnet18",
+        encoder_state=None,
+    ):
         super().__init__()
         if arch == "berthelot":
             self.encoder = BerthelotEncoder(size, channels, width, code_dim)

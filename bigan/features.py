@@ -12,10 +12,12 @@ def nearest(bank: Tensor, queries: Tensor, block: int = 500) -> Tensor:
 
     argmin_b |q − b|² = argmin_b |b|² − 2q·b: one matrix product for a block of queries, never all pairs in memory.
     """
-    centre = bank.mean(0)                        # a common shift keeps distances and saves digits
+    centre = bank.mean(0)  # a common shift keeps distances and saves digits
     bank = bank - centre
     norms = bank.square().sum(1)
-    return torch.cat([torch.addmm(norms, q - centre, bank.T, alpha=-2).argmin(1) for q in queries.split(block)])
+    return torch.cat(
+        [torch.addmm(norms, q - centre, bank.T, alpha=-2).argmin(1) for q in queries.split(block)]
+    )
 
 
 def one_nn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
@@ -23,7 +25,9 @@ def one_nn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: 
     return (bank_labels[nearest(bank, queries).cpu()] == labels).double().mean().item()
 
 
-def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, ridge: float = 1e-3) -> float:
+def linear_probe(
+    bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, ridge: float = 1e-3
+) -> float:
     """Accuracy of the least-squares classifier on one-hot labels, in closed form: W = (XᵀX/N + ridge·I)⁻¹ XᵀY/N.
 
     X: the bank's features, each with mean 0 and variance 1 (constant ones stay 0). In float64.
@@ -37,7 +41,9 @@ def linear_probe(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Ten
         gram, cross = gram + X.T @ X, cross + X.T @ (targets - Y.mean(0))
     eye = torch.eye(len(mean), dtype=torch.float64, device=bank.device)
     W = torch.linalg.solve(gram / len(bank) + ridge * eye, cross / len(bank))
-    answers = torch.cat([((rows.double() - mean) / sd @ W + Y.mean(0)).argmax(1) for rows in queries.split(4096)])
+    answers = torch.cat(
+        [((rows.double() - mean) / sd @ W + Y.mean(0)).argmax(1) for rows in queries.split(4096)]
+    )
     return (answers.cpu() == labels).double().mean().item()
 
 
@@ -47,6 +53,8 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
     n_neg = len(scores) - n_pos
     if not n_pos or not n_neg:
         raise ValueError(f"AUROC needs positives and negatives, got {n_pos} and {n_neg}")
-    _, places, counts = torch.unique(float64(scores), return_inverse=True, return_counts=True)  # sorted
-    ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]                    # ties share their mean rank
+    _, places, counts = torch.unique(
+        float64(scores), return_inverse=True, return_counts=True
+    )  # sorted
+    ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]  # ties share their mean rank
     return ((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)).item()

@@ -40,7 +40,9 @@ def conv_widths(size: int, channels: int, width: int) -> list[int]:
     """Channels of the maps from `size` down to 4x4: C, width, 2·width, …"""
     n = int(math.log2(size / 4)) if size >= 8 else 0
     if n < 1 or size != 4 * 2**n:
-        raise ValueError(f"image size {size} is not 4·2^k (8, 16, 32, 64, …), which conv networks need")
+        raise ValueError(
+            f"image size {size} is not 4·2^k (8, 16, 32, 64, …), which conv networks need"
+        )
     return [channels] + [width * 2**i for i in range(n)]
 
 
@@ -56,7 +58,9 @@ class Features(nn.Module):
     mlp: 784-1024-1024 at size 28 and width 64, x as [0, 1], BN without gain and bias; conv: 4x4/2 convolutions.
     """
 
-    def __init__(self, arch: str, size: int, channels: int, width: int, z_dim: int = 0, norm_z: bool = True):
+    def __init__(
+        self, arch: str, size: int, channels: int, width: int, z_dim: int = 0, norm_z: bool = True
+    ):
         super().__init__()
         self.mlp, self.norm_z = arch == "mlp", norm_z
         if self.mlp:
@@ -66,9 +70,12 @@ class Features(nn.Module):
             widths = conv_widths(size, channels, width)
             layers = [nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in zip(widths, widths[1:])]
         self.layers = nn.ModuleList(layers)
-        self.norms = nn.ModuleList(nn.BatchNorm1d(n, affine=False) if self.mlp else nn.BatchNorm2d(n)
-                                   for n in widths[2:])
-        self.conditions = nn.ModuleList(nn.Linear(z_dim, n, bias=False) for n in widths[2:] if z_dim)
+        self.norms = nn.ModuleList(
+            nn.BatchNorm1d(n, affine=False) if self.mlp else nn.BatchNorm2d(n) for n in widths[2:]
+        )
+        self.conditions = nn.ModuleList(
+            nn.Linear(z_dim, n, bias=False) for n in widths[2:] if z_dim
+        )
         self.dim = widths[-1] * (1 if self.mlp else 16)
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -87,8 +94,13 @@ class Features(nn.Module):
 
 def toy_layers(n_in: int, width: int, depth: int) -> nn.Sequential:
     """ALI's toy G (depth 4) and E (depth 2) up to their last layers: linear to `width` units (400), BN, ReLU."""
-    return nn.Sequential(*(layer for n in [n_in] + [width] * (depth - 1)
-                           for layer in (nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())))
+    return nn.Sequential(
+        *(
+            layer
+            for n in [n_in] + [width] * (depth - 1)
+            for layer in (nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU())
+        )
+    )
 
 
 class ToyPairs(nn.Module):
@@ -97,7 +109,9 @@ class ToyPairs(nn.Module):
     def __init__(self, n_in: int, width: int, pieces: int = 5):
         super().__init__()
         self.dim, self.pieces = width // 2, pieces
-        self.layers = nn.ModuleList(nn.Linear(n, pieces * self.dim) for n in (n_in, self.dim, self.dim))
+        self.layers = nn.ModuleList(
+            nn.Linear(n, pieces * self.dim) for n in (n_in, self.dim, self.dim)
+        )
 
     def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
         h = x if z is None else torch.cat([x, z], 1)
@@ -122,14 +136,23 @@ class Generator(nn.Module):
             self.layers = nn.Sequential(toy_layers(z_dim, width, 4), nn.Linear(width, 2))
         elif arch == "mlp":
             widths = [z_dim, 16 * width, 16 * width, channels * size * size]
-            self.layers = nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:]))
+            self.layers = nn.ModuleList(
+                nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:])
+            )
             self.norms = nn.ModuleList(nn.BatchNorm1d(n, affine=False) for n in widths[1:-1])
             self.conditions = nn.ModuleList(nn.Linear(z_dim, n, bias=False) for n in widths[2:-1])
         else:
             widths = conv_widths(size, channels, width)[::-1]
-            self.layers = nn.ModuleList([nn.Linear(z_dim, widths[0] * 16, bias=False)] + [
-                nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in zip(widths, widths[1:])])
-            self.norms = nn.ModuleList([nn.BatchNorm1d(widths[0] * 16)] + [nn.BatchNorm2d(n) for n in widths[1:-1]])
+            self.layers = nn.ModuleList(
+                [nn.Linear(z_dim, widths[0] * 16, bias=False)]
+                + [
+                    nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False)
+                    for a, b in zip(widths, widths[1:])
+                ]
+            )
+            self.norms = nn.ModuleList(
+                [nn.BatchNorm1d(widths[0] * 16)] + [nn.BatchNorm2d(n) for n in widths[1:-1]]
+            )
             self.conditions = nn.ModuleList(nn.Linear(z_dim, n, bias=False) for n in widths[1:-1])
         self.apply(init)
 
@@ -150,13 +173,20 @@ class Encoder(nn.Module):
     `features`: the layer before.
     """
 
-    def __init__(self, arch="mlp", z_dim=50, size=28, channels=1, width=64, prior="uniform", stochastic=False):
+    def __init__(
+        self, arch="mlp", z_dim=50, size=28, channels=1, width=64, prior="uniform", stochastic=False
+    ):
         super().__init__()
         self.prior, self.stochastic, toy = prior, stochastic, arch == "toy"
         self.n_noise = z_dim if toy and stochastic else 0
-        self.features = toy_layers(2 + self.n_noise, width, 2) if toy else Features(arch, size, channels, width)
-        self.head = (nn.Linear(width, z_dim) if toy else
-                     nn.Linear(self.features.dim, z_dim * (2 if stochastic else 1), bias=False))
+        self.features = (
+            toy_layers(2 + self.n_noise, width, 2) if toy else Features(arch, size, channels, width)
+        )
+        self.head = (
+            nn.Linear(width, z_dim)
+            if toy
+            else nn.Linear(self.features.dim, z_dim * (2 if stochastic else 1), bias=False)
+        )
         self.apply(init)
 
     def logits(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
@@ -180,15 +210,20 @@ class Discriminator(nn.Module):
     prior: with "normal", E(x) can be of any size, and z stays out of BatchNorm (ours).
     """
 
-    def __init__(self, arch="mlp", z_dim=50, size=28, channels=1, width=64, prior="uniform", pairs=True):
+    def __init__(
+        self, arch="mlp", z_dim=50, size=28, channels=1, width=64, prior="uniform", pairs=True
+    ):
         super().__init__()
         self.pairs, z_dim = pairs, z_dim if pairs else 0
-        self.net = (ToyPairs(2 + z_dim, width) if arch == "toy" else
-                    Features(arch, size, channels, width, z_dim, norm_z=prior == "uniform"))
+        self.net = (
+            ToyPairs(2 + z_dim, width)
+            if arch == "toy"
+            else Features(arch, size, channels, width, z_dim, norm_z=prior == "uniform")
+        )
         self.head = nn.Linear(self.net.dim, 1, bias=False)
         self.apply(init)
         nn.init.zeros_(self.head.weight)
-        if arch == "conv":                       # code: as large as what they are added to, a sum over a kernel
+        if arch == "conv":  # code: as large as what they are added to, a sum over a kernel
             for C in self.net.conditions:
                 nn.init.normal_(C.weight, std=0.02 * 16)
 
@@ -214,11 +249,16 @@ def recompute_statistics(G, E, D, batches) -> None:
     z None: G gets E(x), as in an autoencoder. Training uses batch statistics, so this changes nothing there.
     Leaves the networks in eval mode.
     """
-    norms = [m for net in (G, E, D) for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        m
+        for net in (G, E, D)
+        for m in net.modules()
+        if isinstance(m, nn.modules.batchnorm._BatchNorm)
+    ]
     momenta = [m.momentum for m in norms]
     for m in norms:
         m.reset_running_stats()
-        m.momentum = None                        # torch: a plain average over all batches since the reset
+        m.momentum = None  # torch: a plain average over all batches since the reset
     for net in (G, E, D):
         net.train()
     for x, z, eps in batches:
@@ -268,9 +308,13 @@ def reconstruction_loss(x: Tensor, reconstruction: Tensor, p: int = 1) -> Tensor
     return (x.float() - reconstruction.float()).abs().pow(p).mean()
 
 
-def anomaly_score(x: Tensor, reconstruction: Tensor, f: Tensor, f_rec: Tensor, alpha: float = 0.9) -> Tensor:
+def anomaly_score(
+    x: Tensor, reconstruction: Tensor, f: Tensor, f_rec: Tensor, alpha: float = 0.9
+) -> Tensor:
     """A(x) = α‖x − G(E(x))‖₁ + (1 − α)‖f_D(x, E(x)) − f_D(G(E(x)), E(x))‖₁, Zenati et al. 2018 (arXiv:1802.06222) §3.
 
     x, reconstruction: (B, …); f, f_rec: D's features (B, F). Returns (B,), the larger the stranger.
     """
-    return alpha * (x - reconstruction).flatten(1).abs().sum(1) + (1 - alpha) * (f - f_rec).abs().sum(1)
+    return alpha * (x - reconstruction).flatten(1).abs().sum(1) + (1 - alpha) * (
+        f - f_rec
+    ).abs().sum(1)

@@ -22,8 +22,12 @@ def condition_names(attributes: list[str], exclusive=()) -> tuple[list[str], lis
     """
     grouped = [name for group in exclusive for name in group]
     if len(set(grouped)) < len(grouped) or not set(grouped) <= set(attributes):
-        raise ValueError(f"exclusive groups {exclusive} must share no attribute, and hold only ones of {attributes}")
-    groups = [list(group) for group in exclusive] + [[a, f"not {a}"] for a in attributes if a not in grouped]
+        raise ValueError(
+            f"exclusive groups {exclusive} must share no attribute, and hold only ones of {attributes}"
+        )
+    groups = [list(group) for group in exclusive] + [
+        [a, f"not {a}"] for a in attributes if a not in grouped
+    ]
     return [name for group in groups for name in group], [len(group) for group in groups]
 
 
@@ -45,7 +49,9 @@ def to_conditions(values: Tensor, attributes: list[str], exclusive=()) -> Tensor
 
 def uniform_targets(n: int, groups: list[int], rng: torch.Generator) -> Tensor:
     """cnd' (n, S): of each group one condition, all equally often."""
-    return torch.cat([F.one_hot(torch.randint(size, (n,), generator=rng), size) for size in groups], 1).float()
+    return torch.cat(
+        [F.one_hot(torch.randint(size, (n,), generator=rng), size) for size in groups], 1
+    ).float()
 
 
 def each_condition(groups: list[int]) -> Tensor:
@@ -71,7 +77,9 @@ def set_conditions(data, attributes=None):
     """
     if attributes:
         if data.name != "celeba":
-            raise UserError(f"--attributes are CelebA's, not {data.name}'s: choose --dataset celeba")
+            raise UserError(
+                f"--attributes are CelebA's, not {data.name}'s: choose --dataset celeba"
+            )
         exclusive = [words.split("+") for words in attributes if "+" in words]
         wanted = [name for words in attributes for name in words.split("+")]
         if len(set(wanted)) < len(wanted):
@@ -81,16 +89,20 @@ def set_conditions(data, attributes=None):
         remedy = "Leave it out of --attributes"
     else:
         if data.labels is None:
-            raise UserError(f"{data.name} has no classes to condition on: choose a labelled set, or CelebA's "
-                            "--attributes")
+            raise UserError(
+                f"{data.name} has no classes to condition on: choose a labelled set, or CelebA's "
+                "--attributes"
+            )
         names = list(data.classes) or [str(c) for c in range(int(data.labels.max()) + 1)]
         groups = [len(names)]
         conditions = F.one_hot(data.labels, len(names)).float()
         remedy = "Add some, or take the class out of the set"
     for name, images in zip(names, conditions.sum(0).tolist()):
         if images == 0:
-            raise UserError(f"condition {name}: none of the {len(data):,} images of {data.name} has it alone of its "
-                            f"group, so its GAN would see no real image. {remedy}")
+            raise UserError(
+                f"condition {name}: none of the {len(data):,} images of {data.name} has it alone of its "
+                f"group, so its GAN would see no real image. {remedy}"
+            )
     data.labels = conditions
     return names, groups
 
@@ -101,10 +113,14 @@ def _celeba_attributes(files, wanted):
     try:
         _, names, *rows = path.read_text().splitlines()
     except (OSError, ValueError):
-        raise UserError(f"no attributes in {path}: put CelebA's Anno/list_attr_celeba.txt there") from None
+        raise UserError(
+            f"no attributes in {path}: put CelebA's Anno/list_attr_celeba.txt there"
+        ) from None
     names = names.split()
     if unknown := sorted(set(wanted) - set(names)):
-        raise UserError(f"--attributes {' '.join(unknown)}: not in {path}. There are: {' '.join(names)}")
+        raise UserError(
+            f"--attributes {' '.join(unknown)}: not in {path}. There are: {' '.join(names)}"
+        )
     places = [names.index(name) for name in wanted]
     table = {}
     for number, row in enumerate(rows, 3):
@@ -112,10 +128,14 @@ def _celeba_attributes(files, wanted):
             continue
         file, *values = row.split()
         if len(values) != len(names) or not {values[i] for i in places} <= {"1", "-1"}:
-            raise UserError(f"{path}, line {number}: {row[:60]!r} is not a file name and {len(names)} times 1 or -1")
+            raise UserError(
+                f"{path}, line {number}: {row[:60]!r} is not a file name and {len(names)} times 1 or -1"
+            )
         table[file] = [values[i] == "1" for i in places]
     if missing := [file.name for file in files if file.name not in table]:
-        raise UserError(f"{path} has no line for {missing[0]} ({len(missing)} images lack one): is it the whole file?")
+        raise UserError(
+            f"{path} has no line for {missing[0]} ({len(missing)} images lack one): is it the whole file?"
+        )
     return torch.tensor([table[file.name] for file in files]).float()
 
 
@@ -127,8 +147,10 @@ def unbalance(data, first: int, rest: int) -> None:
     for c in range(int(data.labels.max()) + 1):
         places, wanted = (data.labels == c).nonzero()[:, 0], rest if c else first
         if len(places) < wanted:
-            raise UserError(f"--unbalanced {first} {rest}: {data.name} has {len(places)} images of class {c}. Ask for "
-                            "fewer")
+            raise UserError(
+                f"--unbalanced {first} {rest}: {data.name} has {len(places)} images of class {c}. Ask for "
+                "fewer"
+            )
         keep.append(places[:wanted])
     keep = torch.cat(keep)
     data.labels = data.labels[keep]

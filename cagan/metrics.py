@@ -6,8 +6,14 @@ from pathlib import Path
 import torch
 
 from common.metrics import count_tag
-from common.metrics.images import (class_histogram, collect, frechet_distance, load_extractor, moments,
-                                   real_features)
+from common.metrics.images import (
+    class_histogram,
+    collect,
+    frechet_distance,
+    load_extractor,
+    moments,
+    real_features,
+)
 
 
 class ConditionalScores:
@@ -19,15 +25,22 @@ class ConditionalScores:
     def __init__(self, image_set, device, data_dir, extractor=None):
         self.split = image_set.split
         self.extractor = extractor or load_extractor("lenet", image_set.name, device, data_dir)
-        self.real = real_features(self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache")
+        self.real = real_features(
+            self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache"
+        )
         self.moments = moments(self.real[0])
         classes = max(len(image_set.classes), int(image_set.labels.max()) + 1)
         counts = [int((image_set.labels == c).sum()) for c in range(classes)]
-        self.class_moments = [moments(self.real[0][image_set.labels == c]) if count > 1 else None
-                              for c, count in enumerate(counts)]
+        self.class_moments = [
+            moments(self.real[0][image_set.labels == c]) if count > 1 else None
+            for c, count in enumerate(counts)
+        ]
         if few := [str(c) for c, count in enumerate(counts) if count < 2]:
-            print(f"warning: fid_per_class leaves out class {', '.join(few)}: it needs two {self.split} images of a "
-                  "class", file=sys.stderr)
+            print(
+                f"warning: fid_per_class leaves out class {', '.join(few)}: it needs two {self.split} images of a "
+                "class",
+                file=sys.stderr,
+            )
 
     def collect(self, batches, n):
         """(features, logits) of n images."""
@@ -42,18 +55,25 @@ class ConditionalScores:
         """
         tag = f"{self.extractor.name}_{count_tag(len(features))}"
         scores = {f"fid_{tag}_{self.split}": frechet_distance(*self.moments, *moments(features))}
-        per_class = [frechet_distance(*real, *moments(features[asked == c]))
-                     for c, real in enumerate(self.class_moments) if real is not None]
+        per_class = [
+            frechet_distance(*real, *moments(features[asked == c]))
+            for c, real in enumerate(self.class_moments)
+            if real is not None
+        ]
         if per_class:
             scores[f"fid_per_class_{tag}_{self.split}"] = sum(per_class) / len(per_class)
         if self.extractor.kind == "lenet":
-            scores[f"conditional_accuracy_{tag}"] = (logits.argmax(1) == asked).double().mean().item()
+            scores[f"conditional_accuracy_{tag}"] = (
+                (logits.argmax(1) == asked).double().mean().item()
+            )
         return scores
 
     def details(self, logits, asked):
         """Lists: the accuracy of each class, the classes' histogram, counts seen (row: asked, column: seen)."""
         S, tag = len(self.class_moments), f"{self.extractor.name}_{count_tag(len(logits))}"
         confusion = torch.bincount(asked * S + logits[:, :S].argmax(1), minlength=S * S).view(S, S)
-        return {f"conditional_accuracies_{tag}": (confusion.diag() / confusion.sum(1)).tolist(),
-                f"confusion_{tag}": confusion.tolist(),
-                **{f"class_{key}_{tag}": value for key, value in class_histogram(logits).items()}}
+        return {
+            f"conditional_accuracies_{tag}": (confusion.diag() / confusion.sum(1)).tolist(),
+            f"confusion_{tag}": confusion.tolist(),
+            **{f"class_{key}_{tag}": value for key, value in class_histogram(logits).items()},
+        }

@@ -54,8 +54,11 @@ def halvings(size: int) -> int:
 
 def block(c_in: int, c_out: int, convs: int, norm: str = "instance") -> list[nn.Module]:
     """`convs` times: 3x3 convolution without bias, LeakyReLU(0.2), normalisation."""
-    norm_layer = {"instance": lambda: nn.InstanceNorm2d(c_out, affine=True), "batch": lambda: nn.BatchNorm2d(c_out),
-                  "none": nn.Identity}[norm]
+    norm_layer = {
+        "instance": lambda: nn.InstanceNorm2d(c_out, affine=True),
+        "batch": lambda: nn.BatchNorm2d(c_out),
+        "none": nn.Identity,
+    }[norm]
     layers = []
     for i in range(convs):
         layers.append(nn.Conv2d(c_in if i == 0 else c_out, c_out, 3, 1, 1, bias=False))
@@ -70,11 +73,18 @@ class Generator(nn.Module):
     def __init__(self, conditions=10, z_dim=256, size=28, channels=1, width=64, convs=3):
         super().__init__()
         n = halvings(size)
-        c, low = width << n, size >> n                                             # 256, 7 at size 28
-        layers = [nn.Linear(conditions + z_dim, c * low * low, bias=False), nn.Unflatten(1, (c, low, low)),
-                  nn.LeakyReLU(0.2, True), nn.InstanceNorm2d(c, affine=True)]
+        c, low = width << n, size >> n  # 256, 7 at size 28
+        layers = [
+            nn.Linear(conditions + z_dim, c * low * low, bias=False),
+            nn.Unflatten(1, (c, low, low)),
+            nn.LeakyReLU(0.2, True),
+            nn.InstanceNorm2d(c, affine=True),
+        ]
         for _ in range(n):
-            layers += [nn.Upsample(scale_factor=2), *block(c, c // 2, convs)]      # (B, C, H, W) -> (B, C/2, 2H, 2W)
+            layers += [
+                nn.Upsample(scale_factor=2),
+                *block(c, c // 2, convs),
+            ]  # (B, C, H, W) -> (B, C/2, 2H, 2W)
             c //= 2
         self.net = nn.Sequential(*layers, nn.Conv2d(c, channels, 1), nn.Tanh())
         self.apply(glorot_init)
@@ -89,12 +99,17 @@ class Discriminator(nn.Module):
     norm: "instance" (§5), "batch" (§6.3), "none". inner: normalise neither the first convolution nor the last one.
     """
 
-    def __init__(self, heads=10, size=28, channels=1, width=64, convs=3, norm="instance", inner=False):
+    def __init__(
+        self, heads=10, size=28, channels=1, width=64, convs=3, norm="instance", inner=False
+    ):
         super().__init__()
         n, c = halvings(size), width
         layers = block(channels, c, 1, "none" if inner else norm)
         for _ in range(n):
-            layers += [nn.AvgPool2d(2), *block(c, 2 * c, convs, norm)]             # (B, C, H, W) -> (B, 2C, H/2, W/2)
+            layers += [
+                nn.AvgPool2d(2),
+                *block(c, 2 * c, convs, norm),
+            ]  # (B, C, H, W) -> (B, 2C, H/2, W/2)
             c *= 2
         if inner:
             layers[-1] = nn.Identity()
@@ -116,25 +131,40 @@ def glorot_init(m: nn.Module) -> None:
 # --- the adversarial losses: (f_r^d, f_g^d, f_g^g), each of an output d of D, entry by entry -----------------
 
 ADVERSARIAL = {
-    "lsgan": (lambda d: (d - 1) ** 2, lambda d: d**2, lambda d: (d - 1) ** 2),     # (15), (16)
-    "minimax": (lambda d: F.softplus(-d), F.softplus, lambda d: -F.softplus(d)),   # (5), (6), D = sigmoid(d)
-    "vanilla": (lambda d: F.softplus(-d), F.softplus, lambda d: F.softplus(-d)),   # (5), G: −log D, non-saturating
+    "lsgan": (lambda d: (d - 1) ** 2, lambda d: d**2, lambda d: (d - 1) ** 2),  # (15), (16)
+    "minimax": (
+        lambda d: F.softplus(-d),
+        F.softplus,
+        lambda d: -F.softplus(d),
+    ),  # (5), (6), D = sigmoid(d)
+    "vanilla": (
+        lambda d: F.softplus(-d),
+        F.softplus,
+        lambda d: F.softplus(-d),
+    ),  # (5), G: −log D, non-saturating
     "hinge": (lambda d: F.relu(1 - d), lambda d: F.relu(1 + d), lambda d: -d),
-    "wgan-gp": (lambda d: -d, lambda d: d, lambda d: -d),                          # with gradient_penalty
+    "wgan-gp": (lambda d: -d, lambda d: d, lambda d: -d),  # with gradient_penalty
 }
 
 # --- AC-GAN, §2: D's output is (B, 1 + S) ---------------------------------------------------------------------
 
 
-def ac_discriminator_loss(real: Tensor, cnd: Tensor, fake: Tensor, cnd_fake: Tensor, groups=None, adv="minimax"):
+def ac_discriminator_loss(
+    real: Tensor, cnd: Tensor, fake: Tensor, cnd_fake: Tensor, groups=None, adv="minimax"
+):
     """L_d = L_adv^d + L_cls^r + L_cls^g, (1). real = D(x), fake = D(x'): (B, 1 + S). Returns a scalar."""
-    return (adversarial_discriminator_loss(real[:, 0], fake[:, 0], adv)
-            + classification_loss(real[:, 1:], cnd, groups) + classification_loss(fake[:, 1:], cnd_fake, groups))
+    return (
+        adversarial_discriminator_loss(real[:, 0], fake[:, 0], adv)
+        + classification_loss(real[:, 1:], cnd, groups)
+        + classification_loss(fake[:, 1:], cnd_fake, groups)
+    )
 
 
 def ac_generator_loss(fake: Tensor, cnd_fake: Tensor, groups=None, adv="minimax"):
     """L_g = L_adv^g + L_cls^g, (2) without L_cls^r (departure 1). fake = D(x'): (B, 1 + S). Returns a scalar."""
-    return adversarial_generator_loss(fake[:, 0], adv) + classification_loss(fake[:, 1:], cnd_fake, groups)
+    return adversarial_generator_loss(fake[:, 0], adv) + classification_loss(
+        fake[:, 1:], cnd_fake, groups
+    )
 
 
 def classification_loss(logits: Tensor, cnd: Tensor, groups=None) -> Tensor:
@@ -143,7 +173,10 @@ def classification_loss(logits: Tensor, cnd: Tensor, groups=None) -> Tensor:
     logits, cnd: (B, S). groups: sizes of the exclusive groups of conditions, None: one of all S. Summed over groups.
     """
     groups = list(groups or [logits.shape[1]])
-    return sum(-(c * l.log_softmax(1)).sum(1).mean() for l, c in zip(logits.split(groups, 1), cnd.split(groups, 1)))
+    return sum(
+        -(c * l.log_softmax(1)).sum(1).mean()
+        for l, c in zip(logits.split(groups, 1), cnd.split(groups, 1))
+    )
 
 
 def adversarial_discriminator_loss(real: Tensor, fake: Tensor, adv="minimax") -> Tensor:
@@ -157,17 +190,22 @@ def adversarial_generator_loss(fake: Tensor, adv="minimax") -> Tensor:
     return ADVERSARIAL[adv][2](fake).mean()
 
 
-def modified_ac_discriminator_loss(real: Tensor, cnd: Tensor, fake: Tensor, lambda_cls: float, groups=None,
-                                   adv="lsgan") -> Tensor:
+def modified_ac_discriminator_loss(
+    real: Tensor, cnd: Tensor, fake: Tensor, lambda_cls: float, groups=None, adv="lsgan"
+) -> Tensor:
     """L_d = L_adv^d + λ_cls L_cls^r, (7), (9): what x' was asked to be plays no part. real, fake: (B, 1 + S)."""
-    return (adversarial_discriminator_loss(real[:, 0], fake[:, 0], adv)
-            + lambda_cls * classification_loss(real[:, 1:], cnd, groups))
+    return adversarial_discriminator_loss(
+        real[:, 0], fake[:, 0], adv
+    ) + lambda_cls * classification_loss(real[:, 1:], cnd, groups)
 
 
-def modified_ac_generator_loss(fake: Tensor, cnd_fake: Tensor, lambda_cls: float, groups=None, adv="lsgan") -> Tensor:
+def modified_ac_generator_loss(
+    fake: Tensor, cnd_fake: Tensor, lambda_cls: float, groups=None, adv="lsgan"
+) -> Tensor:
     """L_g = L_adv^g + λ_cls L_cls^g, (8), (10). fake = D(x'): (B, 1 + S). Returns a scalar."""
-    return (adversarial_generator_loss(fake[:, 0], adv)
-            + lambda_cls * classification_loss(fake[:, 1:], cnd_fake, groups))
+    return adversarial_generator_loss(fake[:, 0], adv) + lambda_cls * classification_loss(
+        fake[:, 1:], cnd_fake, groups
+    )
 
 
 # --- CA-GAN, §3: D's output is (B, S) -------------------------------------------------------------------------
@@ -187,7 +225,9 @@ def gan_c_losses(real_c: Tensor, cnd_c: Tensor, fake_c: Tensor, cnd_fake_c: Tens
     return L_d_c, f_g_g(asked_c).sum() / len(fake_c)
 
 
-def ca_discriminator_loss(real: Tensor, cnd: Tensor, fake: Tensor, cnd_fake: Tensor, adv="lsgan") -> Tensor:
+def ca_discriminator_loss(
+    real: Tensor, cnd: Tensor, fake: Tensor, cnd_fake: Tensor, adv="lsgan"
+) -> Tensor:
     """L_d = E[f_r^d(D(x)) · cnd] + E[f_g^d(D(x')) · cnd'], (17), (19). All (B, S). Returns a scalar."""
     f_r_d, f_g_d, _ = ADVERSARIAL[adv]
     return (f_r_d(real) * cnd).sum(1).mean() + (f_g_d(fake) * cnd_fake).sum(1).mean()
@@ -209,11 +249,14 @@ def gradient_penalty(D, x: Tensor, fake: Tensor, active: Tensor, eps: Tensor) ->
     x_hat = (eps * x.float() + (1 - eps) * fake.detach().float()).requires_grad_()
     out = D(x_hat)
     penalty = out.new_zeros(())
-    most = int(active.sum(1).max())                          # active heads of the image that has most of them
+    most = int(active.sum(1).max())  # active heads of the image that has most of them
     places = active.argsort(1, descending=True)
-    for place in places[:, :most].T.unsqueeze(2):            # each (B, 1); none where nothing is active
-        grad, = torch.autograd.grad(out.gather(1, place).sum(), x_hat, create_graph=True)
-        penalty = penalty + (active.gather(1, place)[:, 0] * (grad.flatten(1).norm(dim=1) - 1) ** 2).mean()
+    for place in places[:, :most].T.unsqueeze(2):  # each (B, 1); none where nothing is active
+        (grad,) = torch.autograd.grad(out.gather(1, place).sum(), x_hat, create_graph=True)
+        penalty = (
+            penalty
+            + (active.gather(1, place)[:, 0] * (grad.flatten(1).norm(dim=1) - 1) ** 2).mean()
+        )
     return penalty
 
 

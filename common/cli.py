@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from .errors import ADVICE, UserError        # scripts take UserError from here
+from .errors import ADVICE, UserError  # scripts take UserError from here
 
 
 def _fail(message):
@@ -25,7 +25,9 @@ def run_main(main):
     except OSError as e:
         if e.errno not in ADVICE:
             raise
-        sys.exit(_fail(f"{e.filename or 'the run directory'}: {os.strerror(e.errno)}. {ADVICE[e.errno]}"))
+        sys.exit(
+            _fail(f"{e.filename or 'the run directory'}: {os.strerror(e.errno)}. {ADVICE[e.errno]}")
+        )
 
 
 # --- flags --------------------------------------------------------------------------------------------------
@@ -54,8 +56,12 @@ class Parser(argparse.ArgumentParser):
     def _unknown(self, word):
         name = "--" + word.partition("=")[0].lstrip("-")
         flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
-        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, 1)
-        return f"unknown flag {word.partition('=')[0]}" + (f": did you mean {' or '.join(near)}?" if near else "")
+        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(
+            name, flags, 1
+        )
+        return f"unknown flag {word.partition('=')[0]}" + (
+            f": did you mean {' or '.join(near)}?" if near else ""
+        )
 
 
 def new_parser(doc):
@@ -65,52 +71,113 @@ def new_parser(doc):
 def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, batch_help):
     """The run flags, the same words in every folder. Folder-specific defaults are passed in."""
     run = parser.add_argument_group("run")
-    kind = file_path if datasets is None else str             # without a list of names, a file is one
-    run.add_argument("--dataset", type=kind, choices=datasets, default=dataset, help="data to train on")
-    run.add_argument("--data-dir", type=file_path, default="data", help="where data sets are looked for and put")
-    if datasets:                             # of images; mdma's are jets
-        run.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
-    run.add_argument("--out", type=file_path, metavar="DIR",
-                     help="the run directory itself; none: runs/<folder>/<time>-seed<seed>")
-    run.add_argument("--resume", type=file_path, metavar="DIR",
-                     help="go on with the run in DIR, exactly where its last.pt stands")
+    kind = file_path if datasets is None else str  # without a list of names, a file is one
+    run.add_argument(
+        "--dataset", type=kind, choices=datasets, default=dataset, help="data to train on"
+    )
+    run.add_argument(
+        "--data-dir", type=file_path, default="data", help="where data sets are looked for and put"
+    )
+    if datasets:  # of images; mdma's are jets
+        run.add_argument(
+            "--skip-bad", action="store_true", help="leave out images that can't be decoded"
+        )
+    run.add_argument(
+        "--out",
+        type=file_path,
+        metavar="DIR",
+        help="the run directory itself; none: runs/<folder>/<time>-seed<seed>",
+    )
+    run.add_argument(
+        "--resume",
+        type=file_path,
+        metavar="DIR",
+        help="go on with the run in DIR, exactly where its last.pt stands",
+    )
     run.add_argument("--steps", type=positive_int, default=steps, help=steps_help)
     run.add_argument("--batch-size", type=positive_int, default=batch_size, help=batch_help)
-    run.add_argument("--seed", type=seed, default=0, help="fixes initial weights, batches and noise")
+    run.add_argument(
+        "--seed", type=seed, default=0, help="fixes initial weights, batches and noise"
+    )
     add_device_args(run)
-    run.add_argument("--quick", action="store_true", help="a real result on two CPU cores in about ten minutes")
+    run.add_argument(
+        "--quick", action="store_true", help="a real result on two CPU cores in about ten minutes"
+    )
     run.add_argument("--smoke", action="store_true", help="under 20 s, synthetic data, for tests")
-    run.add_argument("--log-every", type=positive_int, default=20, help="steps between lines of log.jsonl")
-    run.add_argument("--sample-every", type=positive_int, default=500, help="steps between sample grids")
-    run.add_argument("--save-every", type=positive_int, default=500, help="steps between checkpoints")
+    run.add_argument(
+        "--log-every", type=positive_int, default=20, help="steps between lines of log.jsonl"
+    )
+    run.add_argument(
+        "--sample-every", type=positive_int, default=500, help="steps between sample grids"
+    )
+    run.add_argument(
+        "--save-every", type=positive_int, default=500, help="steps between checkpoints"
+    )
 
 
 def add_device_args(group):
-    group.add_argument("--device", default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}", help="where to compute")
-    group.add_argument("--amp", choices=("off", "bf16"), default="off",
-                       help="bf16 autocast: faster on GPUs and on CPUs with AMX or AVX512-BF16")
+    group.add_argument(
+        "--device", default="auto", metavar="{auto,cpu,cuda,cuda:N,mps}", help="where to compute"
+    )
+    group.add_argument(
+        "--amp",
+        choices=("off", "bf16"),
+        default="off",
+        help="bf16 autocast: faster on GPUs and on CPUs with AMX or AVX512-BF16",
+    )
 
 
 def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", split=True):
     """What every eval.py for images has: the checkpoint, how to measure it, and to only draw or write samples."""
-    parser.add_argument("--ckpt", type=file_path, metavar="PATH",
-                        help=f"a run directory or a checkpoint; none: the newest run under runs/{paper}")
-    parser.add_argument("--data-dir", type=file_path, metavar="DIR",
-                        help="where data sets and cached statistics are; none: where the training's were")
-    parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
-                        help="features for FID and KID; auto: the first that can be had, see common/metrics/images.py")
-    parser.add_argument("--inception-weights", type=file_path, metavar="FILE",
-                        help="the TF-FID port's weights; none: fetched")
+    parser.add_argument(
+        "--ckpt",
+        type=file_path,
+        metavar="PATH",
+        help=f"a run directory or a checkpoint; none: the newest run under runs/{paper}",
+    )
+    parser.add_argument(
+        "--data-dir",
+        type=file_path,
+        metavar="DIR",
+        help="where data sets and cached statistics are; none: where the training's were",
+    )
+    parser.add_argument(
+        "--extractor",
+        choices=("auto", "lenet", "inception", "efficientnet"),
+        default="auto",
+        help="features for FID and KID; auto: the first that can be had, see common/metrics/images.py",
+    )
+    parser.add_argument(
+        "--inception-weights",
+        type=file_path,
+        metavar="FILE",
+        help="the TF-FID port's weights; none: fetched",
+    )
     parser.add_argument("--n", type=positive_int, default=n, help=n_help)
     if split:
-        parser.add_argument("--split", choices=("train", "test"), default="test", help="real images to compare with")
-    parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
+        parser.add_argument(
+            "--split", choices=("train", "test"), default="test", help="real images to compare with"
+        )
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=250, help="samples per forward pass"
+    )
     parser.add_argument("--seed", type=seed, default=0, help="of the samples")
-    parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", type=file_path, default="grid.png", metavar="PNG",
-                        help="where --samples draws")
-    parser.add_argument("--export", type=file_path, metavar="DIR",
-                        help="only write --n samples: DIR/samples.npz, images as PNGs, too")
+    parser.add_argument(
+        "--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out"
+    )
+    parser.add_argument(
+        "--grid-out",
+        type=file_path,
+        default="grid.png",
+        metavar="PNG",
+        help="where --samples draws",
+    )
+    parser.add_argument(
+        "--export",
+        type=file_path,
+        metavar="DIR",
+        help="only write --n samples: DIR/samples.npz, images as PNGs, too",
+    )
 
 
 def file_path(text):
@@ -127,14 +194,14 @@ def positive_int(text):
 
 def seed(text):
     value = int(text)
-    if not 0 <= value < 2**63:               # what torch's and numpy's generators take
+    if not 0 <= value < 2**63:  # what torch's and numpy's generators take
         raise argparse.ArgumentTypeError(f"must be at least 0 and below 2^63, not {value}")
     return value
 
 
 def fid_samples(text):
     value = int(text)
-    if value and value < 4:                  # precision and recall need more than k = 3, a covariance two
+    if value and value < 4:  # precision and recall need more than k = 3, a covariance two
         raise argparse.ArgumentTypeError(f"must be 0 or at least 4, not {value}")
     return value
 
@@ -144,8 +211,10 @@ def check_ranges(args, **ranges):
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (sys.float_info.max if high is None else high):
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be at least {low:g}"
-                            + (" and finite" if high is None else f" and at most {high:g}"))
+            raise UserError(
+                f"--{name.replace('_', '-')} {value}: must be at least {low:g}"
+                + (" and finite" if high is None else f" and at most {high:g}")
+            )
 
 
 def parse(parser, argv=None, presets=None):
@@ -156,23 +225,33 @@ def parse(parser, argv=None, presets=None):
     contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
     """
     unset = object()
-    typed = vars(parser.parse_args(argv, argparse.Namespace(**{a.dest: unset for a in parser._actions})))
+    typed = vars(
+        parser.parse_args(argv, argparse.Namespace(**{a.dest: unset for a in parser._actions}))
+    )
     typed = {k: v for k, v in typed.items() if v is not unset}
     values = {a.dest: a.default for a in parser._actions if a.dest != "help"}
     paths = [a.dest for a in parser._actions if a.type is file_path]
     if typed.get("resume"):
         typed["resume"] = run_directory(typed["resume"])
         if typed.get("out"):
-            raise UserError(f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory")
+            raise UserError(
+                f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory"
+            )
         saved = read_args(typed["resume"])
-        saved |= {name: file_path(saved[name]) for name in paths if isinstance(saved.get(name), str)}
+        saved |= {
+            name: file_path(saved[name]) for name in paths if isinstance(saved.get(name), str)
+        }
         if unknown := sorted(set(saved) - set(values)):
-            raise UserError(f"{typed['resume']}/args.json has flags that this script lacks: {', '.join(unknown)}")
+            raise UserError(
+                f"{typed['resume']}/args.json has flags that this script lacks: {', '.join(unknown)}"
+            )
         for name, value in typed.items():
             if name not in CHANGEABLE and value != saved.get(name, value):
                 flag = "--" + name.replace("_", "-")
-                raise UserError(f"{flag} {value}: the run in {typed['resume']} was started with {saved[name]}. "
-                                f"Leave {flag} out to resume, or start a new run with --out")
+                raise UserError(
+                    f"{flag} {value}: the run in {typed['resume']} was started with {saved[name]}. "
+                    f"Leave {flag} out to resume, or start a new run with --out"
+                )
         values |= saved | {"out": None}
     else:
         if callable(presets):
@@ -181,11 +260,13 @@ def parse(parser, argv=None, presets=None):
             preset = choices.get(typed.get(flag, values[flag]), {})
             changed = {k: v for k, v in preset.items() if k not in typed and values[k] != v}
             if changed and flag in ("quick", "smoke"):
-                changes = ", ".join(f"{k.replace('_', '-')} {values[k]} -> {v}" for k, v in changed.items())
+                changes = ", ".join(
+                    f"{k.replace('_', '-')} {values[k]} -> {v}" for k, v in changed.items()
+                )
                 print(f"--{flag} changes the paper's settings: {changes}", file=sys.stderr)
             values |= changed
     values |= typed
-    if "sample_every" in values:             # what is measured at sample steps needs a line of the log there
+    if "sample_every" in values:  # what is measured at sample steps needs a line of the log there
         values["log_every"] = math.gcd(values["log_every"], values["sample_every"])
     return argparse.Namespace(**values)
 
@@ -196,7 +277,9 @@ def run_directory(place):
     if place.name == "last.pt" and place.is_file():
         return str(place.parent)
     if place.is_file():
-        raise UserError(f"--resume {place}: a run goes on from the last.pt in its directory. Give the directory")
+        raise UserError(
+            f"--resume {place}: a run goes on from the last.pt in its directory. Give the directory"
+        )
     return str(place)
 
 
@@ -206,8 +289,10 @@ def read_args(directory):
     try:
         args = json.loads(file.read_text())
     except FileNotFoundError:
-        raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
-    except ValueError:                       # also a UnicodeDecodeError
+        raise UserError(
+            f"--resume {directory}: no args.json there. Give the directory of a run"
+        ) from None
+    except ValueError:  # also a UnicodeDecodeError
         args = None
     if not isinstance(args, dict):
         raise UserError(f"{file} is damaged: not the arguments of a run")

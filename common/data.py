@@ -37,7 +37,13 @@ from .device import import_torchvision
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
 TRAIN_FOLDERS = ("train", "training")
-TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")  # the first that is there is the test split
+TEST_FOLDERS = (
+    "test",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+)  # the first that is there is the test split
 SYSTEM_DIR = Path("/usr/share/datasets")  # where Debian's package dataset-fashion-mnist installs
 CUT_OFF = (EOFError, zlib.error)
 DECODING = 2  # raise it when `_decode` gives other pixels of the same file: cached features are of the old ones
@@ -80,12 +86,43 @@ HOMEPAGES = {
     "celeba": "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html",
 }
 CLASSES = {
-    "fashion-mnist": ["T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-                      "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
+    "fashion-mnist": [
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ],
     "mnist": [str(digit) for digit in range(10)],
-    "cifar10": ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
-    "synthetic": ["disc", "ring", "square", "frame", "triangle",
-                  "plus", "cross", "rows", "columns", "checkers"],
+    "cifar10": [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ],
+    "synthetic": [
+        "disc",
+        "ring",
+        "square",
+        "frame",
+        "triangle",
+        "plus",
+        "cross",
+        "rows",
+        "columns",
+        "checkers",
+    ],
 }
 
 
@@ -99,7 +136,9 @@ class ImageSet:
     size, channels: what `images_at` returns, however stored. classes: the labels' names, [] without labels.
     """
 
-    def __init__(self, name, split, size, channels, classes=(), images=None, labels=None, files=None):
+    def __init__(
+        self, name, split, size, channels, classes=(), images=None, labels=None, files=None
+    ):
         self.name, self.split, self.size, self.channels = name, split, size, channels
         self.classes, self.images, self.labels, self.files = list(classes), images, labels, files
 
@@ -128,7 +167,9 @@ class ImageSet:
         if x.shape[1] == 3 and self.channels == 1:
             x = (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
         if x.shape[-1] != self.size:
-            x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False)
+            x = F.interpolate(
+                x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
+            )
         if x.shape[1] == 1 and self.channels == 3:
             x = x.repeat(1, 3, 1, 1)
         return (x / 127.5 - 1).clamp_(-1, 1)
@@ -152,8 +193,10 @@ class ImageSet:
                 try:
                     status = file.stat()
                 except OSError as e:
-                    raise UserError(f"can't read the image {file} ({e.strerror}): put it back, "
-                                    "or start again without it") from None
+                    raise UserError(
+                        f"can't read the image {file} ({e.strerror}): put it back, "
+                        "or start again without it"
+                    ) from None
                 name = os.fsencode(os.path.relpath(file, root))
                 key.update(name + f"\0{status.st_size} {status.st_mtime_ns}\0".encode())
         else:
@@ -172,7 +215,9 @@ def batch_indices(n, batch_size, seed, step):
     dropped, and may be larger than n.
     """
     if n < 1 or batch_size < 1 or step < 0:
-        raise UserError(f"no batch {step} of {batch_size} from {n} images: need step >= 0, the others >= 1")
+        raise UserError(
+            f"no batch {step} of {batch_size} from {n} images: need step >= 0, the others >= 1"
+        )
     parts, missing = [], batch_size
     while missing:
         epoch, offset = divmod((step + 1) * batch_size - missing, n)
@@ -183,12 +228,23 @@ def batch_indices(n, batch_size, seed, step):
 
 @functools.lru_cache(maxsize=4)
 def _permutation(n, seed, epoch):
-    mixed = np.random.SeedSequence(abs(seed), spawn_key=(epoch, int(seed < 0))).generate_state(1, np.uint64)
+    mixed = np.random.SeedSequence(abs(seed), spawn_key=(epoch, int(seed < 0))).generate_state(
+        1, np.uint64
+    )
     return torch.randperm(n, generator=torch.Generator().manual_seed(int(mixed[0])))
 
 
-def load_images(name, data_dir, split="train", size=None, channels=None, download=True, limit=None,
-                limit_seed=None, skip_bad=False):
+def load_images(
+    name,
+    data_dir,
+    split="train",
+    size=None,
+    channels=None,
+    download=True,
+    limit=None,
+    limit_seed=None,
+    skip_bad=False,
+):
     """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for --smoke).
 
     split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178, synthetic 32); a
@@ -232,7 +288,9 @@ def load_images(name, data_dir, split="train", size=None, channels=None, downloa
         data_dir = _expanded(data_dir)
         if name in ("celeba", "folder"):
             return _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_bad)
-        images, labels = (_read_cifar if name == "cifar10" else _read_mnist)(name, split, data_dir, download)
+        images, labels = (_read_cifar if name == "cifar10" else _read_mnist)(
+            name, split, data_dir, download
+        )
     keep = slice(limit) if limit_seed is None else _chosen(len(images), limit, limit_seed)
     images, labels = torch.from_numpy(images[keep]), torch.from_numpy(labels[keep])
     size, channels = size or images.shape[-1], channels or images.shape[1]
@@ -242,7 +300,7 @@ def load_images(name, data_dir, split="train", size=None, channels=None, downloa
 def _expanded(data_dir):
     try:
         data_dir = Path(data_dir).expanduser()
-    except RuntimeError:                     # ~name of nobody
+    except RuntimeError:  # ~name of nobody
         raise UserError(f"the data directory {data_dir}: no such user's home") from None
     if data_dir.exists() and not data_dir.is_dir():
         raise UserError(f"the data directory {data_dir} is a file: give a directory")
@@ -252,9 +310,14 @@ def _expanded(data_dir):
 def _synthetic(n, size, channels, seed):
     """uint8 (n, channels, size, size), int64 (n,): ten shapes at random places, scales and brightnesses."""
     rng = np.random.default_rng(seed)
-    x, y, r = rng.uniform((-0.2, -0.2, 0.6), (0.2, 0.2, 0.8), (n, 3)).T.astype(np.float32)[:, :, None, None]
+    x, y, r = rng.uniform((-0.2, -0.2, 0.6), (0.2, 0.2, 0.8), (n, 3)).T.astype(np.float32)[
+        :, :, None, None
+    ]
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
-    u, v = (grid[None, None, :] - x) / r, (grid[None, :, None] - y) / r  # (n, 1, size), (n, size, 1)
+    u, v = (
+        (grid[None, None, :] - x) / r,
+        (grid[None, :, None] - y) / r,
+    )  # (n, 1, size), (n, size, 1)
     shapes = (
         lambda u, v: u**2 + v**2 < 1,
         lambda u, v: abs(u**2 + v**2 - 0.7) < 0.3,
@@ -271,7 +334,9 @@ def _synthetic(n, size, channels, seed):
     inside = np.empty((n, 1, size, size), bool)
     for k, shape in enumerate(shapes):
         inside[labels == k, 0] = shape(u[labels == k], v[labels == k])
-    colours = rng.integers((150, 0), (256, 60), (n, channels, 2), np.uint8)  # of the shape, of its ground
+    colours = rng.integers(
+        (150, 0), (256, 60), (n, channels, 2), np.uint8
+    )  # of the shape, of its ground
     return np.where(inside, *colours.transpose(2, 0, 1)[..., None, None]), labels
 
 
@@ -284,7 +349,9 @@ def _read_mnist(name, split, data_dir, download):
     need = [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
     files = _find_files(name, split, need, data_dir, download)
     images, labels = (_parse_idx(files[file]) for file in need)
-    return images[:, None].copy(), labels.astype(np.int64)  # a copy: what np.frombuffer gives is read-only
+    return images[:, None].copy(), labels.astype(
+        np.int64
+    )  # a copy: what np.frombuffer gives is read-only
 
 
 def _read_cifar(name, split, data_dir, download):
@@ -293,7 +360,9 @@ def _read_cifar(name, split, data_dir, download):
     files = _find_files(name, split, need, data_dir, download)
     with warnings.catch_warnings():  # these pickles are older than numpy 2, which says so
         warnings.simplefilter("ignore")
-        batches = [pickle.loads(files[file], encoding="latin1") for file in need]  # safe: the md5 was checked
+        batches = [
+            pickle.loads(files[file], encoding="latin1") for file in need
+        ]  # safe: the md5 was checked
     images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     return images, np.concatenate([np.array(batch["labels"], np.int64) for batch in batches])
 
@@ -321,7 +390,8 @@ def _find_files(name, split, need, data_dir, download):
     if files is None:
         raise UserError(
             f"can't get {name} ({split}). Tried {'; '.join(tried)}{'' if download else '; downloads are off'}"
-            f". By hand: put {', '.join(MD5[name])} from {HOMEPAGES[name]} into {places[0]}")
+            f". By hand: put {', '.join(MD5[name])} from {HOMEPAGES[name]} into {places[0]}"
+        )
     for line in damaged:
         _say(f"warning: {line}; another copy is used")
     return files
@@ -333,7 +403,9 @@ def _read_place(place, need, md5):
         return {file: _read_file(place, file, md5[file]) for file in need}
     raw = {}
     try:
-        with tarfile.open(place, "r|gz") as tar:  # one pass: going back in a .gz means unpacking it again
+        with tarfile.open(
+            place, "r|gz"
+        ) as tar:  # one pass: going back in a .gz means unpacking it again
             for member in tar:
                 file = Path(member.name).name
                 if file in need:
@@ -355,7 +427,9 @@ def _read_file(folder, file, md5):
     except (gzip.BadGzipFile, *CUT_OFF) as e:
         raise ValueError(f"{path.name} is damaged or cut off ({len(raw)} bytes: {e})") from None
     if _md5(unpacked) != md5:
-        raise ValueError(f"{path.name} is damaged or of another data set (md5 {_md5(unpacked)}, not {md5})")
+        raise ValueError(
+            f"{path.name} is damaged or of another data set (md5 {_md5(unpacked)}, not {md5})"
+        )
     return unpacked
 
 
@@ -384,7 +458,9 @@ def _fetch(name, need, folders, tried):
             except Exception as e:  # noqa: BLE001  (network, mirror, apt: whatever it is, the next source may work)
                 tried.append(f"{source}: {' '.join(str(e).split())[:300] or type(e).__name__}")
                 continue
-            for path in [folder / f"{file}{end}" for file in files for end in (".gz", "")] if target else []:
+            for path in (
+                [folder / f"{file}{end}" for file in files for end in (".gz", "")] if target else []
+            ):
                 if path.exists() and not (target / path.name).exists():
                     os.replace(path, target / path.name)
             _say(f"{name} came from {source}, " + (f"kept in {target}" if target else "not kept"))
@@ -397,9 +473,11 @@ def _check_writable(folder, name):
         with tempfile.TemporaryDirectory(prefix=".download-", dir=folder):
             pass
     except OSError as e:
-        raise UserError(f"{name} is not on this machine and can't be fetched into {folder} "
-                        f"({e.strerror}): give a --data-dir that can be written to, or one that "
-                        f"holds {name}") from None
+        raise UserError(
+            f"{name} is not on this machine and can't be fetched into {folder} "
+            f"({e.strerror}): give a --data-dir that can be written to, or one that "
+            f"holds {name}"
+        ) from None
 
 
 def _damaged(folder, md5):
@@ -434,8 +512,15 @@ def _from_debian(tmp):
         raise OSError("no apt-get and dpkg here")
 
     def run(*command, timeout):
-        done = subprocess.run(command, check=False, cwd=tmp, timeout=timeout, text=True,
-                              capture_output=True, env=dict(os.environ, LC_ALL="C"))
+        done = subprocess.run(
+            command,
+            check=False,
+            cwd=tmp,
+            timeout=timeout,
+            text=True,
+            capture_output=True,
+            env=dict(os.environ, LC_ALL="C"),
+        )
         if done.returncode:
             raise OSError(done.stderr.strip().rpartition("\n")[2] or f"{command[0]} failed")
 
@@ -468,8 +553,10 @@ class BadImage(UserError):
     """An image file that can't be decoded, or not without loss."""
 
     def __init__(self, file, reason):
-        super().__init__(f"can't decode the image {file} ({reason}): replace it and go on with "
-                         "--resume, or start again with --skip-bad")
+        super().__init__(
+            f"can't decode the image {file} ({reason}): replace it and go on with "
+            "--resume, or start again with --skip-bad"
+        )
         self.file = file
         self.reason = reason
 
@@ -477,7 +564,9 @@ class BadImage(UserError):
 def _folder(data_dir, split):
     """(files, labels or None, classes, files of the training split) of a tree, sorted by path."""
     if not data_dir.is_dir():
-        raise UserError(f"no folder {data_dir}: give the folder that holds your images as --data-dir")
+        raise UserError(
+            f"no folder {data_dir}: give the folder that holds your images as --data-dir"
+        )
     found = _list_images(data_dir)
     train, test = _split_folders(data_dir, found)
     train_files = _files_below(train, found)
@@ -494,12 +583,18 @@ def _folder(data_dir, split):
 
 def _list_images(root):
     def fail(e):
-        raise UserError(f"can't look into {e.filename} ({e.strerror}): make it readable or move it away")
+        raise UserError(
+            f"can't look into {e.filename} ({e.strerror}): make it readable or move it away"
+        )
 
     walk = os.walk(root, onerror=fail, followlinks=True)
     found = [Path(folder, file) for folder, _, names in walk for file in names]
-    return sorted(f for f in found if f.suffix.lower() in IMAGE_SUFFIXES
-                  and not any(part.startswith(".") for part in f.relative_to(root).parts))
+    return sorted(
+        f
+        for f in found
+        if f.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in f.relative_to(root).parts)
+    )
 
 
 def _files_below(root, files):
@@ -527,8 +622,10 @@ def _split_folders(data_dir, found):
     if train:
         _say_once(f"no test/ or val/ in {data_dir}: {train.name}/ is one of its classes")
     if used and all(name.lower() in TEST_FOLDERS for name in used):
-        raise UserError(f"{data_dir} has {', '.join(sorted(used))} but no train: put the training images "
-                        f"into {data_dir / 'train'}, or give {data_dir / min(used)} as --data-dir")
+        raise UserError(
+            f"{data_dir} has {', '.join(sorted(used))} but no train: put the training images "
+            f"into {data_dir / 'train'}, or give {data_dir / min(used)} as --data-dir"
+        )
     _refuse_inner_splits(data_dir, found)
     return data_dir, data_dir
 
@@ -542,8 +639,10 @@ def _refuse_inner_splits(data_dir, found):
             inner.setdefault(parts[0], set()).add(parts[1].lower())
     for name, names in sorted(inner.items()):
         if names.intersection(TRAIN_FOLDERS) and names.intersection(TEST_FOLDERS):
-            raise UserError(f"{data_dir / name} is split into {', '.join(sorted(names))}: "
-                            f"give --data-dir {data_dir / name}, or move them up into {data_dir}")
+            raise UserError(
+                f"{data_dir / name} is split into {', '.join(sorted(names))}: "
+                f"give --data-dir {data_dir / name}, or move them up into {data_dir}"
+            )
 
 
 def _class_of(root, file):
@@ -558,8 +657,10 @@ def _classes(root, files):
     classes = sorted(set(names) - {None})
     strays = names.count(None)
     if classes and strays and (len(classes) == 1 or 2 * strays > len(files)):
-        _say_once(f"{_count(files, 'image')} in {root}, {strays} of them in no class folder: all are "
-                  "used, without labels")
+        _say_once(
+            f"{_count(files, 'image')} in {root}, {strays} of them in no class folder: all are "
+            "used, without labels"
+        )
         return []
     return classes
 
@@ -570,15 +671,19 @@ def _labelled(root, files, classes, train):
     if not classes:
         return files, None
     if unknown := sorted(set(names) - {None, *classes}):
-        raise UserError(f"{root} has the class {unknown[0]}, which {train} lacks: it has "
-                        f"{', '.join(classes)}. Rename or remove {root / unknown[0]}")
+        raise UserError(
+            f"{root} has the class {unknown[0]}, which {train} lacks: it has "
+            f"{', '.join(classes)}. Rename or remove {root / unknown[0]}"
+        )
     kept = [file for file, name in zip(files, names) if name is not None]
     if not kept:
         _say_once(f"no class folders in {root}: its images have no labels")
         return files, None
     if strays := [file for file, name in zip(files, names) if name is None]:
-        _say_once(f"warning: {_count(strays, 'image')} beside the class folders of {root} left out, "
-                  f"for example {strays[0].name}: only images in class folders have a label")
+        _say_once(
+            f"warning: {_count(strays, 'image')} beside the class folders of {root} left out, "
+            f"for example {strays[0].name}: only images in class folders have a label"
+        )
     number = {name: i for i, name in enumerate(classes)}
     return kept, torch.tensor([number[name] for name in names if name is not None])
 
@@ -592,18 +697,26 @@ def _celeba(data_dir, split):
     roots = [data_dir / "celeba/img_align_celeba", data_dir / "img_align_celeba"]
     root = next((r for r in roots if r.is_dir()), None)
     if root is None:
-        raise UserError(f"no CelebA in {roots[0]} or {roots[1]}. It can't be downloaded by a script: get "
-                        f"img_align_celeba.zip from {HOMEPAGES['celeba']} and unpack it to {roots[0]}/*.jpg")
+        raise UserError(
+            f"no CelebA in {roots[0]} or {roots[1]}. It can't be downloaded by a script: get "
+            f"img_align_celeba.zip from {HOMEPAGES['celeba']} and unpack it to {roots[0]}/*.jpg"
+        )
     files, partition = sorted(root.glob("*.jpg")), root.parent / "list_eval_partition.txt"
     if partition.exists():
         wanted = {"train": "0", "test": "2"}[split]
-        names = {row[0] for row in map(str.split, partition.read_text().splitlines()) if row[1:] == [wanted]}
+        names = {
+            row[0]
+            for row in map(str.split, partition.read_text().splitlines())
+            if row[1:] == [wanted]
+        }
         files = [file for file in files if file.name in names]
     else:
         files = files[:162770] if split == "train" else files[182637:]
     if not files:
-        raise UserError(f"no images of CelebA's {split} split in {root}: "
-                        "unpack all 202,599 of img_align_celeba.zip there")
+        raise UserError(
+            f"no images of CelebA's {split} split in {root}: "
+            "unpack all 202,599 of img_align_celeba.zip there"
+        )
     return files, None, [], files
 
 
@@ -618,7 +731,9 @@ def _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_
     files, labels, classes, train_files = list_files(data_dir, split)
     size = size or (178 if name == "celeba" else None)
     if size is None:
-        raise UserError("a folder of images has no size of its own: give one, for example --size 64")
+        raise UserError(
+            "a folder of images has no size of its own: give one, for example --size 64"
+        )
     if channels is None:
         channels = 3 if name == "celeba" else _native_channels(data_dir, train_files)
     if limit and limit < len(files):
@@ -650,6 +765,7 @@ def _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_
 
 def _attempt(function, things, title):
     """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool."""
+
     def attempt(thing):
         try:
             return function(thing)
@@ -659,6 +775,7 @@ def _attempt(function, things, title):
     done = _pool().map(attempt, things)
     if len(things) > 2000:
         from tqdm import tqdm
+
         done = tqdm(done, total=len(things), desc=title, unit="image", disable=None)
     return list(done)
 
@@ -682,16 +799,20 @@ def _native_channels(data_dir, train_files):
     deep = kinds.count("grey, 16 bits")
     grey = kinds.count("grey") + deep
     if colour and grey:
-        _say_once(f"grey images among colour ones in {data_dir}: {grey:,} of {len(kinds):,}; all are "
-                  "taken as colour (--channels 1: as grey)")
+        _say_once(
+            f"grey images among colour ones in {data_dir}: {grey:,} of {len(kinds):,}; all are "
+            "taken as colour (--channels 1: as grey)"
+        )
     if deep:
-        _say_once(f"16-bit grey images in {data_dir}: {deep:,} of {len(kinds):,}, rounded to 8 bits "
-                  "(0 is black, 65535 white)")
+        _say_once(
+            f"16-bit grey images in {data_dir}: {deep:,} of {len(kinds):,}, rounded to 8 bits "
+            "(0 is black, 65535 white)"
+        )
     return 1 if grey and not colour else 3
 
 
 def _kind(file):
-    """"grey", "grey, 16 bits" or "colour" from a file's header (and palette). Raises BadImage."""
+    """ "grey", "grey, 16 bits" or "colour" from a file's header (and palette). Raises BadImage."""
     with _opened(file) as image:
         if image.mode in ("P", "PA"):
             palette = image.getpalette() or []
@@ -708,12 +829,12 @@ def _opened(file):
 
     try:
         with Image.open(file) as image:
-            if image.mode in ("I", "F"):     # of no fixed range: convert() would clip it to white
+            if image.mode in ("I", "F"):  # of no fixed range: convert() would clip it to white
                 raise BadImage(file, "32 bits a pixel: convert it to 8 or 16")
             yield image
     except BadImage:
         raise
-    except UnidentifiedImageError:           # its words are the path again
+    except UnidentifiedImageError:  # its words are the path again
         raise BadImage(file, "not an image" if file.stat().st_size else "empty") from None
     except Exception as e:  # noqa: BLE001  (PIL raises OSError, SyntaxError, ValueError, struct.error, ...)
         reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
@@ -728,14 +849,16 @@ def _decode(file, size, channels):
     from PIL import Image, ImageOps
 
     with _opened(file) as image:
-        image = ImageOps.exif_transpose(image)  # photographs from telephones lie on their side otherwise
+        image = ImageOps.exif_transpose(
+            image
+        )  # photographs from telephones lie on their side otherwise
         side = min(image.size)
         left = (image.width - side) // 2
         top = (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
         if image.mode.startswith("I;16"):
             image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
-        elif image.has_transparency_data:    # what is under it may be anything, often black
+        elif image.has_transparency_data:  # what is under it may be anything, often black
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if channels == 1 else "RGB")
@@ -761,12 +884,16 @@ def main():
     parser = new_parser("Fetch a data set, check it, say what is there.")
     parser.add_argument("name", choices=DATASETS)
     parser.add_argument("--data-dir", type=file_path, default="data")
-    parser.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave out images that can't be decoded"
+    )
     args = parser.parse_args()
     size = 64 if args.name == "folder" else None
     for split in ("train", "test"):
         found = load_images(args.name, args.data_dir, split, size, skip_bad=args.skip_bad)
-        print(f"{args.name} {split}: {len(found):,} images of {found.size}x{found.size}x{found.channels}")
+        print(
+            f"{args.name} {split}: {len(found):,} images of {found.size}x{found.size}x{found.channels}"
+        )
 
 
 if __name__ == "__main__":

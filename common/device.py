@@ -22,14 +22,18 @@ def choose_device(name="auto"):
     if kind not in ("cpu", "cuda", "mps") or (index and not (kind == "cuda" and index.isdigit())):
         raise UserError(f"--device {name}: must be auto, cpu, cuda, cuda:N or mps")
     if kind == "cuda" and not torch.cuda.is_available():
-        raise UserError(f"--device {name}: torch {torch.__version__} finds no CUDA GPU here. Use --device cpu")
+        raise UserError(
+            f"--device {name}: torch {torch.__version__} finds no CUDA GPU here. Use --device cpu"
+        )
     if kind == "mps" and not mps:
         raise UserError("--device mps: torch finds no Apple GPU here. Use --device cpu")
     if kind == "cuda":
         number = int(index) if index else int(os.environ.get("LOCAL_RANK", 0))
         if number >= torch.cuda.device_count():
-            raise UserError(f"--device cuda:{number}: this machine has {torch.cuda.device_count()} GPU(s)")
-        torch.cuda.set_device(number)        # streams and graphs are made on the current device
+            raise UserError(
+                f"--device cuda:{number}: this machine has {torch.cuda.device_count()} GPU(s)"
+            )
+        torch.cuda.set_device(number)  # streams and graphs are made on the current device
         return torch.device("cuda", number)
     return torch.device(kind)
 
@@ -42,16 +46,21 @@ def device_name(device):
 
 def bf16_if_fast():
     """--quick's --amp: bf16 with a GPU or a CPU that has AMX or AVX512-BF16; other CPUs are some ten times slower."""
-    has = (getattr(torch.cpu, name, bool)() for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"))
+    has = (
+        getattr(torch.cpu, name, bool)()
+        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    )
     return "bf16" if torch.cuda.is_available() or any(has) else "off"
 
 
 def autocast(device, amp):
     """The autocast context for --amp {off, bf16}."""
-    return torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
+    return (
+        torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
+    )
 
 
-WITHOUT_FLOAT64 = ("mps",)                   # Apple's GPUs: there .double() raises
+WITHOUT_FLOAT64 = ("mps",)  # Apple's GPUs: there .double() raises
 
 
 def where_float64_is(x):
@@ -66,7 +75,9 @@ def float64(x):
 
 def fused_adam(params, device, **kwargs):
     """torch.optim.Adam in one kernel where there is one (CPU and CUDA)."""
-    return torch.optim.Adam(params, fused=True if device.type in ("cpu", "cuda") else None, **kwargs)
+    return torch.optim.Adam(
+        params, fused=True if device.type in ("cpu", "cuda") else None, **kwargs
+    )
 
 
 class GraphedStep:
@@ -82,7 +93,9 @@ class GraphedStep:
     def __init__(self, step, device):
         self.step, self.recorded = step, {}
         self.graphed = device.type == "cuda" and not dist.is_initialized()
-        self.pool = torch.cuda.graph_pool_handle() if self.graphed else None     # one memory for all graphs
+        self.pool = (
+            torch.cuda.graph_pool_handle() if self.graphed else None
+        )  # one memory for all graphs
 
     def __call__(self, *arguments):
         if not self.graphed:
@@ -114,7 +127,8 @@ def peak_memory(device):
     """MiB at most so far: of the GPU's memory by tensors; on a CPU, of the process, libraries included."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource                          # not on Windows
+    import resource  # not on Windows
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**20 if sys.platform == "darwin" else 2**10)
 
@@ -138,9 +152,18 @@ def step_rng(seed, step):
 def rng_state():
     """Every global generator's state, as tensors and plain Python (loadable with weights_only=True)."""
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
-    return {"python": random.getstate(), "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(pos), int(has_gauss), float(gauss))}
+    return {
+        "python": random.getstate(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "numpy": (
+            kind,
+            torch.from_numpy(keys.astype(np.int64)),
+            int(pos),
+            int(has_gauss),
+            float(gauss),
+        ),
+    }
 
 
 def set_rng_state(state):
@@ -220,8 +243,10 @@ def check_batch_norm(flag, value, world, *networks):
             if "more than 1 value per channel" not in str(e):
                 raise
             where = f" over {world} processes" if world > 1 else ""
-            raise UserError(f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} {2 * world} "
-                            "or more") from None
+            raise UserError(
+                f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} {2 * world} "
+                "or more"
+            ) from None
 
 
 @torch.no_grad()
@@ -231,7 +256,9 @@ def average_gradients(net):
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in grads])
         dist.all_reduce(flat)
-        for grad, averaged in zip(grads, flat.div_(dist.get_world_size()).split([g.numel() for g in grads])):
+        for grad, averaged in zip(
+            grads, flat.div_(dist.get_world_size()).split([g.numel() for g in grads])
+        ):
             grad.copy_(averaged.view_as(grad))
 
 

@@ -21,7 +21,7 @@ def grid(images, nrow=8, pad=2):
     out = np.full((rows * (h + pad) + pad, nrow * (w + pad) + pad, c), 255, np.uint8)
     for i, image in enumerate(x):
         top, left = pad + i // nrow * (h + pad), pad + i % nrow * (w + pad)
-        out[top:top + h, left:left + w] = image.transpose(1, 2, 0)
+        out[top : top + h, left : left + w] = image.transpose(1, 2, 0)
     return out
 
 
@@ -31,7 +31,7 @@ def save_grid(images, path, nrow=8, pad=2, zoom=1):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
-    except ValueError as e:                  # an ending that PIL does not know
+    except ValueError as e:  # an ending that PIL does not know
         raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
 
 
@@ -52,14 +52,18 @@ def export_samples(batches, folder, **more):
         name = "points" if samples.ndim == 2 else "images"
         np.savez_compressed(folder / "samples.npz", **{name: samples}, **more)
         for i, image in enumerate(samples if samples.ndim == 4 else ()):
-            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(folder / f"{i:06d}.png")
+            Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
+                folder / f"{i:06d}.png"
+            )
     except BaseException:
         for path in folder.iterdir():
             path.unlink()
         if created:
             folder.rmdir()
         raise
-    print(f"{len(samples)} samples in {folder}: samples.npz" + " and a PNG each" * (samples.ndim == 4))
+    print(
+        f"{len(samples)} samples in {folder}: samples.npz" + " and a PNG each" * (samples.ndim == 4)
+    )
 
 
 def _exported(samples):
@@ -83,7 +87,9 @@ def curves(log, panels, path, smooth=1, points=None):
     at most a tenth of them, so that what is seldom measured is shown from its first value on;
     points: {key: (steps, values, label)} drawn as dots, e.g. a paper's printed values.
     """
-    figure, axes = plt.subplots(len(panels), 1, figsize=(7, 2.2 * len(panels)), sharex=True, squeeze=False)
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=(7, 2.2 * len(panels)), sharex=True, squeeze=False
+    )
     for axis, keys in zip(axes[:, 0], panels):
         for key in keys:
             rows = [(line["step"], line[key]) for line in log if key in line]
@@ -91,7 +97,12 @@ def curves(log, panels, path, smooth=1, points=None):
                 continue
             steps, values = (np.array(column, dtype=float) for column in zip(*rows))
             width = max(1, min(smooth, len(values) // 10))
-            axis.plot(steps[width - 1:], np.convolve(values, np.ones(width) / width, "valid"), lw=1, label=key)
+            axis.plot(
+                steps[width - 1 :],
+                np.convolve(values, np.ones(width) / width, "valid"),
+                lw=1,
+                label=key,
+            )
             if points and key in points:
                 axis.plot(*points[key][:2], "ko", ms=4, label=points[key][2])
         if axis.lines:
@@ -106,6 +117,7 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
 
     bins: edges. Bands are one Poisson standard deviation of the bin counts.
     """
+
     def density(values):
         counts = np.histogram(values, bins)[0]
         scale = len(values) * np.diff(bins)
@@ -115,12 +127,16 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
     expected, error = density(values)
     axis.stairs(expected, bins, fill=True, alpha=0.3, color="k", label=label)
     safe = np.where(expected > 0, expected, np.nan)
-    ratio_axis.stairs(1 + error / safe, bins, baseline=1 - error / safe, fill=True, alpha=0.3, color="k")
+    ratio_axis.stairs(
+        1 + error / safe, bins, baseline=1 - error / safe, fill=True, alpha=0.3, color="k"
+    )
     for label, values in samples.items():
         found, error = density(values)
         line = axis.stairs(found, bins, label=label)
         centres = (bins[1:] + bins[:-1]) / 2
-        ratio_axis.errorbar(centres, found / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor())
+        ratio_axis.errorbar(
+            centres, found / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor()
+        )
     ratio_axis.axhline(1, color="k", lw=0.5)
     ratio_axis.set_ylim(0.5, 1.5)
 
@@ -131,6 +147,7 @@ def surface(value, points, path, limit):
     value: points (N, 2) -> (N,), tensors; points: {label: (N, 2)}, drawn one over the other.
     """
     import torch
+
     side = torch.linspace(-limit, limit, 128)
     heights = value(torch.cartesian_prod(side, side)).reshape(128, 128).T.numpy()
     figure, axis = plt.subplots(figsize=(5.5, 4.5))
@@ -148,11 +165,17 @@ def densities(panels, path, limit):
     panels: {title: points (N, 2)}. Histograms blurred by a Gaussian, drawn as their square root: faint bridges show.
     """
     from scipy.ndimage import gaussian_filter
+
     figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.3), squeeze=False)
     for axis, (title, points) in zip(axes[0], panels.items()):
         x, y = np.asarray(points, dtype=float).T
         counts = np.histogram2d(y, x, bins=200, range=[[-limit, limit]] * 2)[0]
-        axis.imshow(np.sqrt(gaussian_filter(counts, 2)), extent=[-limit, limit] * 2, origin="lower", cmap="magma")
+        axis.imshow(
+            np.sqrt(gaussian_filter(counts, 2)),
+            extent=[-limit, limit] * 2,
+            origin="lower",
+            cmap="magma",
+        )
         axis.set_title(title, fontsize=8)
         axis.axis("off")
     save_figure(figure, path)

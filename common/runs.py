@@ -36,10 +36,10 @@ class Run:
     def __init__(self, paper, args, device, rank=0):
         self.paper, self.args, self.device, self.rank = paper, args, device, rank
         self.resumed = bool(args.resume)
-        self.stop = None                     # the signal that makes this step the last one
-        self._asked = 0                      # the number of a signal that came
+        self.stop = None  # the signal that makes this step the last one
+        self._asked = 0  # the number of a signal that came
         self.saved_step = 0
-        self.metrics = {}                    # the last logged ones
+        self.metrics = {}  # the last logged ones
         self.started = time.time()
         self._bar = None
         if self.resumed:
@@ -55,7 +55,9 @@ class Run:
         if self.dir.is_file():
             raise UserError(f"--out {self.dir} is a file: give a directory, new or empty")
         if self.dir.is_dir() and any(self.dir.iterdir()):
-            raise UserError(f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose another")
+            raise UserError(
+                f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose another"
+            )
         (self.dir / "samples").mkdir(parents=True, exist_ok=True)
         write_json(self.dir / "args.json", vars(args))
         write_json(self.dir / "env.json", environment(device))
@@ -86,11 +88,15 @@ class Run:
         set_rng_state(checkpoint["rng"])
         self.saved_step = checkpoint["step"]
         if self.saved_step >= self.args.steps:
-            raise UserError(f"the run in {self.dir} has done {self.saved_step} steps already. "
-                            "Ask for more with --steps")
+            raise UserError(
+                f"the run in {self.dir} has done {self.saved_step} steps already. "
+                "Ask for more with --steps"
+            )
         if self.rank == 0:
             self._drop_log_after(self.saved_step)
-            write_json(self.dir / "args.json", vars(self.args))      # --steps, --device, … may have changed
+            write_json(
+                self.dir / "args.json", vars(self.args)
+            )  # --steps, --device, … may have changed
         return self.saved_step, values
 
     def save(self, step, name="last.pt", **state):
@@ -99,26 +105,40 @@ class Run:
         if bad := first_nonfinite(state):
             raise UserError(f"step {step}: {bad} is not finite. {self._last_good()}")
         if self.rank == 0:
-            save_atomic({"format": FORMAT, "paper": self.paper, "step": step, "args": vars(self.args),
-                         "state": state, "rng": rng_state()}, self.dir / name)
-        if name == "last.pt":                # what a run goes on from; others, as best.pt, are only kept
+            save_atomic(
+                {
+                    "format": FORMAT,
+                    "paper": self.paper,
+                    "step": step,
+                    "args": vars(self.args),
+                    "state": state,
+                    "rng": rng_state(),
+                },
+                self.dir / name,
+            )
+        if name == "last.pt":  # what a run goes on from; others, as best.pt, are only kept
             self.saved_step = step
 
     def _last_good(self):
         where = self.dir / "last.pt"
-        return f"The last good checkpoint is {where} at step {self.saved_step}" if self.saved_step else \
-            f"No checkpoint had been saved in {self.dir}"
+        return (
+            f"The last good checkpoint is {where} at step {self.saved_step}"
+            if self.saved_step
+            else f"No checkpoint had been saved in {self.dir}"
+        )
 
     # --- the loop
 
     def steps(self, start, total):
         """Yield start+1 … total, with a progress bar. SIGINT or SIGTERM finishes the step and saves (see `due`)."""
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
-        self._bar = tqdm(total=total, initial=start, disable=True if self.rank else None, unit="step")
+        self._bar = tqdm(
+            total=total, initial=start, disable=True if self.rank else None, unit="step"
+        )
         self.total = total
         try:
             for step in range(start + 1, total + 1):
-                if step == start + 4:        # the first steps warm caches up
+                if step == start + 4:  # the first steps warm caches up
                     warm = time.time()
                 if step == start + 14:
                     self._say_eta(step, (time.time() - warm) / 10)
@@ -126,11 +146,16 @@ class Run:
                     self.stop = self._agree_on_stop(step)
                 yield step
                 self._bar.update()
-                if self.stop and self.saved_step == step < total:  # else the signal came after `due` said no
+                if (
+                    self.stop and self.saved_step == step < total
+                ):  # else the signal came after `due` said no
                     self._bar.close()
                     if self.rank == 0:
-                        print(f"stopped by {self.stop.name} after step {step}, saved. Go on with:\n"
-                              f"  {self.resume_command()}", file=sys.stderr)
+                        print(
+                            f"stopped by {self.stop.name} after step {step}, saved. Go on with:\n"
+                            f"  {self.resume_command()}",
+                            file=sys.stderr,
+                        )
                     sys.exit(128 + self.stop)
         finally:
             self._bar.close()
@@ -173,16 +198,23 @@ class Run:
         self.metrics = {"step": step, **values}
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
         with open(self.dir / "log.jsonl", "a") as f:
-            f.write(json.dumps({**self.metrics, "seconds": round(time.time() - self.started, 2)}) + "\n")
+            f.write(
+                json.dumps({**self.metrics, "seconds": round(time.time() - self.started, 2)}) + "\n"
+            )
         if self._bar.disable and self.due(step, self.args.save_every):
-            print(f"step {step}/{self.total} " + " ".join(f"{k} {v:.4g}" for k, v in values.items()), file=sys.stderr)
+            print(
+                f"step {step}/{self.total} " + " ".join(f"{k} {v:.4g}" for k, v in values.items()),
+                file=sys.stderr,
+            )
 
     def resume_command(self):
         started = getattr(getattr(sys.modules["__main__"], "__spec__", None), "name", "")
         module = started if started.endswith(".train") else f"{self.paper}.train"
-        python = os.path.relpath(sys.executable)                     # .venv/bin/python, which `make` takes
+        python = os.path.relpath(sys.executable)  # .venv/bin/python, which `make` takes
         python = "python" if python.startswith("..") else shlex.quote(python)
-        return f"{python} -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
+        return (
+            f"{python} -m {module} --resume {shlex.quote(str(self.dir))} --steps {self.args.steps}"
+        )
 
     def _on_signal(self, number, frame):
         if self._asked:
@@ -202,15 +234,19 @@ class Run:
     def _say_eta(self, step, seconds):
         if self.rank == 0:
             left = (self.total - step) * seconds
-            tqdm.write(f"{seconds:.3g} s a step: about {left / 3600:.1f} h to go" if left > 5400 else
-                       f"{seconds:.3g} s a step: about {left / 60:.0f} min to go", file=sys.stderr)
+            tqdm.write(
+                f"{seconds:.3g} s a step: about {left / 3600:.1f} h to go"
+                if left > 5400
+                else f"{seconds:.3g} s a step: about {left / 60:.0f} min to go",
+                file=sys.stderr,
+            )
 
     def _drop_log_after(self, step):
         """A killed run has logged past its last checkpoint; those steps will be done, and logged, again."""
         path = self.dir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         if kept:
-            self.started -= kept[-1]["seconds"]                      # "seconds" counts training time, over all parts
+            self.started -= kept[-1]["seconds"]  # "seconds" counts training time, over all parts
         if path.exists():
             replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
@@ -221,7 +257,9 @@ class Run:
 def replace_file(path, data):
     """Write bytes so that `path` holds either its old content or all of the new, also after a kill or a full disk."""
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")      # one name: what a kill leaves, the next save overwrites
+    temporary = path.with_name(
+        f".{path.name}.tmp"
+    )  # one name: what a kill leaves, the next save overwrites
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -232,7 +270,9 @@ def replace_file(path, data):
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         advice = ADVICE.get(e.errno, "Choose another place with --out")
-        raise UserError(f"can't write {path}: {e.strerror}. What was there before is untouched. {advice}") from e
+        raise UserError(
+            f"can't write {path}: {e.strerror}. What was there before is untouched. {advice}"
+        ) from e
 
 
 def write_json(path, value):
@@ -240,7 +280,7 @@ def write_json(path, value):
 
 
 def save_atomic(value, path):
-    buffer = io.BytesIO()                    # torch.save to a full disk raises a RuntimeError that names nothing
+    buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that names nothing
     torch.save(value, buffer)
     replace_file(path, buffer.getbuffer())
 
@@ -261,19 +301,25 @@ def load_checkpoint(path, paper=None):
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
     except IsADirectoryError:
-        raise UserError(f"{path} is a directory: name the checkpoint in it, such as {Path(path) / 'last.pt'}") from None
+        raise UserError(
+            f"{path} is a directory: name the checkpoint in it, such as {Path(path) / 'last.pt'}"
+        ) from None
     except PermissionError:
         raise
-    except pickle.UnpicklingError:           # torch's words are a page on weights_only
-        raise UserError(f"{path} is damaged or not a checkpoint: not only tensors and plain values") from None
-    except Exception as e:                   # damaged bytes make torch.load raise nearly anything
+    except pickle.UnpicklingError:  # torch's words are a page on weights_only
+        raise UserError(
+            f"{path} is damaged or not a checkpoint: not only tensors and plain values"
+        ) from None
+    except Exception as e:  # damaged bytes make torch.load raise nearly anything
         raise UserError(f"{path} is damaged or not a checkpoint ({summary(e)})") from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")
     if paper is not None and checkpoint["paper"] != paper:
         raise UserError(f"{path} is a checkpoint of {checkpoint['paper']}, not of {paper}")
     if checkpoint.get("format") != FORMAT:
-        raise UserError(f"{path} has format {checkpoint.get('format')}; this code reads format {FORMAT}")
+        raise UserError(
+            f"{path} has format {checkpoint.get('format')}; this code reads format {FORMAT}"
+        )
     return checkpoint
 
 
@@ -283,18 +329,25 @@ def load_state(target, state, what):
         target.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
         why = differences(target.state_dict(), state) or summary(e)
-        raise UserError(f"{what} doesn't fit the networks that this code builds, so another version of it has saved "
-                        f"it: {why}") from None
+        raise UserError(
+            f"{what} doesn't fit the networks that this code builds, so another version of it has saved "
+            f"it: {why}"
+        ) from None
 
 
 def differences(here, there):
     """The first difference of two dicts of tensors in words, and how many more there are; "" if there is none."""
     if not (isinstance(here, dict) and isinstance(there, dict)):
         return ""
-    ours, theirs = ({name: tuple(x.shape) for name, x in state.items() if torch.is_tensor(x)}
-                    for state in (here, there))
-    found = [f"{name} has the shape {theirs[name]} there and {ours[name]} here" for name in ours
-             if name in theirs and theirs[name] != ours[name]]
+    ours, theirs = (
+        {name: tuple(x.shape) for name, x in state.items() if torch.is_tensor(x)}
+        for state in (here, there)
+    )
+    found = [
+        f"{name} has the shape {theirs[name]} there and {ours[name]} here"
+        for name in ours
+        if name in theirs and theirs[name] != ours[name]
+    ]
     found += [f"{name} is missing there" for name in ours if name not in theirs]
     found += [f"{name} is missing here" for name in theirs if name not in ours]
     return "" if not found else found[0] + (f", and {len(found) - 1} more" if found[1:] else "")
@@ -319,16 +372,29 @@ def first_nonfinite(value, name="state"):
         return None if math.isfinite(value) else name
     if torch.is_tensor(value):
         return name if value.is_floating_point() and not bool(value.isfinite().all()) else None
-    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, (list, tuple)) else ()
+    items = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, (list, tuple))
+        else ()
+    )
     return next((bad for k, v in items if (bad := first_nonfinite(v, f"{name}.{k}"))), None)
 
 
 def environment(device):
     """What a result depends on besides the arguments: commit, versions, device, command."""
+
     def git(*words):
         try:
-            return subprocess.run(["git", *words], cwd=Path(__file__).parent, capture_output=True, text=True,
-                                  timeout=10, check=True).stdout.strip()
+            return subprocess.run(
+                ["git", *words],
+                cwd=Path(__file__).parent,
+                capture_output=True,
+                text=True,
+                timeout=10,
+                check=True,
+            ).stdout.strip()
         except (OSError, subprocess.SubprocessError):
             return None
 
@@ -339,7 +405,16 @@ def environment(device):
             return None
 
     commit = git("rev-parse", "HEAD")
-    return {"commit": commit, "uncommitted_changes": bool(git("status", "--porcelain")) if commit else None,
-            "command": shlex.join(sys.orig_argv), "python": platform.python_version(), "platform": platform.platform(),
-            "device": device_name(device), "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            **{p: version(p) for p in ("torch", "torchvision", "numpy", "scipy", "jetnet", "matplotlib")}}
+    return {
+        "commit": commit,
+        "uncommitted_changes": bool(git("status", "--porcelain")) if commit else None,
+        "command": shlex.join(sys.orig_argv),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": device_name(device),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        **{
+            p: version(p)
+            for p in ("torch", "torchvision", "numpy", "scipy", "jetnet", "matplotlib")
+        },
+    }

@@ -25,7 +25,9 @@ def add_sweep_args(group, *, seeds, out):
     group.add_argument("--seeds", type=positive_int, default=seeds, help="runs a cell")
     group.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
     group.add_argument("--threads", type=positive_int, default=1, help="of each run")
-    group.add_argument("--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run")
+    group.add_argument(
+        "--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run"
+    )
     group.add_argument("--out", type=file_path, metavar="DIR", help=out)
 
 
@@ -40,7 +42,16 @@ def only(rows, names):
     return {name: flags for name, flags in rows.items() if not names or name in names}
 
 
-MEASURING = ("n", "extractor", "inception_weights", "split", "seed", "amp", "bank", "bn_batches")     # flags of eval.py
+MEASURING = (
+    "n",
+    "extractor",
+    "inception_weights",
+    "split",
+    "seed",
+    "amp",
+    "bank",
+    "bn_batches",
+)  # flags of eval.py
 
 
 def sweep(cells, train, measure, args, folder, shared=()):
@@ -55,32 +66,48 @@ def sweep(cells, train, measure, args, folder, shared=()):
     folder, shared = Path(folder), list(shared)
     folder.mkdir(parents=True, exist_ok=True)
     table, settings = folder / "results.jsonl", folder / "settings.json"
-    flags = {"train": shared, "measure": {name: getattr(args, name) for name in MEASURING if hasattr(args, name)}}
+    flags = {
+        "train": shared,
+        "measure": {name: getattr(args, name) for name in MEASURING if hasattr(args, name)},
+    }
     held = flags
     if settings.exists():
         try:
             held = json.loads(settings.read_text())
-        except ValueError:                   # also a UnicodeDecodeError
-            raise UserError(f"{settings} is damaged: it can't be said what the runs beside it were started with. "
-                            "Delete it if you know, or choose another --out") from None
+        except ValueError:  # also a UnicodeDecodeError
+            raise UserError(
+                f"{settings} is damaged: it can't be said what the runs beside it were started with. "
+                "Delete it if you know, or choose another --out"
+            ) from None
     if held != flags:
-        raise UserError(f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out")
+        raise UserError(
+            f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out"
+        )
     write_json(settings, flags)
-    if table.exists():                        # what a kill or a full disk cut short
-        replace_file(table, "".join(json.dumps(result) + "\n" for result in read_log(table)).encode())
+    if table.exists():  # what a kill or a full disk cut short
+        replace_file(
+            table, "".join(json.dumps(result) + "\n" for result in read_log(table)).encode()
+        )
     wanted = {cell["name"] for cell in cells}
-    done = [result for result in read_log(table) if result["name"] in wanted and "error" not in result]
+    done = [
+        result for result in read_log(table) if result["name"] in wanted and "error" not in result
+    ]
     there = {result["name"] for result in done}
     missing = [cell for cell in cells if cell["name"] not in there]
-    print(f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} at a time, each "
-          f"with: {shlex.join(shared) or 'the default flags'}", file=sys.stderr)
+    print(
+        f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} at a time, each "
+        f"with: {shlex.join(shared) or 'the default flags'}",
+        file=sys.stderr,
+    )
     results = _in_parallel(missing, train, measure, args, folder, shared)
     for result in tqdm(results, total=len(missing), unit="run", disable=None):
         done.append(result)
         with open(table, "a") as f:
             f.write(json.dumps(result) + "\n")
         if not sys.stderr.isatty():
-            end = f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
+            end = (
+                f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
+            )
             print(f"{len(done)}/{len(cells)} {result['name']}: {end}", file=sys.stderr)
     return done
 
@@ -91,7 +118,10 @@ def _in_parallel(cells, train, measure, args, folder, shared):
         yield from (_run_cell(cell, train, measure, vars(args), folder, shared) for cell in cells)
         return
     with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = [pool.submit(_run_cell, cell, train, measure, vars(args), folder, shared) for cell in cells]
+        waiting = [
+            pool.submit(_run_cell, cell, train, measure, vars(args), folder, shared)
+            for cell in cells
+        ]
         try:
             yield from (future.result() for future in as_completed(waiting))
         except BaseException:
@@ -109,14 +139,21 @@ def _run_cell(cell, train, measure, args, folder, shared):
         flags += ["--data-dir", args.data_dir]
     flags += [*shared, *cell["flags"]]
     place = ["--resume" if (where / "last.pt").exists() else "--out", str(where)]
-    if place[0] == "--out" and where.exists():          # stopped before its first checkpoint
+    if place[0] == "--out" and where.exists():  # stopped before its first checkpoint
         where.rename(where.with_name(f"{where.name}.stopped-{time.time_ns()}"))
-    with open(f"{where}.log", "a") as log, contextlib.redirect_stderr(log), contextlib.redirect_stdout(log):
+    with (
+        open(f"{where}.log", "a") as log,
+        contextlib.redirect_stderr(log),
+        contextlib.redirect_stdout(log),
+    ):
         try:
             if not _finished(where):
                 train([*flags, *place])
-            result |= {"step": _checkpoint(where)["step"], "metrics": measure(where, cell, args),
-                       "env": environment(choose_device(args.device))}
+            result |= {
+                "step": _checkpoint(where)["step"],
+                "metrics": measure(where, cell, args),
+                "env": environment(choose_device(args.device)),
+            }
         except UserError as e:
             result["error"] = str(e)
     return result | {"seconds": round(time.time() - started, 1)}

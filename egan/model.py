@@ -90,8 +90,15 @@ class ToyGenerator(nn.Sequential):
     """G: z (B, N_z) -> points (B, 2). Three hidden layers with ReLU."""
 
     def __init__(self, z_dim: int = 2, width: int = 512, init: str = "normal"):
-        super().__init__(nn.Linear(z_dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
-                         nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 2))
+        super().__init__(
+            nn.Linear(z_dim, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 2),
+        )
         initialise(self, init)
 
 
@@ -101,9 +108,19 @@ class ConvGenerator(nn.Sequential):
     At size 32 and width 128 the maps are 512x4x4, 256x8x8, 128x16x16, Cx32x32.
     """
 
-    def __init__(self, z_dim: int = 100, size: int = 32, channels: int = 3, width: int = 128, init: str = "normal"):
+    def __init__(
+        self,
+        z_dim: int = 100,
+        size: int = 32,
+        channels: int = 3,
+        width: int = 128,
+        init: str = "normal",
+    ):
         widths = [width * 2**i for i in reversed(range(halvings(size)))]
-        layers = [nn.Linear(z_dim, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4))]      # (B, C, 4, 4)
+        layers = [
+            nn.Linear(z_dim, widths[0] * 16),
+            nn.Unflatten(1, (widths[0], 4, 4)),
+        ]  # (B, C, 4, 4)
         for c_in, c_out in zip(widths, widths[1:] + [channels]):
             layers += [nn.ReLU(), nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]
         super().__init__(*layers, nn.Tanh())
@@ -117,22 +134,40 @@ class ToyDiscriminator(nn.Sequential):
     """l: points (B, 2) -> (B,). Three hidden layers with ReLU, BatchNorm on the second. norm: "batch" or "none"."""
 
     def __init__(self, width: int = 512, norm: str = "batch", init: str = "normal"):
-        super().__init__(nn.Linear(2, width), nn.ReLU(),
-                         nn.Linear(width, width, bias=norm == "none"), *batch_norm(norm, width, 1), nn.ReLU(),
-                         nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1), nn.Flatten(0))
+        super().__init__(
+            nn.Linear(2, width),
+            nn.ReLU(),
+            nn.Linear(width, width, bias=norm == "none"),
+            *batch_norm(norm, width, 1),
+            nn.ReLU(),
+            nn.Linear(width, width),
+            nn.ReLU(),
+            nn.Linear(width, 1),
+            nn.Flatten(0),
+        )
         initialise(self, init)
 
 
 class ConvDiscriminator(nn.Sequential):
     """l: images (B, C, H, W) -> (B,). 4/2/1 convolutions down to 4x4, LeakyReLU(0.2), BatchNorm but on the first."""
 
-    def __init__(self, size: int = 32, channels: int = 3, width: int = 128, norm: str = "batch", init: str = "normal"):
+    def __init__(
+        self,
+        size: int = 32,
+        channels: int = 3,
+        width: int = 128,
+        norm: str = "batch",
+        init: str = "normal",
+    ):
         widths = [channels] + [width * 2**i for i in range(halvings(size))]
         layers = []
         for i, (c_in, c_out) in enumerate(zip(widths, widths[1:])):
             here = norm if i else "none"
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1, bias=here == "none"), *batch_norm(here, c_out, 2),
-                       nn.LeakyReLU(0.2)]
+            layers += [
+                nn.Conv2d(c_in, c_out, 4, 2, 1, bias=here == "none"),
+                *batch_norm(here, c_out, 2),
+                nn.LeakyReLU(0.2),
+            ]
         super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, 1), nn.Flatten(0))
         initialise(self, init)
 
@@ -206,7 +241,7 @@ def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, u: Tensor) -> Ten
     """
     u = u.view(-1, *[1] * (real.dim() - 1))
     x_hat = (u * real + (1 - u) * fake).detach().requires_grad_()
-    gradient, = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)                # (B, …)
+    (gradient,) = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)  # (B, …)
     return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
 
 

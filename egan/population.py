@@ -82,8 +82,12 @@ class Loop:
 
     def healthy(self):
         """Whether each individual's weights and Adam moments are all finite, bool (P,)."""
-        return torch.cat([all_finite([t[None] for t in weights_and_moments(list(G.parameters()), opt)])
-                          for G, opt in self.individuals])
+        return torch.cat(
+            [
+                all_finite([t[None] for t in weights_and_moments(list(G.parameters()), opt)])
+                for G, opt in self.individuals
+            ]
+        )
 
     def survivors(self, places):
         """The individuals at `places` (int64), in that order."""
@@ -92,11 +96,20 @@ class Loop:
     def state_dict(self):
         """Weights and moments stacked over individuals: {"params": {name: (P, …)}, "exp_avg": …, "step": number}."""
         rows = [dict(G.named_parameters()) for G, _ in self.individuals]
-        state = {"params": {name: torch.stack([row[name].detach() for row in rows]) for name in rows[0]}, "step": 0.0}
+        state = {
+            "params": {name: torch.stack([row[name].detach() for row in rows]) for name in rows[0]},
+            "step": 0.0,
+        }
         for moment in MOMENTS:
-            state[moment] = {name: torch.stack([opt.state[row[name]][moment] if opt.state else row[name].detach() * 0
-                                                for row, (_, opt) in zip(rows, self.individuals)])
-                             for name in rows[0]}
+            state[moment] = {
+                name: torch.stack(
+                    [
+                        opt.state[row[name]][moment] if opt.state else row[name].detach() * 0
+                        for row, (_, opt) in zip(rows, self.individuals)
+                    ]
+                )
+                for name in rows[0]
+            }
         if opt := self.individuals[0][1].state:
             state["step"] = float(next(iter(opt.values()))["step"])
         return state
@@ -107,8 +120,12 @@ class Loop:
             for name, p in G.named_parameters():
                 p.copy_(state["params"][name][r])
             if state["step"]:
-                set_adam(opt, dict(G.named_parameters()), {m: {n: t[r] for n, t in state[m].items()} for m in MOMENTS},
-                         state["step"])
+                set_adam(
+                    opt,
+                    dict(G.named_parameters()),
+                    {m: {n: t[r] for n, t in state[m].items()} for m in MOMENTS},
+                    state["step"],
+                )
 
 
 class SharedLoop(Loop):
@@ -137,9 +154,16 @@ class Batch:
     """All individuals at once: each parameter is stacked (P, …), and one Adam steps the stacks."""
 
     def __init__(self, networks, adam, context=contextlib.nullcontext):
-        self.net, self.adam, self.context = networks[0], adam, context       # of net only the architecture is used
+        self.net, self.adam, self.context = (
+            networks[0],
+            adam,
+            context,
+        )  # of net only the architecture is used
         rows = [dict(G.named_parameters()) for G in networks]
-        self.params = {name: torch.stack([row[name].detach() for row in rows]).requires_grad_() for name in rows[0]}
+        self.params = {
+            name: torch.stack([row[name].detach() for row in rows]).requires_grad_()
+            for name in rows[0]
+        }
         self.opt = adam(list(self.params.values()))
         zeros = {name: torch.zeros_like(p) for name, p in self.params.items()}
         set_adam(self.opt, self.params, {moment: zeros for moment in MOMENTS}, 0.0)
@@ -157,7 +181,7 @@ class Batch:
             return full(vmap(self.G)(self.params, z))
 
     def offspring(self, n_m):
-        if self.children is None:                    # their memory is kept from generation to generation
+        if self.children is None:  # their memory is kept from generation to generation
             self.children = Batch([self.net] * (len(self) * n_m), self.adam, self.context)
             self.children.parents = self
         return self.children.copy_rows(self, torch.arange(len(self)).repeat_interleave(n_m))
@@ -165,11 +189,11 @@ class Batch:
     def mutate(self, D, z, mutations):
         D.requires_grad_(False)
         with self.context():
-            l = full(vmap(D)(vmap(self.G)(self.params, z)))                              # (P, B)
-        l = l.unflatten(0, (-1, len(mutations)))                                         # (μ, n_m, B)
+            l = full(vmap(D)(vmap(self.G)(self.params, z)))  # (P, B)
+        l = l.unflatten(0, (-1, len(mutations)))  # (μ, n_m, B)
         losses = torch.stack([M(l[:, h]) for h, M in enumerate(mutations)], 1).flatten()
         self.opt.zero_grad()
-        losses.sum().backward()                      # a row's loss has gradient in that row only
+        losses.sum().backward()  # a row's loss has gradient in that row only
         self.opt.step()
         D.requires_grad_(True)
         return losses.detach()
@@ -177,20 +201,23 @@ class Batch:
     def evaluate(self, D, x, z):
         with self.context():
             with torch.no_grad():
-                samples = vmap(self.G, in_dims=(0, None))(self.params, z)                    # (P, B', …)
-        if x.device.type == "cpu":                   # one after the other: there vmap of a gradient is no faster
+                samples = vmap(self.G, in_dims=(0, None))(self.params, z)  # (P, B', …)
+        if x.device.type == "cpu":  # one after the other: there vmap of a gradient is no faster
             return evaluate_each(D, x, samples, self.context)
         return self.evaluate_together(D, x, samples)
 
     def evaluate_together(self, D, x, samples):
         """The same as evaluate_each, by one vmap of the gradient."""
+
         def loss_and_logits(w, samples):
             l = full(functional_call(D, w, (samples,)))
             return fake_loss(l), l
 
         w = {name: p.detach() for name, p in D.named_parameters()}
         with self.context():
-            gradient, fake = vmap(grad(loss_and_logits, has_aux=True), in_dims=(None, 0))(w, samples)
+            gradient, fake = vmap(grad(loss_and_logits, has_aux=True), in_dims=(None, 0))(
+                w, samples
+            )
             real = full(D(x))
         real_gradient = torch.autograd.grad(real_loss(real), list(D.parameters()))
         F_d = diversity_of([a + b for a, b in zip(gradient.values(), real_gradient)])
@@ -216,9 +243,15 @@ class Batch:
         return self
 
     def state_dict(self):
-        moments = {m: {name: self.opt.state[p][m] for name, p in self.params.items()} for m in MOMENTS}
+        moments = {
+            m: {name: self.opt.state[p][m] for name, p in self.params.items()} for m in MOMENTS
+        }
         step = float(self.opt.state[next(iter(self.params.values()))]["step"])
-        return {"params": {name: p.detach() for name, p in self.params.items()}, **moments, "step": step}
+        return {
+            "params": {name: p.detach() for name, p in self.params.items()},
+            **moments,
+            "step": step,
+        }
 
     @torch.no_grad()
     def load_state_dict(self, state):
@@ -245,10 +278,12 @@ def full(x):
 
 def set_adam(opt, params, moments, step):
     """Give `opt` these moments {"exp_avg": {name: tensor}, …} (copied) and this step count."""
-    where = "cpu" if not opt.defaults["fused"] else None                     # fused Adam counts on the device
+    where = "cpu" if not opt.defaults["fused"] else None  # fused Adam counts on the device
     for name, p in params.items():
-        opt.state[p] = {"step": torch.full((), step, dtype=torch.float32, device=where or p.device),
-                        **{m: moments[m][name].detach().to(p.device, copy=True) for m in MOMENTS}}
+        opt.state[p] = {
+            "step": torch.full((), step, dtype=torch.float32, device=where or p.device),
+            **{m: moments[m][name].detach().to(p.device, copy=True) for m in MOMENTS},
+        }
 
 
 POPULATIONS = {"batch": Batch, "loop": Loop, "shared-loop": SharedLoop}

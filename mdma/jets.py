@@ -31,13 +31,22 @@ from common.runs import replace_file
 FEATURES = ("eta_rel", "phi_rel", "pt_rel")
 JET_TYPES = ("g", "q", "t", "w", "z")
 SPLITS = ("train", "valid", "test")
-MAX_PARTICLES = 150         # of JetNet and of simulate.py
+MAX_PARTICLES = 150  # of JetNet and of simulate.py
 ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/records/6975117"}
 # What jets of your own have to fulfil (PYTHIA at 1 TeV and R = 0.4 in brackets: five types, 1 to 150 particles each).
-SUM_PT = (0.05, 1.5)        # median over jets of Σ pT_rel (.14, the hardest particle alone, to 1.005, all)
-LARGEST_SUM_PT = 3.0        # Σ pT_rel of each jet (to 1.02)
-LARGEST_OFFSET = 0.3        # median over jets of |pT-weighted mean η_rel|, and of φ_rel's (to .053)
-JETNET_SIZES = {"g": 177252, "q": 170679, "t": 177945, "w": 177172, "z": 176952}    # jets, stated by Zenodo's page
+SUM_PT = (
+    0.05,
+    1.5,
+)  # median over jets of Σ pT_rel (.14, the hardest particle alone, to 1.005, all)
+LARGEST_SUM_PT = 3.0  # Σ pT_rel of each jet (to 1.02)
+LARGEST_OFFSET = 0.3  # median over jets of |pT-weighted mean η_rel|, and of φ_rel's (to .053)
+JETNET_SIZES = {
+    "g": 177252,
+    "q": 170679,
+    "t": 177945,
+    "w": 177172,
+    "z": 176952,
+}  # jets, stated by Zenodo's page
 
 
 class Jets:
@@ -77,7 +86,9 @@ def bucketed_indices(n, batch_size, seed, step, stretch=64):
     """
     batches = len(n) // batch_size
     if batches == 0:
-        raise UserError(f"a batch of {batch_size} from {len(n)} jets: take a smaller --batch-size or more jets")
+        raise UserError(
+            f"a batch of {batch_size} from {len(n)} jets: take a smaller --batch-size or more jets"
+        )
     epoch, position = divmod(step, batches)
     return _epoch(n, batch_size, seed, epoch, stretch)[position]
 
@@ -88,8 +99,10 @@ def _epoch(n, batch_size, seed, epoch, stretch):
     if not (_epoch.n is n and _epoch.key == key):
         rng = np.random.default_rng((seed, epoch))
         counts, batches = n.cpu().numpy(), len(n) // batch_size
-        order = rng.permutation(len(n))[:batches * batch_size]
-        for part in np.split(order, range(stretch * batch_size, len(order), stretch * batch_size)):        # views
+        order = rng.permutation(len(n))[: batches * batch_size]
+        for part in np.split(
+            order, range(stretch * batch_size, len(order), stretch * batch_size)
+        ):  # views
             part[:] = part[np.argsort(counts[part], kind="stable")]
         order = order.reshape(batches, batch_size)[rng.permutation(batches)]
         _epoch.n, _epoch.key, _epoch.order = n, key, torch.from_numpy(order)
@@ -100,6 +113,7 @@ _epoch.n = _epoch.key = _epoch.order = None
 
 
 # --- sources ------------------------------------------------------------------------------------------------
+
 
 def load_jets(dataset, jet_type, num_particles, data_dir, split):
     """Jets of one split, padded to (or their hardest) num_particles.
@@ -113,14 +127,18 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     data_dir = Path(data_dir).expanduser()
     own = str(dataset).endswith((".hdf5", ".h5", ".npz"))
     if not own and dataset not in ("jetnet", "pythia", "synthetic"):
-        raise UserError(f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5 or .npz")
+        raise UserError(
+            f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5 or .npz"
+        )
     if not own and jet_type not in JET_TYPES:
         raise UserError(f"unknown jet type {jet_type!r}: choose from {', '.join(JET_TYPES)}")
     if split not in SPLITS:
         raise UserError(f"unknown split {split!r}: choose from {', '.join(SPLITS)}")
     limit = None if own else MAX_PARTICLES
     if num_particles < 1 or (limit and num_particles > limit):
-        raise UserError(f"{num_particles} particles: from 1 to {limit or 'the largest number in your file'}")
+        raise UserError(
+            f"{num_particles} particles: from 1 to {limit or 'the largest number in your file'}"
+        )
     if dataset == "jetnet":
         return _jetnet(jet_type, num_particles, data_dir, split)
     if dataset == "synthetic":
@@ -128,16 +146,22 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     path = Path(dataset).expanduser() if own else data_dir / "pythia" / f"{jet_type}150.hdf5"
     if not path.exists():
         where = "" if str(data_dir) == "data" else f" --data-dir {data_dir}"
-        raise UserError(f"no file {path}" if own else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
-                        f'make data-jets ARGS="--type {jet_type}{where}"')
+        raise UserError(
+            f"no file {path}"
+            if own
+            else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
+            f'make data-jets ARGS="--type {jet_type}{where}"'
+        )
     if path.is_dir():
         raise UserError(f"{path} is a directory, not a file of jets")
     particles, mask = _read(path)
     if not len(mask):
         raise UserError(f"{path} has no jets")
     if own and (most := int(mask.sum(1).max())) > num_particles:
-        raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
-                        f"--num-particles {most}, or cut the file to each jet's hardest")
+        raise UserError(
+            f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
+            f"--num-particles {most}, or cut the file to each jet's hardest"
+        )
     if own:
         check_order(particles, mask, path)
     particles, mask = clean(particles, mask, path)
@@ -153,12 +177,16 @@ def _jetnet(jet_type, num_particles, data_dir, split):
         particles, mask = _read_compact(cache)
     else:
         particles, mask = _fetch(jet_type, name, cache.parent)
-        mask = mask & (particles[..., 2] > 0)        # nobody can take a particle out of a file whose sum is checked
+        mask = mask & (
+            particles[..., 2] > 0
+        )  # nobody can take a particle out of a file whose sum is checked
         particles, mask = clean(particles, mask, f"JetNet's {name}")
         try:
             _write_compact(cache, particles, mask)
         except (OSError, UserError) as e:
-            _say(f"{cache} can't be written, so the next start reads JetNet's own file again, which is slower ({e})")
+            _say(
+                f"{cache} can't be written, so the next start reads JetNet's own file again, which is slower ({e})"
+            )
     return _split(*_fit(particles, mask, num_particles), split, cache)
 
 
@@ -172,27 +200,36 @@ def _fetch(jet_type, name, folder):
         from jetnet.datasets.utils import checkDownloadZenodoDataset
     except ImportError as e:
         if not file.exists():
-            raise UserError(f"JetNet is downloaded by jetnet, which can't be imported ({e}). pip install jetnet "
-                            f"(Python before 3.13), or {by_hand}") from None
+            raise UserError(
+                f"JetNet is downloaded by jetnet, which can't be imported ({e}). pip install jetnet "
+                f"(Python before 3.13), or {by_hand}"
+            ) from None
     else:
         record = int(ZENODO[maximum].rpartition("/")[2])
         try:
             checkDownloadZenodoDataset(folder, name, record, file.name, download=True)
-        except RuntimeError as e:       # jetnet's: the MD5 sum of what came differs
-            raise UserError(f"the download of {file} is damaged or cut short: delete the file and start again, or "
-                            f"{by_hand}") from e
+        except RuntimeError as e:  # jetnet's: the MD5 sum of what came differs
+            raise UserError(
+                f"the download of {file} is damaged or cut short: delete the file and start again, or "
+                f"{by_hand}"
+            ) from e
         except (requests.RequestException, KeyError, StopIteration) as e:
             if not file.exists():
-                raise UserError(f"can't download JetNet from {ZENODO[maximum]} ({type(e).__name__}): try again later, "
-                                f"or {by_hand}") from None
+                raise UserError(
+                    f"can't download JetNet from {ZENODO[maximum]} ({type(e).__name__}): try again later, "
+                    f"or {by_hand}"
+                ) from None
     particles, mask = _read(file)
     if len(particles) != JETNET_SIZES[jet_type]:
-        raise UserError(f"{file} has {len(particles):,} jets, JetNet {JETNET_SIZES[jet_type]:,}: delete the file and "
-                        f"start again, or {by_hand}")
+        raise UserError(
+            f"{file} has {len(particles):,} jets, JetNet {JETNET_SIZES[jet_type]:,}: delete the file and "
+            f"start again, or {by_hand}"
+        )
     return particles, mask
 
 
 # --- files of your own --------------------------------------------------------------------------------------
+
 
 def check_order(particles, mask, where):
     """Raises UserError if the columns of (J, N, 3) can't be η_rel, φ_rel, pT_rel in this order.
@@ -202,7 +239,7 @@ def check_order(particles, mask, where):
     η and φ can't be told apart. where: what the error calls the file.
     """
     real = particles[mask]
-    if len(real) < 20:          # of few particles all η_rel may have one sign
+    if len(real) < 20:  # of few particles all η_rel may have one sign
         return
     negative = (real < 0).mean(axis=0)
     third_has_both_signs = negative[2] > 0.25
@@ -212,11 +249,15 @@ def check_order(particles, mask, where):
     elif negative[1] == 0 and third_has_both_signs:
         looks_like_pt = "second"
     if looks_like_pt:
-        raise UserError(f"{where}: its {looks_like_pt} column is never negative, as if it were pT. "
-                        "Bring the columns into the order eta_rel, phi_rel, pt_rel")
+        raise UserError(
+            f"{where}: its {looks_like_pt} column is never negative, as if it were pT. "
+            "Bring the columns into the order eta_rel, phi_rel, pt_rel"
+        )
     if third_has_both_signs:
-        raise UserError(f"{where}: its third column is negative for {negative[2]:.0%} of the "
-                        "particles, so it isn't pT. The columns must be eta_rel, phi_rel, pt_rel")
+        raise UserError(
+            f"{where}: its third column is negative for {negative[2]:.0%} of the "
+            "particles, so it isn't pT. The columns must be eta_rel, phi_rel, pt_rel"
+        )
 
 
 def check_relative(particles, mask, where):
@@ -229,8 +270,10 @@ def check_relative(particles, mask, where):
     phi = particles[..., 1]
     far = (np.abs(phi) > 3 * np.pi).any(axis=1)
     if far.any():
-        raise UserError(f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
-                        f"first is number {far.argmax()}. It must be in radian, relative to the jet")
+        raise UserError(
+            f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
+            f"first is number {far.argmax()}. It must be in radian, relative to the jet"
+        )
     outside = (phi < -np.pi) | (phi >= np.pi)
     if outside.any():
         particles = particles.copy()
@@ -240,23 +283,31 @@ def check_relative(particles, mask, where):
     total = particles[..., 2].sum(axis=1, dtype=np.float64)
     median = np.median(total)
     if not SUM_PT[0] <= median <= SUM_PT[1]:
-        raise UserError(f"{where}: the median sum of a jet's pt_rel is {median:.4g}, relative to the "
-                        "jet's pT it is about 1. Divide by the jet's pT (are these GeV?), with the "
-                        "columns in the order eta_rel, phi_rel, pt_rel")
+        raise UserError(
+            f"{where}: the median sum of a jet's pt_rel is {median:.4g}, relative to the "
+            "jet's pT it is about 1. Divide by the jet's pT (are these GeV?), with the "
+            "columns in the order eta_rel, phi_rel, pt_rel"
+        )
     wild = total > LARGEST_SUM_PT
     if wild.any():
-        raise UserError(f"{where}: {wild.sum():,} of {len(mask):,} jets have pt_rel that sum to more "
-                        f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}. Divide them "
-                        "by the jet's pT or leave them out of the file")
+        raise UserError(
+            f"{where}: {wild.sum():,} of {len(mask):,} jets have pt_rel that sum to more "
+            f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}. Divide them "
+            "by the jet's pT or leave them out of the file"
+        )
     for k, name in enumerate(("eta", "phi")):
         mean = (particles[..., k] * particles[..., 2]).sum(axis=1) / total
         offset = np.median(np.abs(mean))
         if offset > LARGEST_OFFSET:
-            raise UserError(f"{where}: the mean {name}_rel of a jet, weighted with pT, is {offset:.2f} "
-                            f"from 0 (median). Subtract the {name} of the jet from its particles'")
+            raise UserError(
+                f"{where}: the mean {name}_rel of a jet, weighted with pT, is {offset:.2f} "
+                f"from 0 (median). Subtract the {name} of the jet from its particles'"
+            )
     if outside.any():
-        _say(f"{where}: phi_rel of {outside.sum():,} of {mask.sum():,} particles was outside of "
-             "[-π, π) and has been turned by 2π")
+        _say(
+            f"{where}: phi_rel of {outside.sum():,} of {mask.sum():,} particles was outside of "
+            "[-π, π) and has been turned by 2π"
+        )
     return particles
 
 
@@ -268,32 +319,56 @@ def _say(line):
 
 # --- files --------------------------------------------------------------------------------------------------
 
+
 def _read(path):
     """(particles (J, N, 3), mask (J, N)) of an HDF5 or NPZ file, as they stand there."""
     try:
         if path.suffix == ".npz":
             with np.load(path) as f:
-                arrays = {key: f[key] for key in ("particle_features", "particles", "mask") if key in f}
+                arrays = {
+                    key: f[key] for key in ("particle_features", "particles", "mask") if key in f
+                }
         else:
             import h5py
+
             with h5py.File(path) as f:
-                arrays = {key: f[key][()] for key in ("particle_features", "particles", "mask") if key in f}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"can't read {path}, it is cut short, damaged or of another format "
-                        f"({shorten(str(e), 100)}): get it again") from None
+                arrays = {
+                    key: f[key][()]
+                    for key in ("particle_features", "particles", "mask")
+                    if key in f
+                }
+    except (
+        OSError,
+        EOFError,
+        ValueError,
+        KeyError,
+        TypeError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as e:
+        raise UserError(
+            f"can't read {path}, it is cut short, damaged or of another format "
+            f"({shorten(str(e), 100)}): get it again"
+        ) from None
     if "particle_features" in arrays:
         x, features = arrays["particle_features"], (*FEATURES, "mask")
     elif "particles" in arrays:
         x, features = arrays["particles"], FEATURES
         if "mask" not in arrays:
-            raise UserError(f"{path} has particles but no mask: add an array `mask` (jets, particles), true where "
-                            "a particle is real")
+            raise UserError(
+                f"{path} has particles but no mask: add an array `mask` (jets, particles), true where "
+                "a particle is real"
+            )
     else:
-        raise UserError(f"{path} has neither `particles` and `mask` nor `particle_features`: see mdma/jets.py's head")
+        raise UserError(
+            f"{path} has neither `particles` and `mask` nor `particle_features`: see mdma/jets.py's head"
+        )
     if x.dtype.kind not in "fiub" or x.ndim != 3 or x.shape[2] != len(features):
         hint = ", or has no mask" if len(features) == 4 and x.shape[-1] == 3 else ""
-        raise UserError(f"{path} holds an array {x.shape} of {x.dtype}: expected numbers (jets, particles, "
-                        f"{len(features)}) with {', '.join(features)}{hint}")
+        raise UserError(
+            f"{path} holds an array {x.shape} of {x.dtype}: expected numbers (jets, particles, "
+            f"{len(features)}) with {', '.join(features)}{hint}"
+        )
     mask = (arrays["mask"] if features == FEATURES else x[..., 3]) > 0
     if mask.shape != x.shape[:2]:
         raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")
@@ -309,9 +384,11 @@ def clean(particles, mask, where):
         ("a particle without positive pT", (mask & (particles[..., 2] <= 0)).any(axis=1)),
     ):
         if bad.any():
-            raise UserError(f"{where}: {bad.sum():,} of {len(bad):,} jets have {problem}, the first is number "
-                            f"{bad.argmax()}: leave them out of the file")
-    pt = particles[..., 2]      # 0 where masked
+            raise UserError(
+                f"{where}: {bad.sum():,} of {len(bad):,} jets have {problem}, the first is number "
+                f"{bad.argmax()}: leave them out of the file"
+            )
+    pt = particles[..., 2]  # 0 where masked
     if (pt[:, 1:] > pt[:, :-1]).any():
         order = np.argsort(-pt, axis=1, kind="stable")
         particles = np.take_along_axis(particles, order[..., None], axis=1)
@@ -330,7 +407,7 @@ def _split(particles, mask, split, where):
     """JetNet's split: the cuts of a permutation with seed 42, as jetnet.datasets.JetNet makes them."""
     cuts = (np.cumsum([0, 0.7, 0.15, 0.15]) * len(mask)).astype(int)
     k = SPLITS.index(split)
-    chosen = np.random.default_rng(42).permutation(len(mask))[cuts[k]:cuts[k + 1]]
+    chosen = np.random.default_rng(42).permutation(len(mask))[cuts[k] : cuts[k + 1]]
     if len(chosen) == 0:
         raise UserError(f"{where} has {len(mask)} jets, too few for a {split} split")
     return Jets(torch.from_numpy(particles[chosen]), torch.from_numpy(mask[chosen]))
@@ -349,7 +426,9 @@ def _read_compact(path):
         with np.load(path) as f:
             real, n, columns = f["particles"], f["n"], int(f["columns"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"can't read {path} ({shorten(str(e), 100)}): delete it, it is made again") from None
+        raise UserError(
+            f"can't read {path} ({shorten(str(e), 100)}): delete it, it is made again"
+        ) from None
     mask = np.arange(columns) < n[:, None]
     particles = np.zeros((*mask.shape, 3), np.float32)
     particles[mask] = real
@@ -363,6 +442,8 @@ def _toys(jet_type, num_particles, jets=1000):
     mask = np.arange(num_particles) < n[:, None]
     pt = np.where(mask, rng.exponential(size=mask.shape) ** 2, 0) + 1e-3 * mask
     prong = rng.choice([-1, 1], mask.shape) * 0.03 * (1 + JET_TYPES.index(jet_type))
-    angles = 0.05 * rng.normal(size=(*mask.shape, 2)) + np.stack([prong, np.zeros_like(prong)], axis=-1)
+    angles = 0.05 * rng.normal(size=(*mask.shape, 2)) + np.stack(
+        [prong, np.zeros_like(prong)], axis=-1
+    )
     particles = np.concatenate([angles, (pt / pt.sum(axis=1, keepdims=True))[..., None]], axis=-1)
     return clean(particles, mask, "synthetic")

@@ -56,7 +56,9 @@ class WNLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int):
         super().__init__()
         bound = in_features**-0.5
-        self.direction = nn.Parameter(torch.empty(out_features, in_features).uniform_(-bound, bound))
+        self.direction = nn.Parameter(
+            torch.empty(out_features, in_features).uniform_(-bound, bound)
+        )
 
     @property
     def weight(self) -> Tensor:
@@ -84,13 +86,17 @@ class MeanFieldAttention(nn.Module):
 
     def forward(self, c: Tensor, h: Tensor, mask: Tensor) -> Tensor:
         """c: (B, H); h: (B, N, H); mask: (B, N). Returns (B, H)."""
-        W_q, W_k, W_v = self.in_proj_weight.unflatten(0, (3, self.heads, -1))                # (heads, d, H) each
+        W_q, W_k, W_v = self.in_proj_weight.unflatten(0, (3, self.heads, -1))  # (heads, d, H) each
         b_q, _, b_v = self.in_proj_bias.chunk(3)
-        q = F.linear(c, W_q.flatten(0, 1), b_q) * W_q.shape[1]**-0.5                         # (B, H), scaled by 1/√d
-        q = (q.unflatten(1, (self.heads, -1)).transpose(0, 1) @ W_k).transpose(0, 1)         # (B, heads, H)
-        masked = (~mask).to(h.dtype)[:, None] * -1e30    # the softmax of it is exactly 0, and finite for an empty jet
-        a = (q @ h.mT).add_(masked).softmax(dim=-1)                                          # (B, heads, N)
-        c = (a @ h).transpose(0, 1) @ W_v.mT                                                 # (heads, B, d)
+        q = F.linear(c, W_q.flatten(0, 1), b_q) * W_q.shape[1] ** -0.5  # (B, H), scaled by 1/√d
+        q = (q.unflatten(1, (self.heads, -1)).transpose(0, 1) @ W_k).transpose(
+            0, 1
+        )  # (B, heads, H)
+        masked = (~mask).to(h.dtype)[
+            :, None
+        ] * -1e30  # the softmax of it is exactly 0, and finite for an empty jet
+        a = (q @ h.mT).add_(masked).softmax(dim=-1)  # (B, heads, N)
+        c = (a @ h).transpose(0, 1) @ W_v.mT  # (heads, B, d)
         return self.out_proj(c.transpose(0, 1).flatten(1) + b_v)
 
 
@@ -103,7 +109,13 @@ class Block(nn.Module):
 
     def __init__(self, l, h, heads, linear, act, n_mean, aggregate, update, glu):
         super().__init__()
-        self.act, self.n_mean, self.aggregate, self.update_with, self.glu = act, n_mean, aggregate, update, glu
+        self.act, self.n_mean, self.aggregate, self.update_with, self.glu = (
+            act,
+            n_mean,
+            aggregate,
+            update,
+            glu,
+        )
         self.up = linear(l, h)
         if h % heads:
             raise ValueError(f"hidden dimension {h} is not a multiple of {heads} heads")
@@ -121,7 +133,7 @@ class Block(nn.Module):
         elif self.aggregate == "mean":
             c = masked_mean(h, mask)
         else:
-            c = masked_sum(h, mask) / self.n_mean                                            # (B, h)
+            c = masked_sum(h, mask) / self.n_mean  # (B, h)
         if not self.glu:
             return h, self.down(torch.cat([c, n], dim=1))
         W, v = self.down.weight.split([c.shape[1], 1], dim=1)
@@ -158,7 +170,9 @@ class CriticBlock(Block):
         if self.aggregate == "attention":
             nn.utils.parametrizations.weight_norm(self.attention, "in_proj_weight")
 
-    def forward(self, x: Tensor, c: Tensor, n: Tensor, mask: Tensor, last: bool) -> tuple[Tensor | None, Tensor]:
+    def forward(
+        self, x: Tensor, c: Tensor, n: Tensor, mask: Tensor, last: bool
+    ) -> tuple[Tensor | None, Tensor]:
         """x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x (nobody needs the last one) and c."""
         h, u = self.exchange(x, c, n, mask)
         u = self.act(u)
@@ -182,23 +196,36 @@ class Generator(nn.Module):
     jet depends on how far it is padded (the published model is one for 150 slots), but not on what the padding holds.
     """
 
-    def __init__(self, l=16, h=48, blocks=7, heads=8, features=3, aggregate="attention", update="layer", glu=False,
-                 n_mean=70.0, paper_code=False):
+    def __init__(
+        self,
+        l=16,
+        h=48,
+        blocks=7,
+        heads=8,
+        features=3,
+        aggregate="attention",
+        update="layer",
+        glu=False,
+        n_mean=70.0,
+        paper_code=False,
+    ):
         super().__init__()
         self.n_mean, self.paper_code = n_mean, paper_code
         self.embed = nn.Linear(features, l)
-        self.blocks = nn.ModuleList(GeneratorBlock(l, h, heads, n_mean=n_mean, aggregate=aggregate, update=update,
-                                                   glu=glu) for _ in range(blocks))
+        self.blocks = nn.ModuleList(
+            GeneratorBlock(l, h, heads, n_mean=n_mean, aggregate=aggregate, update=update, glu=glu)
+            for _ in range(blocks)
+        )
         self.out = WNLinear(l, features) if paper_code else nn.Linear(l, features)
 
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
         act = F.leaky_relu if self.paper_code else F.gelu
-        x = act(self.embed(z.masked_fill(~mask[..., None], 0)))                              # (B, N, l)
-        c = (x.sum(dim=1) if self.paper_code else masked_sum(x, mask)) / self.n_mean         # (B, l)
+        x = act(self.embed(z.masked_fill(~mask[..., None], 0)))  # (B, N, l)
+        c = (x.sum(dim=1) if self.paper_code else masked_sum(x, mask)) / self.n_mean  # (B, l)
         n = multiplicity(mask, self.n_mean, self.paper_code, x.dtype)
         for block in self.blocks:
             x, c = block(x, c, n, mask)
-        return self.out(x).masked_fill(~mask[..., None], 0)                                  # (B, N, 3)
+        return self.out(x).masked_fill(~mask[..., None], 0)  # (B, N, 3)
 
 
 class Critic(nn.Module):
@@ -208,34 +235,62 @@ class Critic(nn.Module):
     and 5 above); then a score depends on how far a jet is padded, but not on what the padding holds.
     """
 
-    def __init__(self, l=16, h=64, blocks=2, heads=4, features=3, aggregate="attention", update="layer", glu=False,
-                 n_mean=70.0, paper_code=False):
+    def __init__(
+        self,
+        l=16,
+        h=64,
+        blocks=2,
+        heads=4,
+        features=3,
+        aggregate="attention",
+        update="layer",
+        glu=False,
+        n_mean=70.0,
+        paper_code=False,
+    ):
         super().__init__()
         self.n_mean, self.paper_code = n_mean, paper_code
         self.embed = WNLinear(features, l)
         self.init = WNLinear(l + 1, l)
-        self.blocks = nn.ModuleList(CriticBlock(l, h, heads, n_mean=n_mean, aggregate=aggregate, update=update,
-                                                glu=glu) for _ in range(blocks))
-        self.head = nn.Sequential(WNLinear(l, h), nn.LeakyReLU(), WNLinear(h, l), nn.LayerNorm(l), nn.LeakyReLU(),
-                                  WNLinear(l, 1), nn.Flatten(0))
+        self.blocks = nn.ModuleList(
+            CriticBlock(l, h, heads, n_mean=n_mean, aggregate=aggregate, update=update, glu=glu)
+            for _ in range(blocks)
+        )
+        self.head = nn.Sequential(
+            WNLinear(l, h),
+            nn.LeakyReLU(),
+            WNLinear(h, l),
+            nn.LayerNorm(l),
+            nn.LeakyReLU(),
+            WNLinear(l, 1),
+            nn.Flatten(0),
+        )
         if paper_code:
             self.cls_token = nn.Parameter(torch.randn(1, 1, l))
         else:
             del self.blocks[-1].out
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.leaky_relu(self.embed(x.masked_fill(~mask[..., None], 0)))                     # (B, N, l)
-        c = x.mean(dim=1) if self.paper_code else masked_sum(x, mask) / self.n_mean          # (B, l)
+        x = F.leaky_relu(self.embed(x.masked_fill(~mask[..., None], 0)))  # (B, N, l)
+        c = x.mean(dim=1) if self.paper_code else masked_sum(x, mask) / self.n_mean  # (B, l)
         n = multiplicity(mask, self.n_mean, self.paper_code, x.dtype)
         mean_field = self.init(torch.cat([c, n], dim=1))
         for block in self.blocks:
-            x, mean_field = block(x, F.leaky_relu(mean_field), n, mask, last=block is self.blocks[-1])
+            x, mean_field = block(
+                x, F.leaky_relu(mean_field), n, mask, last=block is self.blocks[-1]
+            )
         return self.head(F.leaky_relu(mean_field)), mean_field
 
 
 @torch.no_grad()
-def sample_jets(G: nn.Module, n: Tensor, num_particles: int, features: int = 3, chunk_size: int = 500,
-                generator: torch.Generator | None = None) -> tuple[Tensor, Tensor]:
+def sample_jets(
+    G: nn.Module,
+    n: Tensor,
+    num_particles: int,
+    features: int = 3,
+    chunk_size: int = 500,
+    generator: torch.Generator | None = None,
+) -> tuple[Tensor, Tensor]:
     """J jets of n[i] particles each: (J, num_particles, 3), standardised and masked slots 0, and their mask.
 
     Jets are generated in chunks of like n, each padded to its largest n only, and put back in their order. The noise
@@ -244,13 +299,17 @@ def sample_jets(G: nn.Module, n: Tensor, num_particles: int, features: int = 3, 
     thousands.
     """
     if len(n) and not 1 <= int(n.min()) <= int(n.max()) <= num_particles:
-        raise ValueError(f"jets of {int(n.min())} to {int(n.max())} particles; possible are 1 to {num_particles}")
+        raise ValueError(
+            f"jets of {int(n.min())} to {int(n.max())} particles; possible are 1 to {num_particles}"
+        )
     device = next(G.parameters()).device
     n = n.to(device)
     jets = torch.randn(len(n), num_particles, features, device=device, generator=generator)
     mask = lengths_to_mask(n, num_particles)
     for chunk in n.argsort().split(chunk_size):
-        N = num_particles if getattr(G, "paper_code", False) else int(n[chunk[-1]])          # there padding counts
+        N = (
+            num_particles if getattr(G, "paper_code", False) else int(n[chunk[-1]])
+        )  # there padding counts
         jets[chunk, :N] = G(jets[chunk, :N], mask[chunk, :N])
     return jets.masked_fill_(~mask[..., None], 0), mask
 
@@ -288,9 +347,11 @@ def wgan_generator_loss(fake: Tensor) -> Tensor:
     return -fake.mean()
 
 
-OBJECTIVES = {"lsgan": (lsgan_critic_loss, lsgan_generator_loss),
-              "vanilla": (vanilla_critic_loss, vanilla_generator_loss),
-              "wgan-gp": (wgan_critic_loss, wgan_generator_loss)}
+OBJECTIVES = {
+    "lsgan": (lsgan_critic_loss, lsgan_generator_loss),
+    "vanilla": (vanilla_critic_loss, vanilla_generator_loss),
+    "wgan-gp": (wgan_critic_loss, wgan_generator_loss),
+}
 
 
 def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, mask: Tensor, u: Tensor) -> Tensor:
@@ -301,7 +362,9 @@ def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, mask: Tensor, u: 
     """
     u = u[:, None, None]
     x_hat = (u * real + (1 - u) * fake).detach().requires_grad_()
-    gradient, = torch.autograd.grad(D(x_hat, mask)[0].sum(), x_hat, create_graph=True)       # (B, N, 3)
+    (gradient,) = torch.autograd.grad(
+        D(x_hat, mask)[0].sum(), x_hat, create_graph=True
+    )  # (B, N, 3)
     gradient = gradient.masked_fill(~mask[..., None], 0)
     return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
 

@@ -34,13 +34,17 @@ from common.cli import UserError, file_path, new_parser, positive_int, run_main
 JET_TYPES = ("g", "q", "t", "w", "z")
 MAX_PARTICLES = 150
 RADIUS = 0.4
-JET_PT = (800.0, 1600.0)    # GeV, of both leading jets
-MIN_PT = 0.2                # GeV, of constituents
+JET_PT = (800.0, 1600.0)  # GeV, of both leading jets
+MIN_PT = 0.2  # GeV, of constituents
 SHARD = 1000
 
-SETTINGS = (                # the Monash tune is PYTHIA's default
-    "Print:quiet = on", "Check:event = off", "Random:setSeed = on", "Beams:eCM = 13000",
-    "PhaseSpace:pTHatMin = 990", "PhaseSpace:pTHatMax = 1010",
+SETTINGS = (  # the Monash tune is PYTHIA's default
+    "Print:quiet = on",
+    "Check:event = off",
+    "Random:setSeed = on",
+    "Beams:eCM = 13000",
+    "PhaseSpace:pTHatMin = 990",
+    "PhaseSpace:pTHatMax = 1010",
 )
 W_TO_QUARKS = ("24:onMode = off", "24:onIfAny = 1 2 3 4 5")
 PROCESSES = {
@@ -48,11 +52,17 @@ PROCESSES = {
     "q": ("HardQCD:qq2qq = on", "HardQCD:gg2qqbar = on", "HardQCD:qqbar2qqbarNew = on"),
     "t": ("Top:gg2ttbar = on", "Top:qqbar2ttbar = on", *W_TO_QUARKS),
     "w": ("WeakDoubleBoson:ffbar2WW = on", *W_TO_QUARKS),
-    "z": ("WeakDoubleBoson:ffbar2gmZgmZ = on", "WeakZ0:gmZmode = 2", "23:onMode = off", "23:onIfAny = 1 2 3 4"),
+    "z": (
+        "WeakDoubleBoson:ffbar2gmZgmZ = on",
+        "WeakZ0:gmZmode = 2",
+        "23:onMode = off",
+        "23:onIfAny = 1 2 3 4",
+    ),
 }
 
 
 # --- one shard ----------------------------------------------------------------------------------------------
+
 
 def simulate_shard(jet_type, jets, seed, shard):
     """The first `jets` jets of a shard: (jets, 150, 4) and (jets, 4) float32, as in the file."""
@@ -63,7 +73,9 @@ def simulate_shard(jet_type, jets, seed, shard):
     for line in (*SETTINGS, *PROCESSES[jet_type], f"Random:seed = {1 + words[0] % 900_000_000}"):
         if not pythia.readString(line):
             raise RuntimeError(f"PYTHIA doesn't know the setting {line!r}")
-    hook = isotropic_decays(np.random.default_rng(words[1]))    # a name for it: PYTHIA doesn't keep it alive
+    hook = isotropic_decays(
+        np.random.default_rng(words[1])
+    )  # a name for it: PYTHIA doesn't keep it alive
     if jet_type in "wz":
         pythia.setUserHooksPtr(hook)
     if not pythia.init():
@@ -141,6 +153,7 @@ def _pt_eta_phi(p):
 
 # --- shards to a file ---------------------------------------------------------------------------------------
 
+
 def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
     """Write (or extend to `jets`) data_dir/pythia/<type>150.hdf5 and return its path. Resumable, parallel.
 
@@ -149,36 +162,63 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
     try:
         version = metadata.version("pythia8mc")
     except metadata.PackageNotFoundError:
-        raise UserError("PYTHIA isn't installed: pip install -r mdma/requirements-pythia.txt, or use make data-jets"
-                        ) from None
-    recipe = "\n".join((f"PYTHIA {version}", *SETTINGS, *PROCESSES[jet_type],
-                        f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}",
-                        *(["isotropic decays"] if jet_type in "wz" else [])))
+        raise UserError(
+            "PYTHIA isn't installed: pip install -r mdma/requirements-pythia.txt, or use make data-jets"
+        ) from None
+    recipe = "\n".join(
+        (
+            f"PYTHIA {version}",
+            *SETTINGS,
+            *PROCESSES[jet_type],
+            f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}",
+            *(["isotropic decays"] if jet_type in "wz" else []),
+        )
+    )
     attributes = {"type": jet_type, "seed": seed, "recipe": recipe, "shard": SHARD}
     path = Path(data_dir).expanduser() / "pythia" / f"{jet_type}150.hdf5"
     shards = path.parent / "shards" / f"{jet_type}-seed{seed}-{zlib.crc32(recipe.encode()):08x}"
     if path.exists():
         there, attributes_there = _look(path)
         if {key: attributes_there.get(key) for key in attributes} != attributes:
-            raise UserError(f"{path} was made with another seed, PYTHIA or recipe: move it away or choose "
-                            "another --data-dir")
+            raise UserError(
+                f"{path} was made with another seed, PYTHIA or recipe: move it away or choose "
+                "another --data-dir"
+            )
         if there >= jets:
             print(f"{path}: {there:,} jets are there already")
             return path
     shards.mkdir(parents=True, exist_ok=True)
-    tasks = [(jet_type, min(SHARD, jets - first), seed, first // SHARD, shards / f"{first // SHARD:05d}.hdf5",
-              attributes) for first in range(0, jets, SHARD)]
+    tasks = [
+        (
+            jet_type,
+            min(SHARD, jets - first),
+            seed,
+            first // SHARD,
+            shards / f"{first // SHARD:05d}.hdf5",
+            attributes,
+        )
+        for first in range(0, jets, SHARD)
+    ]
     missing = [task for task in tasks if not (task[4].exists() and _look(task[4])[0] >= task[1])]
-    with tqdm(total=jets, initial=jets - sum(task[1] for task in missing), desc=f"{jet_type} jets", unit="jet",
-              disable=None) as bar:
+    with tqdm(
+        total=jets,
+        initial=jets - sum(task[1] for task in missing),
+        desc=f"{jet_type} jets",
+        unit="jet",
+        disable=None,
+    ) as bar:
         if workers == 1:
             for n in map(_make_shard, missing):
                 bar.update(n)
         else:  # spawn: PYTHIA and numpy begin anew in each process
-            with multiprocessing.get_context("spawn").Pool(min(workers, max(len(missing), 1))) as pool:
+            with multiprocessing.get_context("spawn").Pool(
+                min(workers, max(len(missing), 1))
+            ) as pool:
                 for n in pool.imap_unordered(_make_shard, missing):
                     bar.update(n)
-    particles, features = (np.concatenate(arrays) for arrays in zip(*(_read(task[4], task[1]) for task in tasks)))
+    particles, features = (
+        np.concatenate(arrays) for arrays in zip(*(_read(task[4], task[1]) for task in tasks))
+    )
     _write(path, particles, features, attributes)
     return path
 
@@ -194,7 +234,9 @@ def _look(path):
         with h5py.File(path) as f:
             return len(f["jet_features"]), dict(f.attrs)
     except (OSError, KeyError) as e:
-        raise UserError(f"{path} is damaged ({shorten(str(e), 80)}): delete it, it is made again") from None
+        raise UserError(
+            f"{path} is damaged ({shorten(str(e), 80)}): delete it, it is made again"
+        ) from None
 
 
 def _read(path, jets):
@@ -206,7 +248,13 @@ def _write(path, particles, features, attributes):
     """The file is there whole or not at all, also after a kill."""
     temporary = path.with_name(f".{path.name}.tmp")
     with h5py.File(temporary, "w") as f:
-        f.create_dataset("particle_features", data=particles, compression="gzip", compression_opts=1, shuffle=True)
+        f.create_dataset(
+            "particle_features",
+            data=particles,
+            compression="gzip",
+            compression_opts=1,
+            shuffle=True,
+        )
         f.create_dataset("jet_features", data=features)
         f.attrs.update(attributes)
     with open(temporary, "rb") as f:
@@ -216,12 +264,22 @@ def _write(path, particles, features, attributes):
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--type", nargs="+", choices=JET_TYPES, default=["t"], metavar="{g,q,t,w,z}",
-                        help="gluon, light quark, top, W, Z")
+    parser.add_argument(
+        "--type",
+        nargs="+",
+        choices=JET_TYPES,
+        default=["t"],
+        metavar="{g,q,t,w,z}",
+        help="gluon, light quark, top, W, Z",
+    )
     parser.add_argument("--jets", type=positive_int, default=50_000, help="jets of each type")
-    parser.add_argument("--data-dir", type=file_path, default="data", help="files go to its folder pythia")
+    parser.add_argument(
+        "--data-dir", type=file_path, default="data", help="files go to its folder pythia"
+    )
     parser.add_argument("--seed", type=int, default=0, help="other seeds, other jets")
-    parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet")
+    parser.add_argument(
+        "--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet"
+    )
     return parser.parse_args(argv)
 
 

@@ -50,9 +50,11 @@ from torch.nn.utils.parametrizations import spectral_norm
 # --- Blocks -------------------------------------------------------------------------------------------------
 
 INITS = {
-    "normal": lambda weight, fan: nn.init.normal_(weight, 0.0, 0.02),                    # DCGAN, WGAN
-    "he": lambda weight, fan: nn.init.kaiming_normal_(weight, mode=fan, nonlinearity="relu"),    # WGAN-GP's code: 13
-    "xavier": lambda weight, fan: nn.init.xavier_uniform_(weight),                       # SAGAN's code
+    "normal": lambda weight, fan: nn.init.normal_(weight, 0.0, 0.02),  # DCGAN, WGAN
+    "he": lambda weight, fan: nn.init.kaiming_normal_(
+        weight, mode=fan, nonlinearity="relu"
+    ),  # WGAN-GP's code: 13
+    "xavier": lambda weight, fan: nn.init.xavier_uniform_(weight),  # SAGAN's code
 }
 
 
@@ -77,7 +79,9 @@ def ready(layer: nn.Module, init: str, spectral: bool) -> nn.Module:
     INITS[init](layer.weight, "fan_out" if isinstance(layer, nn.ConvTranspose2d) else "fan_in")
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
-    return spectral_norm(layer) if spectral else layer          # W / σ(W); of a transposed convolution over dim 1
+    return (
+        spectral_norm(layer) if spectral else layer
+    )  # W / σ(W); of a transposed convolution over dim 1
 
 
 class SelfAttention(nn.Module):
@@ -94,19 +98,32 @@ class SelfAttention(nn.Module):
         narrow, wide = max(1, channels // 8), max(1, channels // 2)
         self.f, self.g, self.h, self.v = (
             ready(nn.Conv2d(c_in, c_out, 1, bias=False), init, spectral)
-            for c_in, c_out in ((channels, narrow), (channels, narrow), (channels, wide), (wide, channels)))
+            for c_in, c_out in (
+                (channels, narrow),
+                (channels, narrow),
+                (channels, wide),
+                (wide, channels),
+            )
+        )
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def beta(self, x: Tensor) -> Tensor:
         """β (B, N, N): row j is what place j looks at; rows sum to 1."""
-        keys, queries = self.f(x).flatten(2), self.g(x).flatten(2)                       # (B, C/8, N)
+        keys, queries = self.f(x).flatten(2), self.g(x).flatten(2)  # (B, C/8, N)
         return torch.softmax(queries.transpose(1, 2) @ keys, dim=-1)
 
     def forward(self, x: Tensor) -> Tensor:
-        queries, keys, values = (conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.g, self.f, self.h))
-        extra = (0, values.shape[-1] - keys.shape[-1])          # fused kernels want equal widths; zeros add nothing
-        o = F.scaled_dot_product_attention(F.pad(queries, extra), F.pad(keys, extra), values, scale=1.0)
-        o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])                            # (B, C/2, H, W)
+        queries, keys, values = (
+            conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.g, self.f, self.h)
+        )
+        extra = (
+            0,
+            values.shape[-1] - keys.shape[-1],
+        )  # fused kernels want equal widths; zeros add nothing
+        o = F.scaled_dot_product_attention(
+            F.pad(queries, extra), F.pad(keys, extra), values, scale=1.0
+        )
+        o = o[:, 0].transpose(1, 2).unflatten(2, x.shape[2:])  # (B, C/2, H, W)
         return self.gamma * self.v(o) + x
 
 
@@ -120,17 +137,33 @@ class Generator(nn.Sequential):
     sizes, backwards.
     """
 
-    def __init__(self, z_dim=128, size=200, channels=3, width=64, batch_norm=True, spectral=True, attention=(),
-                 init="xavier"):
+    def __init__(
+        self,
+        z_dim=128,
+        size=200,
+        channels=3,
+        width=64,
+        batch_norm=True,
+        spectral=True,
+        attention=(),
+        init="xavier",
+    ):
         sides, widths = pyramid(size), widths_of(size, width)
         linear = nn.Linear(z_dim, widths[-1] * sides[-1] ** 2, bias=not batch_norm)
-        layers = [ready(linear, init, spectral), nn.Unflatten(1, (widths[-1], sides[-1], sides[-1]))]
-        for i in reversed(range(len(widths))):                                           # side sides[i+1] -> sides[i]
+        layers = [
+            ready(linear, init, spectral),
+            nn.Unflatten(1, (widths[-1], sides[-1], sides[-1])),
+        ]
+        for i in reversed(range(len(widths))):  # side sides[i+1] -> sides[i]
             layers += [nn.BatchNorm2d(widths[i])] if batch_norm else []
             layers += [nn.ReLU(True)]
-            layers += [SelfAttention(widths[i], init, spectral)] if sides[i + 1] in attention else []
+            layers += (
+                [SelfAttention(widths[i], init, spectral)] if sides[i + 1] in attention else []
+            )
             c_out, last = (widths[i - 1], False) if i else (channels, True)
-            conv = nn.ConvTranspose2d(widths[i], c_out, 4 - sides[i] % 2, 2, 1, bias=last or not batch_norm)
+            conv = nn.ConvTranspose2d(
+                widths[i], c_out, 4 - sides[i] % 2, 2, 1, bias=last or not batch_norm
+            )
             layers += [ready(conv, init, spectral and not last)]
         super().__init__(*layers, nn.Tanh())
 
@@ -141,10 +174,21 @@ class Critic(nn.Sequential):
     As a discriminator (Eq. 1) its output is the logit of D. batch_norm must be False with the gradient penalty.
     """
 
-    def __init__(self, size=200, channels=3, width=64, batch_norm=False, spectral=False, attention=(), init="xavier"):
+    def __init__(
+        self,
+        size=200,
+        channels=3,
+        width=64,
+        batch_norm=False,
+        spectral=False,
+        attention=(),
+        init="xavier",
+    ):
         sides, widths = pyramid(size), widths_of(size, width)
         layers = []
-        for i, (c_in, c_out) in enumerate(zip([channels] + widths, widths)):             # side sides[i] -> sides[i+1]
+        for i, (c_in, c_out) in enumerate(
+            zip([channels] + widths, widths)
+        ):  # side sides[i] -> sides[i+1]
             norm = batch_norm and i > 0
             conv = nn.Conv2d(c_in, c_out, 4 - sides[i] % 2, 2, 1, bias=not norm)
             layers += [ready(conv, init, spectral)]
@@ -158,7 +202,9 @@ class Critic(nn.Sequential):
 def perceptron(c_in, width, c_out, spectral, init):
     """Three hidden layers with ReLU: the networks of WGAN-GP's toy problems (authors' code)."""
     sides = [(c_in, width), (width, width), (width, width)]
-    hidden = [layer for side in sides for layer in (ready(nn.Linear(*side), init, spectral), nn.ReLU())]
+    hidden = [
+        layer for side in sides for layer in (ready(nn.Linear(*side), init, spectral), nn.ReLU())
+    ]
     return [*hidden, ready(nn.Linear(width, c_out), init, False)]
 
 
@@ -220,7 +266,7 @@ def gradient_penalty(D: nn.Module, x: Tensor, fake: Tensor, epsilon: Tensor) -> 
     epsilon = epsilon.view(-1, *[1] * (x.ndim - 1))
     x_hat = torch.lerp(fake.detach().float(), x.float(), epsilon).requires_grad_()
     with torch.autocast(x.device.type, enabled=False), sdpa_kernel(SDPBackend.MATH):
-        gradient, = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)
+        (gradient,) = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)
     return (gradient.flatten(1).norm(dim=1) - 1).square().mean()
 
 
@@ -229,6 +275,8 @@ def hinge_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
     return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
 
 
-LOSSES = {"gan": (gan_critic_loss, gan_generator_loss),
-          "wasserstein": (wasserstein_critic_loss, wasserstein_generator_loss),
-          "hinge": (hinge_critic_loss, wasserstein_generator_loss)}
+LOSSES = {
+    "gan": (gan_critic_loss, gan_generator_loss),
+    "wasserstein": (wasserstein_critic_loss, wasserstein_generator_loss),
+    "hinge": (hinge_critic_loss, wasserstein_generator_loss),
+}

@@ -20,7 +20,9 @@ class AppleTensor(torch.Tensor):
         if inner.dtype == torch.float64:
             raise TypeError("an Apple GPU has no float64")
         layout = dict(strides=inner.stride(), storage_offset=inner.storage_offset())
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=APPLE, **layout)
+        return torch.Tensor._make_wrapper_subclass(
+            cls, inner.shape, dtype=inner.dtype, device=APPLE, **layout
+        )
 
     def __init__(self, inner):
         self.inner = inner
@@ -28,11 +30,11 @@ class AppleTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        leaves = kwargs.get("device") not in (None, APPLE)       # a copy to the CPU
+        leaves = kwargs.get("device") not in (None, APPLE)  # a copy to the CPU
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         out = function(*tree_map(inner_of, args), **tree_map(inner_of, kwargs))
-        if function.__name__.split(".")[0].endswith("_"):        # in place
+        if function.__name__.split(".")[0].endswith("_"):  # in place
             return args[0]
         if "out" in kwargs:
             return kwargs["out"]
@@ -41,7 +43,9 @@ class AppleTensor(torch.Tensor):
 
 def inner_of(x):
     if torch.is_tensor(x) and x.device == APPLE and not isinstance(x, AppleTensor):
-        return torch.zeros(x.shape, dtype=x.dtype, device="cpu")             # the 0 of a backward pass's where(…, 0)
+        return torch.zeros(
+            x.shape, dtype=x.dtype, device="cpu"
+        )  # the 0 of a backward pass's where(…, 0)
     return x.inner if isinstance(x, AppleTensor) else x
 
 

@@ -17,20 +17,31 @@ from torch.nn import functional as F
 from common.device import fused_adam
 from common.masking import lengths_to_mask
 from mdma.jets import bucketed_indices
-from mdma.model import (Critic, Generator, MeanFieldAttention, lsgan_critic_loss, lsgan_generator_loss,
-                        mean_field_matching, sample_jets)
+from mdma.model import (
+    Critic,
+    Generator,
+    MeanFieldAttention,
+    lsgan_critic_loss,
+    lsgan_generator_loss,
+    mean_field_matching,
+    sample_jets,
+)
 
 
 class PlainAttention(nn.MultiheadAttention):
     def forward(self, c, h, mask):
-        return super().forward(c[:, None], h, h, key_padding_mask=~mask, need_weights=False)[0][:, 0]
+        return super().forward(c[:, None], h, h, key_padding_mask=~mask, need_weights=False)[0][
+            :, 0
+        ]
 
 
 def plain(net):
     """The same network by plain layers, with copies of its weights."""
     copy = type(net)()
     for block, ours in zip(copy.blocks, net.blocks):
-        attention = PlainAttention(block.norm.normalized_shape[0], block.attention.heads, batch_first=True)
+        attention = PlainAttention(
+            block.norm.normalized_shape[0], block.attention.heads, batch_first=True
+        )
         if isinstance(net, Critic):
             nn.utils.parametrizations.weight_norm(attention, "in_proj_weight")
         attention.load_state_dict(ours.attention.state_dict())
@@ -48,7 +59,9 @@ def plain(net):
 def training(G, D):
     """One step of LSGAN with mean-field matching, as train.py's."""
     opt_G = fused_adam(G.parameters(), torch.device("cpu"), lr=1e-4, betas=(0.0, 0.999), eps=1e-14)
-    opt_D = torch.optim.AdamW(D.parameters(), lr=1e-4, betas=(0.0, 0.999), eps=1e-14, weight_decay=0.01, fused=True)
+    opt_D = torch.optim.AdamW(
+        D.parameters(), lr=1e-4, betas=(0.0, 0.999), eps=1e-14, weight_decay=0.01, fused=True
+    )
 
     def step(x, mask):
         fake = G(torch.randn_like(x), mask)
@@ -84,7 +97,9 @@ def main():
     parser.add_argument("--steps", type=int, default=20, help="training steps of 128 jets")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}")
+    print(
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
+    )
     print(f"{'':36}{'plain':>8}{'ours':>9}")
 
     def row(what, theirs, ours):
@@ -96,18 +111,22 @@ def main():
         G, D = Generator(), Critic()
         G_plain, D_plain = plain(G), plain(D)
         assert type(G.blocks[0].attention) is MeanFieldAttention
-        jets = n[:args.jets]
+        jets = n[: args.jets]
         z, mask = torch.randn(len(jets), N, 3), lengths_to_mask(jets, N)
 
         @torch.no_grad()
         def generate(z=z, mask=mask, G=G_plain):
-            return torch.cat([G(*batch) for batch in zip(z.split(args.batch_size), mask.split(args.batch_size))])
+            return torch.cat(
+                [G(*batch) for batch in zip(z.split(args.batch_size), mask.split(args.batch_size))]
+            )
 
         with torch.no_grad():
             torch.testing.assert_close(generate()[:100], G(z[:100], mask[:100]), rtol=0, atol=1e-5)
         theirs = seconds(generate, args.repeats)
         ours = seconds(lambda jets=jets, N=N, G=G: sample_jets(G, jets, N), args.repeats)
-        row(f"generating, {N} particles, µs a jet", 1e6 * theirs / len(jets), 1e6 * ours / len(jets))
+        row(
+            f"generating, {N} particles, µs a jet", 1e6 * theirs / len(jets), 1e6 * ours / len(jets)
+        )
 
         batches = [bucketed_indices(n, 128, 0, step) for step in range(args.steps)]
         x, mask = torch.randn(len(n), N, 3), lengths_to_mask(n, N)
@@ -118,8 +137,10 @@ def main():
                 longest = int(n[i].max()) if trim else N
                 step(x[i, :longest], mask[i, :longest])
 
-        theirs, ours = (seconds(lambda step=step, trim=trim: train(step, trim), args.repeats) / args.steps
-                        for step, trim in ((plain_step, False), (our_step, True)))
+        theirs, ours = (
+            seconds(lambda step=step, trim=trim: train(step, trim), args.repeats) / args.steps
+            for step, trim in ((plain_step, False), (our_step, True))
+        )
         row(f"training, {N} particles, ms a step", 1e3 * theirs, 1e3 * ours)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 

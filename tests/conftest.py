@@ -13,7 +13,9 @@ import torch
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
-torch.set_num_threads(1)  # two busy cores: and the same sums, in the same order, as the subprocesses below
+torch.set_num_threads(
+    1
+)  # two busy cores: and the same sums, in the same order, as the subprocesses below
 LOCAL = ("localhost", "127.0.0.1", "::1", "", None)
 
 # As the markers in requirements.txt and requirements-dev.txt
@@ -32,7 +34,7 @@ def pytest_runtest_logreport(report):
         lost.append(f"{report.nodeid}: {reason}")
 
 
-pytest_collectreport = pytest_runtest_logreport              # a whole file can skip itself
+pytest_collectreport = pytest_runtest_logreport  # a whole file can skip itself
 
 
 def pytest_sessionfinish(session, exitstatus):
@@ -48,17 +50,22 @@ def pytest_terminal_summary(terminalreporter):
 @pytest.fixture(autouse=True, scope="session")
 def no_network():
     """Any host but this one is as unreachable as on a machine without network."""
+
     def guard(function, host_of):
         def guarded(*args, **kwargs):
             host = host_of(*args)
             if host not in LOCAL:
                 raise OSError(f"tests have no network: {host}")
             return function(*args, **kwargs)
+
         return guarded
 
     with pytest.MonkeyPatch.context() as patch:
+
         def peer(sock, address):
-            return address[0] if isinstance(address, tuple) else None  # a str is a Unix socket's path
+            return (
+                address[0] if isinstance(address, tuple) else None
+            )  # a str is a Unix socket's path
 
         for name in ("connect", "connect_ex"):
             patch.setattr(socket.socket, name, guard(getattr(socket.socket, name), peer))
@@ -73,6 +80,7 @@ def watch_steps(monkeypatch):
 
     There a gradient is what it will be: averaged, and with whatever a later backward has added to it.
     """
+
     def watch(module, name, look):
         make = getattr(module, name)
 
@@ -88,6 +96,7 @@ def watch_steps(monkeypatch):
             return optimiser
 
         monkeypatch.setattr(module, name, make_watched)
+
     return watch
 
 
@@ -109,12 +118,24 @@ def env(tmp_path_factory):
     bin_dir = tmp_path_factory.mktemp("bin")
     (bin_dir / "python").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
     (bin_dir / "python").chmod(0o755)
-    return os.environ | {"PATH": f"{bin_dir}:{os.environ['PATH']}", "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1",
-                         "OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0", "PYTHONDONTWRITEBYTECODE": "1"}
+    return os.environ | {
+        "PATH": f"{bin_dir}:{os.environ['PATH']}",
+        "PYTHONPATH": str(REPO),
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "GOMP_SPINCOUNT": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
 
 
 @pytest.fixture
 def python(here, env):
     """python("-m", "began.train", …) in the empty current directory -> CompletedProcess with text."""
-    return lambda *words: subprocess.run([sys.executable, *map(str, words)], cwd=here, env=env, capture_output=True,
-                                         text=True, timeout=300)
+    return lambda *words: subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )

@@ -25,6 +25,6 @@ def smoke_run(folder, out, *flags):
         for name in PICTURES:
             if hasattr(train, name):
                 patch.setattr(train, name, lambda *args, **kwargs: None)
-        patch.setattr(common.runs, "environment", lambda device: {})     # it asks git: 20 ms
+        patch.setattr(common.runs, "environment", lambda device: {})  # it asks git: 20 ms
         metrics = train.main(["--smoke", "--device", "cpu", "--out", str(out), *map(str, flags)])
     return common.runs.load_checkpoint(Path(out) / "last.pt", folder) | {"metrics": metrics}

@@ -32,23 +32,52 @@ from typing import NamedTuple
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDERS = sorted(path.parent.name for path in REPO.glob("*/train.py"))
-LEFT_OUT = {"__init__.py", "eval.py", "reproduce.py", "simulate.py"}     # no line of a training run
-COMMON_TESTS = {                             # of common/, where test_<name>.py is not enough
-    "cli": "test_cli test_runs", "device": "test_device test_runs test_steps",
-    "masking": "test_masking test_mdma_model", "images": "test_metrics_images",
-    "lenet": "test_metrics_images", "jets": "test_metrics_jets", "toy": "test_metrics_toy",
+LEFT_OUT = {"__init__.py", "eval.py", "reproduce.py", "simulate.py"}  # no line of a training run
+COMMON_TESTS = {  # of common/, where test_<name>.py is not enough
+    "cli": "test_cli test_runs",
+    "device": "test_device test_runs test_steps",
+    "masking": "test_masking test_mdma_model",
+    "images": "test_metrics_images",
+    "lenet": "test_metrics_images",
+    "jets": "test_metrics_jets",
+    "toy": "test_metrics_toy",
 }
 SHOWING = {"print", "announce", "curves", "save_grid", "densities", "surface", "add_argument_group"}
-SHOWN = {"draw", "draw_curves", "draw_features", "panels"}              # functions that only show
-SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS")        # tables: a test would only repeat them
+SHOWN = {"draw", "draw_curves", "draw_features", "panels"}  # functions that only show
+SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS")  # tables: a test would only repeat them
 SWAPS = {
-    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult, ast.Pow: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Mod: ast.Mult, ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE,
-    ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.And: ast.Or, ast.Or: ast.And,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
 }
-NAMES = {"min": "max", "max": "min", "minimum": "maximum", "maximum": "minimum", "argmin": "argmax",
-         "argmax": "argmin", "rand": "randn", "randn": "rand", "eval": "train", "train": "eval"}
+NAMES = {
+    "min": "max",
+    "max": "min",
+    "minimum": "maximum",
+    "maximum": "minimum",
+    "argmin": "argmax",
+    "argmax": "argmin",
+    "rand": "randn",
+    "randn": "rand",
+    "eval": "train",
+    "train": "eval",
+}
 UNWRAPPED = {"detach", "abs", "square", "sqrt", "exp", "log", "clone", "float", "double"}
 
 
@@ -64,7 +93,7 @@ class Mutant(NamedTuple):
 
     def applied(self, source):
         raw = source.encode()
-        return (raw[:self.start] + self.new.encode() + raw[self.end:]).decode()
+        return (raw[: self.start] + self.new.encode() + raw[self.end :]).decode()
 
 
 # --- mutants of a source -------------------------------------------------------------------------
@@ -72,6 +101,7 @@ class Mutant(NamedTuple):
 
 def changes(node):
     """Yield (kind, changed copy of the node) for every way to change this node itself."""
+
     def changed(kind, **fields):
         other = copy.deepcopy(node)
         for name, value in fields.items():
@@ -109,7 +139,7 @@ def changes_of_call(node, changed):
         yield changed("arguments swapped", args=[node.args[1], node.args[0], *node.args[2:]])
     for i, keyword in enumerate(node.keywords):
         if keyword.arg and keyword.arg not in ("help", "metavar"):
-            yield changed("keyword left out", keywords=node.keywords[:i] + node.keywords[i + 1:])
+            yield changed("keyword left out", keywords=node.keywords[:i] + node.keywords[i + 1 :])
     if name in UNWRAPPED and isinstance(node.func, ast.Attribute) and not node.args:
         yield "call left out", node.func.value
 
@@ -141,8 +171,13 @@ def mutants(source):
                         visit(child)
 
     def add(node, kind, other):
-        start, end = (starts[line - 1] + column for line, column in (
-            (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)))
+        start, end = (
+            starts[line - 1] + column
+            for line, column in (
+                (node.lineno, node.col_offset),
+                (node.end_lineno, node.end_col_offset),
+            )
+        )
         old = source.encode()[start:end].decode()
         new = ast.unparse(ast.fix_missing_locations(other))
         if not isinstance(other, (ast.Call, ast.Constant, ast.Name, ast.Pass)):
@@ -169,7 +204,7 @@ def choose(by_file, n, seed):
         rng.shuffle(group)
     while len(chosen) < n and groups:
         rng.shuffle(groups)
-        chosen += [group.pop() for group in groups[:n - len(chosen)]]
+        chosen += [group.pop() for group in groups[: n - len(chosen)]]
         groups = [group for group in groups if group]
     return chosen
 
@@ -179,8 +214,11 @@ def choose(by_file, n, seed):
 
 def sources(folder, names=()):
     """Files of a folder that are mutated, relative to the repository."""
-    return [str(path.relative_to(REPO)) for path in sorted((REPO / folder).rglob("*.py"))
-            if (path.name in names if names else path.name not in LEFT_OUT)]
+    return [
+        str(path.relative_to(REPO))
+        for path in sorted((REPO / folder).rglob("*.py"))
+        if (path.name in names if names else path.name not in LEFT_OUT)
+    ]
 
 
 def watchers(file):
@@ -197,16 +235,25 @@ def watchers(file):
 
 def run_tests(tree, words, timeout):
     """(verdict, seconds): "survived", "killed" or "timeout"."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive",
-                        "PYTHONDONTWRITEBYTECODE": "1"}
+    env = os.environ | {
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "passive",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *words]
     start = time.time()
-    process = subprocess.Popen(command, cwd=tree, env=env, start_new_session=True,
-                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=tree,
+        env=env,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         verdict = "killed" if process.wait(timeout) else "survived"
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)            # the tests' own processes, too
+        os.killpg(process.pid, 9)  # the tests' own processes, too
         process.wait()
         verdict = "timeout"
     return verdict, round(time.time() - start, 1)
@@ -214,6 +261,7 @@ def run_tests(tree, words, timeout):
 
 def copy_tree(where):
     """A copy of the repository's files without what git ignores at its top."""
+
     def left_out(folder, names):
         top = {".git", ".venv", "runs", "data"} if Path(folder) == REPO else set()
         return (top | {"__pycache__"}).intersection(names)
@@ -248,8 +296,9 @@ def report(results):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--folders", nargs="+", default=[*FOLDERS, "common"], metavar="FOLDER")
     parser.add_argument("--files", nargs="+", default=(), metavar="NAME", help="only these")
     parser.add_argument("--n", type=int, default=30, help="mutants of each folder")
@@ -290,9 +339,16 @@ def main(argv=None):
             verdict, seconds = run_tests(tree, words, 60 + 4 * baseline[tuple(words)])
             (tree / file).write_text(source)
             trees.put(tree)
-            result = {"key": key_of(file, mutant), "file": file, "line": mutant.line,
-                      "kind": mutant.kind, "old": mutant.old, "new": mutant.new,
-                      "verdict": verdict, "seconds": seconds}
+            result = {
+                "key": key_of(file, mutant),
+                "file": file,
+                "line": mutant.line,
+                "kind": mutant.kind,
+                "old": mutant.old,
+                "new": mutant.new,
+                "verdict": verdict,
+                "seconds": seconds,
+            }
             with lock, open(args.out, "a") as f:
                 f.write(json.dumps(result) + "\n")
                 done[result["key"]] = result

@@ -11,8 +11,19 @@ import torch
 
 from began import eval as began_eval
 from began import train
-from began.model import (Autoencoder, BerthelotDecoder, BerthelotEncoder, ConvTransposeDecoder, Generator,
-                         ResNet18, autoencoder_error, convergence_measure, discriminator_loss, generator_loss, update_k)
+from began.model import (
+    Autoencoder,
+    BerthelotDecoder,
+    BerthelotEncoder,
+    ConvTransposeDecoder,
+    Generator,
+    ResNet18,
+    autoencoder_error,
+    convergence_measure,
+    discriminator_loss,
+    generator_loss,
+    update_k,
+)
 from common.cli import UserError
 from common.device import import_torchvision, step_rng
 from common.metrics import pick
@@ -31,8 +42,8 @@ def count(net):
 def test_autoencoder_error_is_the_mean_over_pixels_per_image():
     v = T([[[[1.0, -1.0], [0.5, 0.0]]], [[[0.0, 0.0], [0.0, 0.0]]]])
     r = T([[[[0.0, -1.0], [0.0, 0.5]]], [[[0.0, 0.0], [0.0, 2.0]]]])
-    assert autoencoder_error(v, r).tolist() == [0.5, 0.5]            # (1 + 0 + .5 + .5) / 4 ; 2 / 4
-    assert autoencoder_error(v, r, 2).tolist() == [0.375, 1.0]       # (1 + 0 + .25 + .25) / 4 ; 4 / 4
+    assert autoencoder_error(v, r).tolist() == [0.5, 0.5]  # (1 + 0 + .5 + .5) / 4 ; 2 / 4
+    assert autoencoder_error(v, r, 2).tolist() == [0.375, 1.0]  # (1 + 0 + .25 + .25) / 4 ; 4 / 4
 
 
 def test_autoencoder_error_is_computed_in_fp32_under_bf16():
@@ -50,21 +61,25 @@ def test_losses_by_hand():
 
 def test_k_and_M_by_hand():
     L_x, L_G = T(0.2), T(0.05)
-    assert update_k(T(0.0), L_x, L_G, 0.5, 1e-3).item() == pytest.approx(5e-5)   # 1e-3 (.1 − .05)
-    assert convergence_measure(L_x, L_G, 0.5).item() == pytest.approx(0.25)      # .2 + |.1 − .05|
-    assert convergence_measure(L_x, T(0.3), 0.5).item() == pytest.approx(0.4)    # .2 + |.1 − .3|
+    assert update_k(T(0.0), L_x, L_G, 0.5, 1e-3).item() == pytest.approx(5e-5)  # 1e-3 (.1 − .05)
+    assert convergence_measure(L_x, L_G, 0.5).item() == pytest.approx(0.25)  # .2 + |.1 − .05|
+    assert convergence_measure(L_x, T(0.3), 0.5).item() == pytest.approx(0.4)  # .2 + |.1 − .3|
 
 
 def test_k_stays_in_0_1():
     assert update_k(T(0.0), T(0.1), T(0.9), 0.5, 1.0).item() == 0.0
     assert update_k(T(1.0), T(0.9), T(0.1), 0.5, 1.0).item() == 1.0
-    assert update_k(T(0.3), T(0.5), T(0.2), 0.0, 10.0).item() == 0.0             # γ = 0: k can't rise
+    assert update_k(T(0.3), T(0.5), T(0.2), 0.0, 10.0).item() == 0.0  # γ = 0: k can't rise
 
 
 def test_perfect_autoencoder_is_an_equilibrium():
     v = torch.rand(4, 1, 8, 8)
     L = autoencoder_error(v, v.clone()).mean()
-    assert L == 0 and convergence_measure(L, L, 0.5) == 0 and update_k(T(0.3), L, L, 0.5, 1e-3) == T(0.3)
+    assert (
+        L == 0
+        and convergence_measure(L, L, 0.5) == 0
+        and update_k(T(0.3), L, L, 0.5, 1e-3) == T(0.3)
+    )
 
 
 def test_k_and_M_carry_no_gradient():
@@ -76,7 +91,9 @@ def test_k_and_M_carry_no_gradient():
 def test_thesis_log_is_consistent_with_our_formulas():
     """L_x = L_D + k·L_G (up to the printed k being one step newer) must give the printed M."""
     for L_D, L_G, k, M in train.THESIS_LOG:
-        assert convergence_measure(T(L_D + k * L_G), T(L_G), 0.5).item() == pytest.approx(M, abs=3e-4)
+        assert convergence_measure(T(L_D + k * L_G), T(L_G), 0.5).item() == pytest.approx(
+            M, abs=3e-4
+        )
 
 
 def test_error_is_invariant_to_order_and_duplication_without_batchnorm():
@@ -85,9 +102,13 @@ def test_error_is_invariant_to_order_and_duplication_without_batchnorm():
     with torch.no_grad():
         a = autoencoder_error(x, D(x))
         order = torch.tensor([3, 1, 0, 5, 4, 2])
-        assert torch.allclose(autoencoder_error(x[order], D(x[order])), a[order], atol=1e-6)  # the error is fp32
+        assert torch.allclose(
+            autoencoder_error(x[order], D(x[order])), a[order], atol=1e-6
+        )  # the error is fp32
         twice = torch.cat([x, x])
-        assert autoencoder_error(twice, D(twice)).mean().item() == pytest.approx(a.mean().item(), abs=1e-6)
+        assert autoencoder_error(twice, D(twice)).mean().item() == pytest.approx(
+            a.mean().item(), abs=1e-6
+        )
 
 
 # --- who gets gradient: the loop of train.py itself, observed just before each optimiser step
@@ -109,8 +130,16 @@ def observed_step(tmp_path, monkeypatch, watch_steps):
     def look(optimiser):
         first = optimiser.param_groups[0]["params"][0]
         stepping = "G" if first is next(nets["G"].parameters()) else "D"
-        seen.append({"net": stepping, **{f"grad_{k}": grads(v) for k, v in nets.items()},
-                     **{f"state_{k}": {n: t.clone() for n, t in v.state_dict().items()} for k, v in nets.items()}})
+        seen.append(
+            {
+                "net": stepping,
+                **{f"grad_{k}": grads(v) for k, v in nets.items()},
+                **{
+                    f"state_{k}": {n: t.clone() for n, t in v.state_dict().items()}
+                    for k, v in nets.items()
+                },
+            }
+        )
 
     def loss(real_error, fake_error, k_t):
         k_used.append(float(k_t))
@@ -119,8 +148,27 @@ def observed_step(tmp_path, monkeypatch, watch_steps):
     monkeypatch.setattr(train, "build", remember)
     watch_steps(train, "fused_adam", look)
     monkeypatch.setattr(train, "discriminator_loss", loss)
-    argv = ["--smoke", "--arch", "berthelot", "--width", "4", "--code-dim", "8", "--z-dim", "6", "--batch-size", "4",
-            "--steps", "2", "--lambda-k", "0.5", "--gamma", "1", "--out", str(tmp_path / "run")]
+    argv = [
+        "--smoke",
+        "--arch",
+        "berthelot",
+        "--width",
+        "4",
+        "--code-dim",
+        "8",
+        "--z-dim",
+        "6",
+        "--batch-size",
+        "4",
+        "--steps",
+        "2",
+        "--lambda-k",
+        "0.5",
+        "--gamma",
+        "1",
+        "--out",
+        str(tmp_path / "run"),
+    ]
     train.main(argv)
     seen.append({f"state_{k}": v.state_dict() for k, v in nets.items()})
     args = train.parse_args(argv)
@@ -151,20 +199,35 @@ def test_D_step_has_the_gradient_of_L_D_and_nothing_of_L_G(observed_step):
 def test_G_step_has_the_gradient_of_L_G_against_the_updated_D(observed_step):
     s, (first, second, _) = observed_step, observed_step["seen"]
     assert second["net"] == "G"
-    assert any(not torch.equal(a, first["state_D"][n]) for n, a in second["state_D"].items()), "D was not updated"
+    assert any(not torch.equal(a, first["state_D"][n]) for n, a in second["state_D"].items()), (
+        "D was not updated"
+    )
     s["G"].load_state_dict(second["state_G"])
     s["D"].load_state_dict(second["state_D"])
     fake = s["G"](s["z_G"])
-    assert_same(second["grad_G"], torch.autograd.grad((fake - s["D"](fake)).abs().mean(), list(s["G"].parameters())))
+    assert_same(
+        second["grad_G"],
+        torch.autograd.grad((fake - s["D"](fake)).abs().mean(), list(s["G"].parameters())),
+    )
 
 
 def test_each_step_leaves_the_other_network_alone(observed_step):
     first, second, after = observed_step["seen"]
-    assert all(g is None for g in observed_step["first_D_step"]["grad_G"].values()), "D's step reached G"
-    assert all(torch.equal(a, second["state_G"][n]) for n, a in first["state_G"].items()), "D's step moved G"
-    assert all(torch.equal(a, second["grad_D"][n]) for n, a in first["grad_D"].items()), "G's step wrote into D.grad"
-    assert all(torch.equal(a, after["state_D"][n]) for n, a in second["state_D"].items()), "G's step moved D"
-    assert any(not torch.equal(a, after["state_G"][n]) for n, a in second["state_G"].items()), "G did not move"
+    assert all(g is None for g in observed_step["first_D_step"]["grad_G"].values()), (
+        "D's step reached G"
+    )
+    assert all(torch.equal(a, second["state_G"][n]) for n, a in first["state_G"].items()), (
+        "D's step moved G"
+    )
+    assert all(torch.equal(a, second["grad_D"][n]) for n, a in first["grad_D"].items()), (
+        "G's step wrote into D.grad"
+    )
+    assert all(torch.equal(a, after["state_D"][n]) for n, a in second["state_D"].items()), (
+        "G's step moved D"
+    )
+    assert any(not torch.equal(a, after["state_G"][n]) for n, a in second["state_G"].items()), (
+        "G did not move"
+    )
 
 
 def test_training_is_in_train_mode_and_drawing_in_eval_mode(tmp_path, monkeypatch, watch_steps):
@@ -172,20 +235,37 @@ def test_training_is_in_train_mode_and_drawing_in_eval_mode(tmp_path, monkeypatc
     nets, modes, drawn = [], [], []
     build = train.build
     monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
-    monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append((nets[0].training, images)))
+    monkeypatch.setattr(
+        train, "save_grid", lambda images, path: drawn.append((nets[0].training, images))
+    )
     watch_steps(train, "fused_adam", lambda optimiser: modes.append([net.training for net in nets]))
     train.main(["--smoke", "--steps", "3", "--sample-every", "1", "--out", str(tmp_path / "r")])
     assert modes == [[True, True]] * 6
     assert [training for training, _ in drawn] == [False] * 3
     args = train.parse_args(["--smoke"])
     nets[0].eval()
-    assert torch.equal(nets[0](train.sample_z(64, args, step_rng(args.seed, 0))), drawn[-1][1]), "z's are fixed ones"
+    assert torch.equal(nets[0](train.sample_z(64, args, step_rng(args.seed, 0))), drawn[-1][1]), (
+        "z's are fixed ones"
+    )
 
 
 def test_the_log_follows_the_papers_equations(tmp_path):
     """k and M of each line are those of its L_x and L_G; L_D is that of the errors that D's step saw."""
-    train.main(["--smoke", "--steps", "5", "--log-every", "1", "--lambda-k", "0.7", "--gamma", "0.9", "--out",
-                str(tmp_path / "r")])
+    train.main(
+        [
+            "--smoke",
+            "--steps",
+            "5",
+            "--log-every",
+            "1",
+            "--lambda-k",
+            "0.7",
+            "--gamma",
+            "0.9",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     k = 0.0
     for line in read_log(tmp_path / "r/log.jsonl"):
         balance = 0.9 * line["L_x"] - line["L_G"]
@@ -199,11 +279,23 @@ def test_the_log_follows_the_papers_equations(tmp_path):
 def test_resume_goes_on_with_k_and_the_rates(tmp_path, monkeypatch):
     """Stopped in the middle of a window of M, which is constant here: the rates halve at steps 4, 6 and 8."""
     monkeypatch.setattr(train, "convergence_measure", lambda *a: T(1.0))
-    words = ["--smoke", "--lambda-k", "0.7", "--gamma", "0.9", "--lr-halve-patience", "2", "--lr-d", "0.1"]
+    words = [
+        "--smoke",
+        "--lambda-k",
+        "0.7",
+        "--gamma",
+        "0.9",
+        "--lr-halve-patience",
+        "2",
+        "--lr-d",
+        "0.1",
+    ]
     train.main([*words, "--steps", "8", "--out", str(tmp_path / "whole")])
     train.main([*words, "--steps", "5", "--out", str(tmp_path / "parts")])
     train.main(["--resume", str(tmp_path / "parts"), "--steps", "8"])
-    whole, parts = (torch.load(tmp_path / n / "last.pt", weights_only=True)["state"] for n in ("whole", "parts"))
+    whole, parts = (
+        torch.load(tmp_path / n / "last.pt", weights_only=True)["state"] for n in ("whole", "parts")
+    )
     for name in ("k_t", "M_sum", "M_best"):
         assert torch.equal(whole[name], parts[name]), name
     assert all(torch.equal(whole["G"][n], parts["G"][n]) for n in whole["G"])
@@ -217,8 +309,10 @@ def test_resume_goes_on_with_k_and_the_rates(tmp_path, monkeypatch):
 def test_thesis_parameter_counts():
     assert count(Generator()) == 3_157_313
     D = Autoencoder()
-    assert count(D.encoder) == 11_170_240          # ResNet-18 of one channel without fc: 11,689,512 − 513,000 − 6,272
-    assert count(D.decoder) == 6_958_401           # 512·8192 + 8192, then as G
+    assert (
+        count(D.encoder) == 11_170_240
+    )  # ResNet-18 of one channel without fc: 11,689,512 − 513,000 − 6,272
+    assert count(D.decoder) == 6_958_401  # 512·8192 + 8192, then as G
     assert D(torch.zeros(2, 1, 64, 64)).shape == (2, 1, 64, 64)
 
 
@@ -229,7 +323,9 @@ def test_resnet_encoder_takes_pretrained_weights_but_a_new_first_convolution():
     assert torch.equal(own["layer4.1.conv2.weight"], donor.state_dict()["layer4.1.conv2.weight"])
     assert own["conv1.weight"].shape == (64, 1, 7, 7)
     colour = Autoencoder(size=32, channels=3, width=8, encoder_state=donor.state_dict()).encoder.net
-    assert not torch.equal(colour.conv1.weight, donor.conv1.weight), "new also where it would fit (§3.1)"
+    assert not torch.equal(colour.conv1.weight, donor.conv1.weight), (
+        "new also where it would fit (§3.1)"
+    )
 
 
 def test_resnet_18_is_torchvisions():
@@ -237,11 +333,16 @@ def test_resnet_18_is_torchvisions():
     theirs = import_torchvision().models.resnet18(weights=None)
     theirs.fc = torch.nn.Identity()
     ours = ResNet18()
-    shapes = [[(name, tensor.shape) for name, tensor in net.state_dict().items()] for net in (ours, theirs)]
+    shapes = [
+        [(name, tensor.shape) for name, tensor in net.state_dict().items()]
+        for net in (ours, theirs)
+    ]
     assert shapes[0] == shapes[1]
     for name, tensor in theirs.state_dict().items():
         if "conv" in name or "downsample.0" in name:
-            assert ours.state_dict()[name].std().item() == pytest.approx(tensor.std().item(), rel=0.1), name
+            assert ours.state_dict()[name].std().item() == pytest.approx(
+                tensor.std().item(), rel=0.1
+            ), name
     ours.load_state_dict(theirs.state_dict())
     x = torch.randn(3, 3, 40, 40)
     for training in (True, False):
@@ -253,19 +354,28 @@ def test_resnet_18_is_torchvisions():
 def test_model_copied_alone_builds_its_default_networks(tmp_path):
     """Without torchvision, which beside a CPU torch can't be imported."""
     shutil.copy(train.__file__.replace("train.py", "model.py"), tmp_path / "my_began.py")
-    code = ("import sys; sys.path += sys.argv[1:]; sys.modules['torchvision'] = None\n"
-            "import my_began; print(sum(p.numel() for p in my_began.Autoencoder().parameters()))")
+    code = (
+        "import sys; sys.path += sys.argv[1:]; sys.modules['torchvision'] = None\n"
+        "import my_began; print(sum(p.numel() for p in my_began.Autoencoder().parameters()))"
+    )
     paths = [path for path in sys.path if "site-packages" in path]
-    done = subprocess.run([sys.executable, "-S", "-c", code, *paths], cwd=tmp_path, capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code, *paths],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.stdout.strip() == str(11_170_240 + 6_958_401), done.stderr
 
 
 def test_xavier_initialisation_of_G_and_of_Ds_decoder():
     D = Autoencoder(64, 64, 1, 64, encoder="conv")
     for decoder in (Generator().net, D.decoder):
-        conv = decoder[4]                          # ConvT 512 -> 256, 4x4: fans 256·16 and 512·16
-        assert conv.weight.std().item() == pytest.approx(0.02 * math.sqrt(2 / (16 * (256 + 512))), rel=0.02)
+        conv = decoder[4]  # ConvT 512 -> 256, 4x4: fans 256·16 and 512·16
+        assert conv.weight.std().item() == pytest.approx(
+            0.02 * math.sqrt(2 / (16 * (256 + 512))), rel=0.02
+        )
         assert conv.bias.abs().sum() == 0
     assert count(D) > 0 and D.decoder[-1](T(50.0)) == 1  # tanh
 
@@ -275,7 +385,7 @@ def test_xavier_initialisation_of_G_and_of_Ds_decoder():
 def test_berthelot_shapes(size, channels):
     scales = int(math.log2(size // 8)) + 1
     E, Dec = BerthelotEncoder(size, channels, 4, 10), BerthelotDecoder(10, size, channels, 4)
-    assert E[-1].in_features == 8 * 8 * 4 * scales                     # filters grow linearly: n, 2n, 3n, …
+    assert E[-1].in_features == 8 * 8 * 4 * scales  # filters grow linearly: n, 2n, 3n, …
     x = torch.rand(2, channels, size, size)
     assert E(x).shape == (2, 10) and Dec(E(x)).shape == x.shape
     assert (Dec(torch.full((1, 10), 1e4)).abs() > 1).any(), "Berthelot's output is not squashed"
@@ -285,13 +395,13 @@ def test_berthelot_shapes(size, channels):
 def test_berthelot_parameter_counts_are_the_public_codes(size, in_all):
     """Layer by layer as carpedm20/BEGAN-tensorflow's models.py at 1c234f5; n = 128, N_z = N_h = 64, RGB."""
     n, conv = 128, lambda a, b: 9 * a * b + b
-    sides = int(math.log2(size)) - 2                       # its repeat_num
+    sides = int(math.log2(size)) - 2  # its repeat_num
     encoder, before = conv(3, n), n
     for side in range(1, sides + 1):
         encoder += conv(before, side * n) + conv(side * n, side * n)
         before = side * n
         if side < sides:
-            encoder += conv(before, before)                # stride 2
+            encoder += conv(before, before)  # stride 2
     encoder += 64 * before * 64 + 64
     decoder = 64 * 64 * n + 64 * n + 2 * sides * conv(n, n) + conv(n, 3)
     D = Autoencoder(64, size, 3, n, "berthelot")
@@ -301,7 +411,11 @@ def test_berthelot_parameter_counts_are_the_public_codes(size, in_all):
 
 
 def test_berthelot_encoder_widens_after_the_strided_convolution():
-    strided = [conv for conv in BerthelotEncoder(32, 1, 4, 10).modules() if getattr(conv, "stride", None) == (2, 2)]
+    strided = [
+        conv
+        for conv in BerthelotEncoder(32, 1, 4, 10).modules()
+        if getattr(conv, "stride", None) == (2, 2)
+    ]
     assert [(conv.in_channels, conv.out_channels) for conv in strided] == [(4, 4), (8, 8)]
 
 
@@ -310,7 +424,9 @@ def test_berthelot_generator_has_the_shape_of_Ds_decoder():
     assert [p.shape for p in G.net.parameters()] == [p.shape for p in D.decoder.parameters()]
 
 
-@pytest.mark.parametrize("net, size", [(BerthelotEncoder, 28), (BerthelotDecoder, 4), (ConvTransposeDecoder, 48)])
+@pytest.mark.parametrize(
+    "net, size", [(BerthelotEncoder, 28), (BerthelotDecoder, 4), (ConvTransposeDecoder, 48)]
+)
 def test_sizes_that_do_not_halve_are_refused(net, size):
     with pytest.raises(ValueError, match=f"{size} is not"):
         net(size, 1, 4, 8) if net is BerthelotEncoder else net(8, size, 1, 4)
@@ -321,19 +437,54 @@ def test_sizes_that_do_not_halve_are_refused(net, size):
 
 def test_defaults_are_the_thesis(capsys):
     args = train.parse_args([])
-    thesis = dict(dataset="fashion-mnist", size=64, z_dim=48, batch_size=64, lr_g=1e-4, lr_d=1e-5, gamma=0.5,
-                         lambda_k=0.001, target_norm=1, steps=8 * 938, beta1=0.5, width=64, arch="thesis",
-                         encoder="resnet18", encoder_weights="imagenet", z_dist="normal")
+    thesis = dict(
+        dataset="fashion-mnist",
+        size=64,
+        z_dim=48,
+        batch_size=64,
+        lr_g=1e-4,
+        lr_d=1e-5,
+        gamma=0.5,
+        lambda_k=0.001,
+        target_norm=1,
+        steps=8 * 938,
+        beta1=0.5,
+        width=64,
+        arch="thesis",
+        encoder="resnet18",
+        encoder_weights="imagenet",
+        z_dist="normal",
+    )
     assert {k: getattr(args, k) for k in thesis} == thesis
 
 
 def test_presets():
     berthelot = train.parse_args(["--arch", "berthelot"])
-    paper = dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, z_dist="uniform", beta1=0.9,
-                 gamma=0.5, lambda_k=0.001, encoder_weights="none")
+    paper = dict(
+        width=128,
+        z_dim=64,
+        code_dim=64,
+        batch_size=16,
+        lr_g=1e-4,
+        lr_d=1e-4,
+        z_dist="uniform",
+        beta1=0.9,
+        gamma=0.5,
+        lambda_k=0.001,
+        encoder_weights="none",
+    )
     assert {k: getattr(berthelot, k) for k in paper} == paper
     quick = train.parse_args(["--quick"])
-    ours = dict(size=32, width=32, encoder="conv", batch_size=32, gamma=0.8, lr_g=1e-3, lr_d=1e-4, steps=5000)
+    ours = dict(
+        size=32,
+        width=32,
+        encoder="conv",
+        batch_size=32,
+        gamma=0.8,
+        lr_g=1e-3,
+        lr_d=1e-4,
+        steps=5000,
+    )
     assert {k: getattr(quick, k) for k in ours} == ours
 
 
@@ -341,13 +492,16 @@ def test_z_distributions():
     uniform = train.sample_z(2000, train.parse_args(["--z-dist", "uniform"]), step_rng(0, 1))
     normal = train.sample_z(2000, train.parse_args([]), step_rng(0, 1))
     assert abs(uniform.mean()) < 0.02
-    assert uniform.abs().max() <= 1 and uniform.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02)
+    assert uniform.abs().max() <= 1 and uniform.std().item() == pytest.approx(
+        1 / math.sqrt(3), rel=0.02
+    )
     assert normal.std().item() == pytest.approx(1, rel=0.02) and normal.abs().max() > 3
 
 
 def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
     def no_network(*a, **k):
         raise OSError("no route to host")
+
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nonexistent-torch-hub")
@@ -373,18 +527,37 @@ def test_encoder_weights_from_a_file(tmp_path):
 def test_imagenet_weights_are_torchvisions_default(monkeypatch):
     """The very file that torchvision's ResNet18_Weights.DEFAULT names."""
     asked = []
-    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", lambda url, **k: asked.append((url, k)) or {})
+    monkeypatch.setattr(
+        torch.hub, "load_state_dict_from_url", lambda url, **k: asked.append((url, k)) or {}
+    )
     assert train.encoder_weights("imagenet") == ({}, "imagenet")
     assert asked[0][0] == import_torchvision().models.ResNet18_Weights.DEFAULT.url
     assert asked[0][1]["check_hash"] and asked[0][1]["weights_only"]
 
 
-def test_pretrained_weights_are_used_again_by_a_run_killed_before_its_first_checkpoint(tmp_path, monkeypatch):
+def test_pretrained_weights_are_used_again_by_a_run_killed_before_its_first_checkpoint(
+    tmp_path, monkeypatch
+):
     used = []
-    monkeypatch.setattr(train, "encoder_weights", lambda which: (used.append(which), (None, which))[1])
+    monkeypatch.setattr(
+        train, "encoder_weights", lambda which: (used.append(which), (None, which))[1]
+    )
     run = str(tmp_path / "r")
-    train.main(["--smoke", "--encoder", "resnet18", "--size", "32", "--encoder-weights", "imagenet", "--steps", "1",
-                "--out", run])
+    train.main(
+        [
+            "--smoke",
+            "--encoder",
+            "resnet18",
+            "--size",
+            "32",
+            "--encoder-weights",
+            "imagenet",
+            "--steps",
+            "1",
+            "--out",
+            run,
+        ]
+    )
     train.main(["--resume", run, "--steps", "2"])
     assert used == ["imagenet"], "a checkpoint brings its own weights"
     (tmp_path / "r/last.pt").unlink()
@@ -397,8 +570,25 @@ def test_learning_rates_halve_when_M_stalls(tmp_path, monkeypatch, M, factor):
     """Windows of 2 in 6 steps: the first sets the mark; a constant M halves at 4 and 6, a falling one never."""
     step = iter(range(1, 100))
     monkeypatch.setattr(train, "convergence_measure", lambda *a: T(M(next(step))))
-    train.main(["--smoke", "--arch", "berthelot", "--width", "4", "--code-dim", "8", "--lr-d", "0.001",
-                "--steps", "6", "--lr-halve-patience", "2", "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            "--smoke",
+            "--arch",
+            "berthelot",
+            "--width",
+            "4",
+            "--code-dim",
+            "8",
+            "--lr-d",
+            "0.001",
+            "--steps",
+            "6",
+            "--lr-halve-patience",
+            "2",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
     assert state["opt_G"]["param_groups"][0]["lr"] == pytest.approx(1e-4 * factor)
     assert state["opt_D"]["param_groups"][0]["lr"] == pytest.approx(1e-3 * factor)
@@ -410,8 +600,10 @@ def test_learning_rates_halve_when_M_stalls(tmp_path, monkeypatch, M, factor):
 def test_slerp():
     a, b = T([[1.0, 0.0]]), T([[0.0, 1.0]])
     assert torch.allclose(began_eval.slerp(a, b, 0.5), T([[0.5, 0.5]]).sqrt(), atol=1e-6)
-    assert torch.allclose(began_eval.slerp(a, b, 0.0), a) and torch.allclose(began_eval.slerp(a, b, 1.0), b, atol=1e-6)
-    third = began_eval.slerp(a, b, 1 / 3)                      # 30 degrees
+    assert torch.allclose(began_eval.slerp(a, b, 0.0), a) and torch.allclose(
+        began_eval.slerp(a, b, 1.0), b, atol=1e-6
+    )
+    third = began_eval.slerp(a, b, 1 / 3)  # 30 degrees
     assert torch.allclose(third, T([[math.cos(math.pi / 6), 0.5]]), atol=1e-6)
     assert torch.allclose(began_eval.slerp(a, 2 * a, 0.5), 1.5 * a), "parallel vectors"
 
@@ -420,7 +612,10 @@ def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
     log = [{"step": s, "M": float(s)} for s in range(20, 1900, 20)]
     rows = began_eval.thesis_table(log)
     assert [r["epoch"] for r in rows] == [1, 2]
-    assert rows[0]["M_ours"] == pytest.approx((820 + 840 + 860 + 880 + 900) / 5) and rows[0]["M_thesis"] == 0.2177
+    assert (
+        rows[0]["M_ours"] == pytest.approx((820 + 840 + 860 + 880 + 900) / 5)
+        and rows[0]["M_thesis"] == 0.2177
+    )
     assert rows[1]["M_thesis"] == 0.1383
     assert json.dumps(rows)
 
@@ -428,10 +623,14 @@ def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
 def test_gamma_sweep_compares_the_newest_run_of_each_gamma(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for gamma, name in ((0.3, "old"), (0.3, "new"), (0.9, "x")):
-        train.main(["--smoke", "--steps", "2", "--gamma", str(gamma), "--out", f"runs/began/{name}"])
+        train.main(
+            ["--smoke", "--steps", "2", "--gamma", str(gamma), "--out", f"runs/began/{name}"]
+        )
     results = began_eval.main(["--gammas", "0.9", "0.3", "--n", "80"])
-    assert [(r["gamma"], r["checkpoint"]) for r in results] == [(0.9, "runs/began/x/last.pt"),
-                                                                (0.3, "runs/began/new/last.pt")]
+    assert [(r["gamma"], r["checkpoint"]) for r in results] == [
+        (0.9, "runs/began/x/last.pt"),
+        (0.3, "runs/began/new/last.pt"),
+    ]
     assert any(key.startswith("fid_") for key in results[0])
     assert (tmp_path / "runs/began/gammas.png").stat().st_size > 5000
     with pytest.raises(UserError, match="γ = \\[0.7\\]"):

@@ -12,8 +12,18 @@ from torch.nn import functional as F
 from bigan import eval as bigan_eval
 from bigan import train
 from bigan.features import auroc, linear_probe, nearest, one_nn_accuracy
-from bigan.model import (Discriminator, Encoder, Generator, anomaly_score, discriminator_loss, encoder_generator_loss,
-                         generator_loss, latent_loss, recompute_statistics, reconstruction_loss)
+from bigan.model import (
+    Discriminator,
+    Encoder,
+    Generator,
+    anomaly_score,
+    discriminator_loss,
+    encoder_generator_loss,
+    generator_loss,
+    latent_loss,
+    recompute_statistics,
+    reconstruction_loss,
+)
 from common.cli import UserError
 from common.data import ImageSet
 from common.device import step_rng
@@ -33,16 +43,22 @@ def count(net):
 
 def test_all_losses_are_ln_2_where_D_is_one_half():
     zero = torch.zeros(5)
-    for loss in (discriminator_loss(zero, zero), encoder_generator_loss(zero, zero), generator_loss(zero)):
+    for loss in (
+        discriminator_loss(zero, zero),
+        encoder_generator_loss(zero, zero),
+        generator_loss(zero),
+    ):
         assert loss.item() == pytest.approx(LN2)
 
 
 def test_adversarial_losses_by_hand():
-    real, fake = T([math.log(3), 0.0]), T([math.log(4), -math.log(4)])         # D: 3/4, 1/2; 4/5, 1/5
+    real, fake = T([math.log(3), 0.0]), T([math.log(4), -math.log(4)])  # D: 3/4, 1/2; 4/5, 1/5
     assert discriminator_loss(real, fake).item() == pytest.approx(
-        -(math.log(3 / 4) + math.log(1 / 2)) / 4 - (math.log(1 / 5) + math.log(4 / 5)) / 4)
+        -(math.log(3 / 4) + math.log(1 / 2)) / 4 - (math.log(1 / 5) + math.log(4 / 5)) / 4
+    )
     assert encoder_generator_loss(real, fake).item() == pytest.approx(
-        -(math.log(1 / 4) + math.log(1 / 2)) / 4 - (math.log(4 / 5) + math.log(1 / 5)) / 4)
+        -(math.log(1 / 4) + math.log(1 / 2)) / 4 - (math.log(4 / 5) + math.log(1 / 5)) / 4
+    )
     assert generator_loss(fake).item() == pytest.approx(-(math.log(4 / 5) + math.log(1 / 5)) / 2)
 
 
@@ -51,16 +67,20 @@ def test_losses_of_G_and_E_are_Ds_with_the_labels_swapped():
     both = torch.cat([real, fake])
     labels = torch.cat([torch.ones(50), torch.zeros(50)]).double()
     assert discriminator_loss(real, fake).item() == pytest.approx(
-        F.binary_cross_entropy_with_logits(both, labels).item())
+        F.binary_cross_entropy_with_logits(both, labels).item()
+    )
     assert encoder_generator_loss(real, fake).item() == pytest.approx(
-        F.binary_cross_entropy_with_logits(both, 1 - labels).item())
+        F.binary_cross_entropy_with_logits(both, 1 - labels).item()
+    )
 
 
 def test_latent_and_reconstruction_losses_by_hand():
-    a, z = T([[0.0, math.log(3)]]), T([[1.0, 0.0]])                            # σ(a): 1/2, 3/4; targets 1, 1/2
+    a, z = T([[0.0, math.log(3)]]), T([[1.0, 0.0]])  # σ(a): 1/2, 3/4; targets 1, 1/2
     expected = -(math.log(1 / 2) + 0.5 * math.log(3 / 4) + 0.5 * math.log(1 / 4)) / 2
     assert latent_loss(a, z).item() == pytest.approx(expected)
-    assert latent_loss(T([[3.0, 1.0]]), T([[1.0, 1.0]]), "normal").item() == pytest.approx(1.0)     # ½ (4 + 0) / 2
+    assert latent_loss(T([[3.0, 1.0]]), T([[1.0, 1.0]]), "normal").item() == pytest.approx(
+        1.0
+    )  # ½ (4 + 0) / 2
     x, rec = T([[[[1.0, -1.0]]]]), T([[[[0.5, 0.0]]]])
     assert reconstruction_loss(x, rec, 1).item() == pytest.approx(0.75)
     assert reconstruction_loss(x, rec, 2).item() == pytest.approx((0.25 + 1) / 2)
@@ -90,7 +110,7 @@ def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
             adam.zero_grad()
             loss.backward()
             adam.step()
-        return loss.item()                                                     # of fresh samples, before its step
+        return loss.item()  # of fresh samples, before its step
 
     assert loss_of_trained_D(torch.linalg.inv(A)) > LN2 - 0.005
     assert loss_of_trained_D(-torch.linalg.inv(A)) < 0.4
@@ -98,17 +118,20 @@ def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
 
 def observed_step(tmp_path, monkeypatch, watch_steps, *flags):
     """Gradients of the first step of train.main, and what they should be made of: initial networks, x, z, ε."""
-    grads, argv = {}, [*TINY, "--steps", "1", "--weight-decay", "0", "--out", str(tmp_path / "run"), *flags]
+    grads, argv = (
+        {},
+        [*TINY, "--steps", "1", "--weight-decay", "0", "--out", str(tmp_path / "run"), *flags],
+    )
     nets = []
     build = train.build
 
-    def head_moved(args):                          # D starts at logit 0, where it gives nobody a gradient
+    def head_moved(args):  # D starts at logit 0, where it gives nobody a gradient
         G, E, D = build(args)
         torch.nn.init.normal_(D.head.weight, generator=torch.Generator().manual_seed(1))
         nets[:] = G, E, D
         return G, E, D
 
-    def look(optimiser):                           # when it steps: a backward after the averaging counts, too
+    def look(optimiser):  # when it steps: a backward after the averaging counts, too
         stepping = {id(p) for p in optimiser.param_groups[0]["params"]}
         for name, net in zip("GED", nets):
             if {id(p) for p in net.parameters()} <= stepping:
@@ -122,31 +145,48 @@ def observed_step(tmp_path, monkeypatch, watch_steps, *flags):
     args.channels = data.channels
     train.seed_all(args.seed)
     G, E, D = head_moved(args)
-    grads["moved"] = {name for name, net, before in zip("GED", trained, (G, E, D))
-                      if all(not torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters()))}
+    grads["moved"] = {
+        name
+        for name, net, before in zip("GED", trained, (G, E, D))
+        if all(not torch.equal(a, b) for a, b in zip(net.parameters(), before.parameters()))
+    }
     rng = step_rng(args.seed, 1)
     x = data.batch(0, args.batch_size, args.seed)[0]
     return grads, G, E, D, x, train.sample_z(6, args, rng), train.sample_eps(6, args, rng)
 
 
 def assert_gradient(found, loss, net):
-    expected = torch.autograd.grad(loss, list(net.parameters()), allow_unused=True, retain_graph=True)
+    expected = torch.autograd.grad(
+        loss, list(net.parameters()), allow_unused=True, retain_graph=True
+    )
     assert any(g is not None and g.abs().max() > 1e-9 for g in expected), "nothing to compare"
-    for a, b in zip(found, expected):  # fp32 errs by the size of the summands, whatever is left of their sum
+    for a, b in zip(
+        found, expected
+    ):  # fp32 errs by the size of the summands, whatever is left of their sum
         b = torch.zeros_like(a) if b is None else b
         assert (a - b).abs().max() <= max(1e-7, 1e-5 * b.abs().max())
 
 
 @pytest.mark.parametrize("method", ["bigan", "ali"])
-def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_path, monkeypatch, watch_steps, method):
-    grads, G, E, D, x, z, eps = observed_step(tmp_path, monkeypatch, watch_steps, "--method", method)
+def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(
+    tmp_path, monkeypatch, watch_steps, method
+):
+    grads, G, E, D, x, z, eps = observed_step(
+        tmp_path, monkeypatch, watch_steps, "--method", method
+    )
     assert (eps is not None) == (method == "ali") and grads["moved"] == set("GED")
     code, image = E(x, eps), G(z)
     real, fake = D(x, code), D(image, z)
-    assert_gradient(grads["E"], -torch.sigmoid(-real).log().mean() / 2, E)     # −½ E log(1 − D(x, E(x))), no G(z)
-    assert_gradient(grads["G"], -torch.sigmoid(fake).log().mean() / 2, G)      # −½ E log D(G(z), z), no E(x)
+    assert_gradient(
+        grads["E"], -torch.sigmoid(-real).log().mean() / 2, E
+    )  # −½ E log(1 − D(x, E(x))), no G(z)
+    assert_gradient(
+        grads["G"], -torch.sigmoid(fake).log().mean() / 2, G
+    )  # −½ E log D(G(z), z), no E(x)
     real, fake = D(x, code.detach()), D(image.detach(), z)
-    assert_gradient(grads["D"], -(torch.sigmoid(real).log().mean() + torch.sigmoid(-fake).log().mean()) / 2, D)
+    assert_gradient(
+        grads["D"], -(torch.sigmoid(real).log().mean() + torch.sigmoid(-fake).log().mean()) / 2, D
+    )
 
 
 @pytest.mark.parametrize("arch, size", [("mlp", 16), ("conv", 16)])
@@ -162,7 +202,9 @@ def test_batch_norm_does_not_hide_the_size_of_unbounded_codes(arch, size):
         assert (f10.std() > 5 * f.std()) != hidden
 
 
-def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, monkeypatch, watch_steps):
+def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(
+    tmp_path, monkeypatch, watch_steps
+):
     grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, watch_steps, "--cycle", "3")
     code = E(x)
     real, fake = D(x, code), D(G(z), z)
@@ -174,8 +216,9 @@ def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, m
 
 
 @pytest.mark.parametrize("method, weight", [("latent-regressor", 1.0), ("joint-lr", 0.25)])
-def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(tmp_path, monkeypatch, watch_steps, method,
-                                                                      weight):
+def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(
+    tmp_path, monkeypatch, watch_steps, method, weight
+):
     grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, watch_steps, "--method", method)
     image = G(z)
     L_G, L_E = -torch.sigmoid(D(image)).log().mean(), latent_loss(E.logits(image), z)
@@ -208,8 +251,21 @@ def test_gradients_are_of_one_step_and_networks_in_train_mode(tmp_path, monkeypa
         seen.setdefault(len(params), []).append(grad)
 
     watch_steps(train, "fused_adam", look)
-    train.main([*TINY, "--steps", "3", "--lr", "0", "--cycle", "1", "--sample-every", "1", "--out",
-                str(tmp_path / "r")])
+    train.main(
+        [
+            *TINY,
+            "--steps",
+            "3",
+            "--lr",
+            "0",
+            "--cycle",
+            "1",
+            "--sample-every",
+            "1",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert len(seen) == 2
     for grads in seen.values():
         assert len(grads) == 3 and grads[0].abs().max() > 1e-6
@@ -218,12 +274,17 @@ def test_gradients_are_of_one_step_and_networks_in_train_mode(tmp_path, monkeypa
 
 def test_the_log_has_Ds_answers(tmp_path, monkeypatch):
     """D's head moved so that it says σ(2) of (x, E(x)) and σ(−3) of (G(z), z)."""
-    monkeypatch.setattr(Discriminator, "forward", lambda D, x, z: D.head(D.features(x, z)).squeeze(1) * 0 + (
-        2 if x.grad_fn is None else -3))
+    monkeypatch.setattr(
+        Discriminator,
+        "forward",
+        lambda D, x, z: D.head(D.features(x, z)).squeeze(1) * 0 + (2 if x.grad_fn is None else -3),
+    )
     metrics = train.main([*TINY, "--steps", "1", "--out", str(tmp_path / "r")])
     assert metrics["D_real"] == pytest.approx(1 / (1 + math.exp(-2)))
     assert metrics["D_fake"] == pytest.approx(1 / (1 + math.exp(3)))
-    assert metrics["L_D"] == pytest.approx((math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-3))) / 2)
+    assert metrics["L_D"] == pytest.approx(
+        (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-3))) / 2
+    )
 
 
 @pytest.mark.parametrize("arch", ["mlp", "conv", "toy"])
@@ -245,9 +306,11 @@ def test_D_judges_pairs(arch):
 
 def test_the_papers_mnist_networks():
     G, E, D = Generator(), Encoder(), Discriminator()
-    assert count(G) == 50 * 1024 + 1024**2 + 50 * 1024 + 1024 * 784            # the second: z again, into layer 2
+    assert (
+        count(G) == 50 * 1024 + 1024**2 + 50 * 1024 + 1024 * 784
+    )  # the second: z again, into layer 2
     assert count(E) == 784 * 1024 + 1024**2 + 1024 * 50
-    assert count(D) == 784 * 1024 + 1024**2 + 50 * 1024 + 1024                 # no bias, no gain anywhere
+    assert count(D) == 784 * 1024 + 1024**2 + 50 * 1024 + 1024  # no bias, no gain anywhere
     x, z = torch.rand(4, 1, 28, 28) * 2 - 1, torch.rand(4, 50) * 2 - 1
     assert G(z).shape == x.shape and G(z).abs().max() <= 1
     assert E(x).shape == z.shape and E.features(x).shape == (4, 1024)
@@ -258,19 +321,27 @@ def test_the_papers_mnist_networks():
 def test_alis_toy_networks():
     """ali_mixture.py at a7d4235: G 2-400⁴-2, E (x, ε) 4-400²-2, BN and ReLU; D 4-200³-1, maxout of 5 pieces."""
     shape, norm = dict(arch="toy", z_dim=2, width=400), 2 * 400
-    G, E, D = Generator(**shape), Encoder(prior="normal", stochastic=True, **shape), Discriminator(**shape)
+    G, E, D = (
+        Generator(**shape),
+        Encoder(prior="normal", stochastic=True, **shape),
+        Discriminator(**shape),
+    )
     assert count(G) == 2 * 400 + 3 * 400**2 + 4 * norm + 400 * 2 + 2
     assert count(E) == 4 * 400 + 400**2 + 2 * norm + 400 * 2 + 2
     assert count(D) == 4 * 1000 + 1000 + 2 * (200 * 1000 + 1000) + 200
     x, eps = torch.randn(8, 2), torch.randn(8, 2)
     E.eval()
-    assert G(x).shape == E(x, eps).shape == (8, 2) and not torch.allclose(E(x, eps), E(x, eps.roll(1, 0)), atol=1e-6)
+    assert G(x).shape == E(x, eps).shape == (8, 2) and not torch.allclose(
+        E(x, eps), E(x, eps.roll(1, 0)), atol=1e-6
+    )
     assert torch.equal(E(x), E(x, torch.zeros(8, 2)))
 
 
 def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
     E = Encoder(size=8, width=4, z_dim=5).eval()
-    assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), "black is 0, and there is no bias"
+    assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), (
+        "black is 0, and there is no bias"
+    )
     x, order = torch.rand(3, 1, 8, 8) * 2 - 1, torch.randperm(64)
     before = E(x)
     E.features.layers[0].weight.data = E.features.layers[0].weight.data[:, order]
@@ -305,9 +376,15 @@ def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
     ali = Encoder(size=8, width=2, z_dim=4, prior="normal", stochastic=True).eval()
     ali.head.weight.data *= 50
     mu, sigma = ali(x), ali(x, torch.ones(6, 4)) - ali(x)
-    assert torch.allclose(ali(x, eps), mu + sigma * eps, atol=1e-5) and (sigma > 0).all() and sigma.std() > 1e-3
+    assert (
+        torch.allclose(ali(x, eps), mu + sigma * eps, atol=1e-5)
+        and (sigma > 0).all()
+        and sigma.std() > 1e-3
+    )
     a = ali.head(ali.features(x))
-    assert torch.allclose(mu, a[:, :4], atol=1e-6) and torch.allclose(sigma.log(), a[:, 4:], atol=1e-4)
+    assert torch.allclose(mu, a[:, :4], atol=1e-6) and torch.allclose(
+        sigma.log(), a[:, 4:], atol=1e-4
+    )
 
 
 def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
@@ -316,15 +393,25 @@ def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
     batches = [(torch.rand(5, 1, 8, 8), torch.rand(5, 4), None) for _ in range(3)]
     recompute_statistics(G, E, D, batches)
     inputs = [G.layers[0](z) for _, z, _ in batches]
-    assert torch.allclose(G.norms[0].running_mean, torch.stack([h.mean(0) for h in inputs]).mean(0), atol=1e-6)
-    assert torch.allclose(G.norms[0].running_var, torch.stack([h.var(0) for h in inputs]).mean(0), atol=1e-6)
+    assert torch.allclose(
+        G.norms[0].running_mean, torch.stack([h.mean(0) for h in inputs]).mean(0), atol=1e-6
+    )
+    assert torch.allclose(
+        G.norms[0].running_var, torch.stack([h.var(0) for h in inputs]).mean(0), atol=1e-6
+    )
     assert not (G.training or E.training or D.training) and G.norms[0].momentum == 0.1
     x, z, _ = batches[0]
-    assert torch.allclose(G(z[:1]), G(z)[:1], atol=1e-6) and torch.allclose(E(x[:1]), E(x)[:1], atol=1e-6)
-    recompute_statistics(G, E, D, [(x, None, None) for x, _, _ in batches])    # z None: G is given E(x)
+    assert torch.allclose(G(z[:1]), G(z)[:1], atol=1e-6) and torch.allclose(
+        E(x[:1]), E(x)[:1], atol=1e-6
+    )
+    recompute_statistics(
+        G, E, D, [(x, None, None) for x, _, _ in batches]
+    )  # z None: G is given E(x)
     E.train()
     inputs = [G.layers[0](E(x)) for x, _, _ in batches]
-    assert torch.allclose(G.norms[0].running_mean, torch.stack([h.mean(0) for h in inputs]).mean(0), atol=1e-6)
+    assert torch.allclose(
+        G.norms[0].running_mean, torch.stack([h.mean(0) for h in inputs]).mean(0), atol=1e-6
+    )
 
 
 # --- measurements
@@ -346,20 +433,26 @@ def test_linear_probe_is_least_squares_on_one_hot_labels():
     y = (X[:, 0] + X[:, 3] > 4).astype(int) + 2 * (X[:, 4] > 2)
     scale = lambda a: (a - X.mean(0)) / X.std(0, ddof=1)
     design = np.c_[scale(X), np.ones(400)]
-    answers = (np.c_[scale(queries), np.ones(200)] @ np.linalg.lstsq(design, np.eye(4)[y], rcond=None)[0]).argmax(1)
+    answers = (
+        np.c_[scale(queries), np.ones(200)] @ np.linalg.lstsq(design, np.eye(4)[y], rcond=None)[0]
+    ).argmax(1)
     assert linear_probe(T(X), T(y), T(queries), T(answers), ridge=1e-9) == 1.0
     assert linear_probe(T(X), T(y), T(queries), T(answers), ridge=100.0) < 1.0
     constant = np.c_[X, np.ones(400)]
-    assert linear_probe(T(constant), T(y), T(constant), T(y)) > 0.7            # a dead feature is no division by 0
+    assert (
+        linear_probe(T(constant), T(y), T(constant), T(y)) > 0.7
+    )  # a dead feature is no division by 0
 
 
 def test_auroc_by_hand_and_against_scipy():
     assert auroc(T([1.0, 2.0, 3.0, 4.0]), T([False, False, True, True])) == 1.0
-    assert auroc(T([1.0, 2.0, 3.0, 4.0]), T([False, True, False, True])) == 0.75       # 3 of 4 pairs
+    assert auroc(T([1.0, 2.0, 3.0, 4.0]), T([False, True, False, True])) == 0.75  # 3 of 4 pairs
     assert auroc(T([1.0, 1.0]), T([False, True])) == 0.5
     rng = np.random.default_rng(0)
-    scores, positive = rng.integers(0, 9, 200).astype(float), rng.random(200) < 0.3   # many ties
-    expected = mannwhitneyu(scores[positive], scores[~positive]).statistic / (positive.sum() * (~positive).sum())
+    scores, positive = rng.integers(0, 9, 200).astype(float), rng.random(200) < 0.3  # many ties
+    expected = mannwhitneyu(scores[positive], scores[~positive]).statistic / (
+        positive.sum() * (~positive).sum()
+    )
     assert auroc(T(scores), T(positive)) == pytest.approx(expected)
     with pytest.raises(ValueError, match="positives and negatives"):
         auroc(T([1.0]), T([True]))
@@ -394,7 +487,9 @@ def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
 def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypatch):
     """G(z) is always the first mode, G(E(x)) each x."""
     drawn = {}
-    monkeypatch.setattr(train, "densities", lambda points, path, limit: drawn.update(points, limit=limit))
+    monkeypatch.setattr(
+        train, "densities", lambda points, path, limit: drawn.update(points, limit=limit)
+    )
     args = train.parse_args(["--dataset", "25gaussians"])
     data = train.load_data(args)
     first = data.centres[0].float()
@@ -415,7 +510,9 @@ def test_statistics_are_of_what_G_is_given(method, with_z):
 
 def test_samples_are_drawn_with_statistics_of_the_weights_as_they_are(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "recompute_statistics", lambda G, E, D, batches: seen.append(len(list(batches))))
+    monkeypatch.setattr(
+        train, "recompute_statistics", lambda G, E, D, batches: seen.append(len(list(batches)))
+    )
     train.main([*TINY, "--steps", "2", "--sample-every", "1", "--out", str(tmp_path / "r")])
     assert seen == [50, 50]
 
@@ -425,27 +522,57 @@ def test_samples_are_drawn_with_statistics_of_the_weights_as_they_are(tmp_path, 
 
 def test_defaults_are_the_papers():
     args = train.parse_args([])
-    paper = dict(method="bigan", arch="mlp", size=28, width=64, z_dim=50, prior="uniform", encoder="deterministic",
-                 cycle=0.0, lr=2e-4, lr_final=0.01, beta1=0.5, weight_decay=2.5e-5, batch_size=128, steps=400 * 469,
-                 lr_weight=0.25, lr_steps=400 * 469)
+    paper = dict(
+        method="bigan",
+        arch="mlp",
+        size=28,
+        width=64,
+        z_dim=50,
+        prior="uniform",
+        encoder="deterministic",
+        cycle=0.0,
+        lr=2e-4,
+        lr_final=0.01,
+        beta1=0.5,
+        weight_decay=2.5e-5,
+        batch_size=128,
+        steps=400 * 469,
+        lr_weight=0.25,
+        lr_steps=400 * 469,
+    )
     assert {k: getattr(args, k) for k in paper} == paper
     ali = train.parse_args(["--method", "ali"])
     assert (ali.prior, ali.encoder) == ("normal", "stochastic")
     toy = train.parse_args(["--dataset", "25gaussians"])
     assert (toy.arch, toy.lr, toy.lr_ratio, toy.beta1, toy.lr_final) == ("toy", 1e-4, 1, 0.8, 1)
     quick = train.parse_args(["--quick", "--dataset", "25gaussians"])
-    assert (quick.arch, quick.lr, quick.lr_ratio, quick.beta1, quick.cycle) == ("toy", 1e-3, 0.1, 0.5, 0)
+    assert (quick.arch, quick.lr, quick.lr_ratio, quick.beta1, quick.cycle) == (
+        "toy",
+        1e-3,
+        0.1,
+        0.5,
+        0,
+    )
     images = train.parse_args(["--quick"])
     assert (images.width, images.cycle, images.steps, images.lr) == (32, 5, 20_000, 2e-4)
     assert train.parse_args(["--arch", "conv"]).size == 32
     assert train.parse_args(["--lr-steps", "7"]).lr_steps == 7
-    assert train.parse_args(["--quick"]).cycle == 5 and train.parse_args(["--quick", "--method", "ae-l2"]).cycle == 0
+    assert (
+        train.parse_args(["--quick"]).cycle == 5
+        and train.parse_args(["--quick", "--method", "ae-l2"]).cycle == 0
+    )
 
 
-@pytest.mark.parametrize("argv, message", [
-    (["--method", "ae-l1", "--cycle", "1"], "--cycle belongs to"), (["--arch", "toy"], "toy goes with"),
-    (["--method", "joint-lr", "--encoder", "stochastic"], "stochastic belongs to"), (["--lr", "-1"], "at least 0"),
-    (["--dataset", "25gaussians", "--hold-out", "3"], "no classes to leave out")])
+@pytest.mark.parametrize(
+    "argv, message",
+    [
+        (["--method", "ae-l1", "--cycle", "1"], "--cycle belongs to"),
+        (["--arch", "toy"], "toy goes with"),
+        (["--method", "joint-lr", "--encoder", "stochastic"], "stochastic belongs to"),
+        (["--lr", "-1"], "at least 0"),
+        (["--dataset", "25gaussians", "--hold-out", "3"], "no classes to leave out"),
+    ],
+)
 def test_flags_that_mean_nothing_are_refused(argv, message):
     with pytest.raises(UserError, match=message):
         train.parse_args(argv)
@@ -455,7 +582,9 @@ def test_z_is_uniform_or_normal():
     uniform = train.sample_z(4000, train.parse_args([]), step_rng(0, 1))
     normal = train.sample_z(4000, train.parse_args(["--method", "ali"]), step_rng(0, 1))
     assert uniform.shape == (4000, 50) and uniform.abs().max() <= 1
-    assert uniform.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02) and uniform.min() < -0.99
+    assert (
+        uniform.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02) and uniform.min() < -0.99
+    )
     assert normal.std().item() == pytest.approx(1, rel=0.02)
 
 
@@ -469,22 +598,31 @@ def test_learning_rate_is_constant_then_falls_to_one_percent(tmp_path):
     assert rate("half", "--steps", "2", "--lr-steps", "4") == [2e-4, 2e-4]
     assert rate("three quarters", "--steps", "3", "--lr-steps", "4") == pytest.approx([2e-5, 2e-5])
     assert rate("end", "--steps", "1") == pytest.approx([2e-6, 2e-6])
-    assert rate("ratio", "--steps", "1", "--lr-ratio", "0.1") == pytest.approx([2e-6, 2e-7])       # [D, G and E]
+    assert rate("ratio", "--steps", "1", "--lr-ratio", "0.1") == pytest.approx(
+        [2e-6, 2e-7]
+    )  # [D, G and E]
 
 
-@pytest.mark.parametrize("flags", [("--method", "ali", "--arch", "conv", "--cycle", "1"), ("--method", "joint-lr")])
+@pytest.mark.parametrize(
+    "flags", [("--method", "ali", "--arch", "conv", "--cycle", "1"), ("--method", "joint-lr")]
+)
 def test_resumed_is_the_same_run(tmp_path, flags):
     common = [*TINY, *flags, "--lr-steps", "6"]
     train.main([*common, "--steps", "6", "--out", str(tmp_path / "whole")])
     train.main([*common, "--steps", "4", "--out", str(tmp_path / "parts")])
     train.main(["--resume", str(tmp_path / "parts"), "--steps", "6"])
-    whole, parts = (load_checkpoint(tmp_path / name / "last.pt")["state"] for name in ("whole", "parts"))
+    whole, parts = (
+        load_checkpoint(tmp_path / name / "last.pt")["state"] for name in ("whole", "parts")
+    )
     for net in "GED":
         for name, tensor in whole[net].items():
             assert torch.equal(tensor, parts[net][name]), f"{net}.{name}"
     for opt in ("opt_D", "opt_GE"):
         for i, moments in whole[opt]["state"].items():
-            assert all(torch.equal(moment, parts[opt]["state"][i][name]) for name, moment in moments.items()), opt
+            assert all(
+                torch.equal(moment, parts[opt]["state"][i][name])
+                for name, moment in moments.items()
+            ), opt
 
 
 def test_hold_out_leaves_a_class_out_of_training_only():
@@ -493,7 +631,11 @@ def test_hold_out_leaves_a_class_out_of_training_only():
     whole = train.load_data(train.parse_args(["--smoke"]))
     assert torch.equal(data.labels, whole.labels[whole.labels != 2])
     assert torch.equal(data.images, whole.images[whole.labels != 2])
-    assert 2 not in data.labels and len(data.labels) == len(data) and set(data.labels.tolist()) == set(range(10)) - {2}
+    assert (
+        2 not in data.labels
+        and len(data.labels) == len(data)
+        and set(data.labels.tolist()) == set(range(10)) - {2}
+    )
     assert 2 in test.labels
     assert train.class_index(test, "2") == 2
     for wrong in ("Cube", "10", "-1"):
@@ -506,9 +648,26 @@ def test_hold_out_leaves_a_class_out_of_training_only():
 
 def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
     for method in ("bigan", "ae-l2"):
-        train.main([*TINY, "--steps", "2", "--method", method, "--hold-out", "disc", "--out", str(tmp_path / method)])
-        metrics = bigan_eval.main(["--ckpt", str(tmp_path / method / "last.pt"), "--n", "70", "--bn-batches", "2"])
-        assert 0 <= metrics["auroc_recon_class0_512"] <= 1 and (tmp_path / method / "anomaly.png").exists()
+        train.main(
+            [
+                *TINY,
+                "--steps",
+                "2",
+                "--method",
+                method,
+                "--hold-out",
+                "disc",
+                "--out",
+                str(tmp_path / method),
+            ]
+        )
+        metrics = bigan_eval.main(
+            ["--ckpt", str(tmp_path / method / "last.pt"), "--n", "70", "--bn-batches", "2"]
+        )
+        assert (
+            0 <= metrics["auroc_recon_class0_512"] <= 1
+            and (tmp_path / method / "anomaly.png").exists()
+        )
         assert not any(key.startswith("1nn") for key in metrics)
         assert ("auroc_D_features_class0_512" in metrics) == (method == "bigan")
         assert any(key.startswith("fid") for key in metrics) == (method == "bigan")
@@ -524,30 +683,58 @@ def test_inversion_is_measured_in_pixels_of_0_1(tmp_path, monkeypatch):
 
     args = bigan_eval.parse_args(["--n", "4"])
     trained = train.parse_args(["--z-dim", "1"])
-    perfect = bigan_eval.measure_inversion(lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2), lambda x: x[:, 0, 0, :1],
-                                           Data(), trained, args, torch.device("cpu"))
-    assert perfect["recon_l2_4_test"] == 0 and perfect["latent_l2_4"] == 0 and perfect["regen_l2_4"] == 0
-    assert perfect["recon_l2_shuffled_4_test"] == pytest.approx((2 + 2 / 3 * 3) / 4)   # 2 px wide: |Δ|/2 · √4
+    perfect = bigan_eval.measure_inversion(
+        lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
+        lambda x: x[:, 0, 0, :1],
+        Data(),
+        trained,
+        args,
+        torch.device("cpu"),
+    )
+    assert (
+        perfect["recon_l2_4_test"] == 0
+        and perfect["latent_l2_4"] == 0
+        and perfect["regen_l2_4"] == 0
+    )
+    assert perfect["recon_l2_shuffled_4_test"] == pytest.approx(
+        (2 + 2 / 3 * 3) / 4
+    )  # 2 px wide: |Δ|/2 · √4
 
 
 def test_tables_train_measure_and_write(here, monkeypatch):
-    monkeypatch.setattr(bigan_eval, "METHODS", {k: bigan_eval.METHODS[k] for k in ("BiGAN", "AE (l1)")})
+    monkeypatch.setattr(
+        bigan_eval, "METHODS", {k: bigan_eval.METHODS[k] for k in ("BiGAN", "AE (l1)")}
+    )
     flags = ["--jobs", "1", "--seeds", "1", "--n", "70", "--bn-batches", "2", "--train-flags"]
     small = " ".join(TINY + ["--steps", "4", "--sample-every", "2"])
     bigan_eval.main(["--table", "--dataset", "synthetic", *flags, small])
     text = (here / "runs/bigan/table/table.md").read_text()
-    assert "| BiGAN | 97.39 |" in text and "| AE (l1) | 97.63 |" in text and "| pixels |" in text and "nan" not in text
-    assert (here / "runs/bigan/table/table.png").exists() and (here / "runs/bigan/table/table.json").exists()
+    assert (
+        "| BiGAN | 97.39 |" in text
+        and "| AE (l1) | 97.63 |" in text
+        and "| pixels |" in text
+        and "nan" not in text
+    )
+    assert (here / "runs/bigan/table/table.png").exists() and (
+        here / "runs/bigan/table/table.json"
+    ).exists()
 
     monkeypatch.setattr(bigan_eval, "CLASSES", {"synthetic": ["disc"]})
     bigan_eval.main(["--anomaly", "--dataset", "synthetic", *flags, small])
     lines = (here / "runs/bigan/anomaly/anomaly.md").read_text().splitlines()
-    assert [line.split(" | ")[0] for line in lines[4:]] == ["| disc", "| mean"] and "nan" not in lines[-1]
+    assert [line.split(" | ")[0] for line in lines[4:]] == [
+        "| disc",
+        "| mean",
+    ] and "nan" not in lines[-1]
 
-    monkeypatch.setattr(bigan_eval, "TOY_METHODS", {k: bigan_eval.TOY_METHODS[k] for k in ("ALI", "GAN")})
+    monkeypatch.setattr(
+        bigan_eval, "TOY_METHODS", {k: bigan_eval.TOY_METHODS[k] for k in ("ALI", "GAN")}
+    )
     bigan_eval.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
     text = (here / "runs/bigan/toy/toy.md").read_text()
     assert "| ALI | 13.4 ± 5.8 |" in text and "| GAN | 10.4 ± 9.2 |" in text
     assert (here / "runs/bigan/toy/toy.png").exists()
-    bigan_eval.main(["--toy", "--only", "GAN", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
+    bigan_eval.main(
+        ["--toy", "--only", "GAN", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"]
+    )
     assert "| ALI |" not in (here / "runs/bigan/toy/toy.md").read_text()

@@ -7,12 +7,34 @@ import torch
 
 from cagan import eval as cagan_eval
 from cagan import toy, train
-from cagan.conditions import condition_names, each_condition, set_conditions, to_conditions, unbalance, uniform_targets
+from cagan.conditions import (
+    condition_names,
+    each_condition,
+    set_conditions,
+    to_conditions,
+    unbalance,
+    uniform_targets,
+)
 from cagan.metrics import ConditionalScores
-from cagan.model import (ADVERSARIAL, Discriminator, Generator, ac_discriminator_loss, ac_generator_loss,
-                         adversarial_discriminator_loss, adversarial_generator_loss, ca_discriminator_loss,
-                         ca_generator_loss, classification_loss, discriminate, gan_c_losses, gradient_penalty, mix,
-                         modified_ac_discriminator_loss, modified_ac_generator_loss, unmix)
+from cagan.model import (
+    ADVERSARIAL,
+    Discriminator,
+    Generator,
+    ac_discriminator_loss,
+    ac_generator_loss,
+    adversarial_discriminator_loss,
+    adversarial_generator_loss,
+    ca_discriminator_loss,
+    ca_generator_loss,
+    classification_loss,
+    discriminate,
+    gan_c_losses,
+    gradient_penalty,
+    mix,
+    modified_ac_discriminator_loss,
+    modified_ac_generator_loss,
+    unmix,
+)
 from cagan.train import build
 from cagan.toy import CENTRES, label_accuracies, train_toy
 from common.cli import UserError
@@ -34,7 +56,10 @@ def batch(B=12, S=5, extra=0, seed=0, multi=False):
     if multi:
         cnds = [torch.randint(2, (B, S), generator=rng).double() for _ in range(2)]
     else:
-        cnds = [torch.eye(S, dtype=torch.float64)[torch.randint(S, (B,), generator=rng)] for _ in range(2)]
+        cnds = [
+            torch.eye(S, dtype=torch.float64)[torch.randint(S, (B,), generator=rng)]
+            for _ in range(2)
+        ]
     return draw().requires_grad_(), cnds[0], draw().requires_grad_(), cnds[1]
 
 
@@ -47,21 +72,29 @@ def test_the_vectorised_loss_is_the_sum_over_conditions(adv, multi):
     """(17), (18) = (11), (12), the sums of (13), (14) condition by condition."""
     real, cnd, fake, cnd_fake = batch(multi=multi)
     each = [gan_c_losses(real[:, c], cnd[:, c], fake[:, c], cnd_fake[:, c], adv) for c in range(5)]
-    assert ca_discriminator_loss(real, cnd, fake, cnd_fake, adv).item() == pytest.approx(sum(d.item() for d, _ in each))
-    assert ca_generator_loss(fake, cnd_fake, adv).item() == pytest.approx(sum(g.item() for _, g in each))
+    assert ca_discriminator_loss(real, cnd, fake, cnd_fake, adv).item() == pytest.approx(
+        sum(d.item() for d, _ in each)
+    )
+    assert ca_generator_loss(fake, cnd_fake, adv).item() == pytest.approx(
+        sum(g.item() for _, g in each)
+    )
 
 
 def test_lsgan_by_hand():
     """(19), (20) on two images and three conditions, the second image having two of them."""
     out, cnd = T([[0.5, 9.0, 9.0], [9.0, 2.0, -1.0]]), T([[1.0, 0, 0], [0, 1, 1]])
-    assert ca_discriminator_loss(out, cnd, out, cnd).item() == pytest.approx((0.25 + 1 + 4) / 2 + (0.25 + 4 + 1) / 2)
+    assert ca_discriminator_loss(out, cnd, out, cnd).item() == pytest.approx(
+        (0.25 + 1 + 4) / 2 + (0.25 + 4 + 1) / 2
+    )
     assert ca_generator_loss(out, cnd).item() == pytest.approx((0.25 + 1 + 4) / 2)
 
 
 def test_adversarial_losses_by_hand():
-    d = T(math.log(3.0))                                         # sigmoid 3/4
+    d = T(math.log(3.0))  # sigmoid 3/4
     values = {name: [f(d).item() for f in fs] for name, fs in ADVERSARIAL.items()}
-    assert values["minimax"] == pytest.approx([math.log(4 / 3), math.log(4), -math.log(4)])      # −log D, −log(1 − D)
+    assert values["minimax"] == pytest.approx(
+        [math.log(4 / 3), math.log(4), -math.log(4)]
+    )  # −log D, −log(1 − D)
     assert values["vanilla"] == pytest.approx([math.log(4 / 3), math.log(4), math.log(4 / 3)])
     assert [f(T(0.25)).item() for f in ADVERSARIAL["hinge"]] == [0.75, 1.25, -0.25]
     assert [f(T(3.0)).item() for f in ADVERSARIAL["hinge"]] == [0.0, 4.0, -3.0]
@@ -72,7 +105,10 @@ def test_adversarial_losses_by_hand():
 @pytest.mark.parametrize("adv", ADVERSARIAL)
 def test_heads_of_absent_conditions_get_exactly_no_gradient(adv):
     real, cnd, fake, cnd_fake = batch(multi=True)
-    (ca_discriminator_loss(real, cnd, fake, cnd_fake, adv) + ca_generator_loss(fake, cnd_fake, adv)).backward()
+    (
+        ca_discriminator_loss(real, cnd, fake, cnd_fake, adv)
+        + ca_generator_loss(fake, cnd_fake, adv)
+    ).backward()
     assert (real.grad[cnd == 0] == 0).all() and (fake.grad[cnd_fake == 0] == 0).all()
     assert (real.grad[cnd == 1] != 0).sum() > 5
 
@@ -82,7 +118,7 @@ def test_lsgan_fixed_point_with_unequal_frequencies(P_r, P_g):
     """Where real and generated look alike, the best D_c is P_r(c) / (P_r(c) + P_g(c)): the root of the gradient."""
     n = 200
     cnd, cnd_fake = torch.zeros(n, 1), torch.zeros(n, 1)
-    cnd[:round(P_r * n)], cnd_fake[:round(P_g * n)] = 1, 1
+    cnd[: round(P_r * n)], cnd_fake[: round(P_g * n)] = 1, 1
     d = T(P_r / (P_r + P_g), requires_grad=True)
     ca_discriminator_loss(d.expand(n, 1), cnd, d.expand(n, 1), cnd_fake).backward()
     assert d.grad.item() == pytest.approx(0, abs=1e-6)
@@ -98,30 +134,44 @@ def test_classification_loss_is_zero_for_perfect_logits_and_log_S_for_none():
 
 
 def test_classification_loss_of_exclusive_groups():
-    logits = T([[math.log(2.0), 0.0, 0.0, 0.0]])                 # (2/3, 1/3) and (1/2, 1/2)
-    assert classification_loss(logits, T([[1.0, 0, 0, 1]]), [2, 2]).item() == pytest.approx(math.log(1.5) + math.log(2))
-    assert classification_loss(logits, T([[1.0, 0, 0, 0]]), [2, 2]).item() == pytest.approx(math.log(1.5)), "no group 2"
+    logits = T([[math.log(2.0), 0.0, 0.0, 0.0]])  # (2/3, 1/3) and (1/2, 1/2)
+    assert classification_loss(logits, T([[1.0, 0, 0, 1]]), [2, 2]).item() == pytest.approx(
+        math.log(1.5) + math.log(2)
+    )
+    assert classification_loss(logits, T([[1.0, 0, 0, 0]]), [2, 2]).item() == pytest.approx(
+        math.log(1.5)
+    ), "no group 2"
 
 
 def test_ac_gan_by_hand():
     real, fake = T([[math.log(3.0), 5.0, 5.0]]), T([[0.0, math.log(3.0), 0.0]])
     cnd, cnd_fake = T([[1.0, 0]]), T([[0.0, 1]])
     adv_d, cls_r, cls_g = math.log(4 / 3) + math.log(2), math.log(2), math.log(4)
-    assert ac_discriminator_loss(real, cnd, fake, cnd_fake).item() == pytest.approx(adv_d + cls_r + cls_g)       # (1)
-    assert ac_generator_loss(fake, cnd_fake).item() == pytest.approx(-math.log(2) + cls_g)                       # (2)
-    assert modified_ac_discriminator_loss(real, cnd, fake, 0.1, adv="minimax").item() == pytest.approx(
-        adv_d + 0.1 * cls_r)                                                                                     # (7)
+    assert ac_discriminator_loss(real, cnd, fake, cnd_fake).item() == pytest.approx(
+        adv_d + cls_r + cls_g
+    )  # (1)
+    assert ac_generator_loss(fake, cnd_fake).item() == pytest.approx(-math.log(2) + cls_g)  # (2)
+    assert modified_ac_discriminator_loss(
+        real, cnd, fake, 0.1, adv="minimax"
+    ).item() == pytest.approx(adv_d + 0.1 * cls_r)  # (7)
     assert modified_ac_generator_loss(fake, cnd_fake, 0.1, adv="minimax").item() == pytest.approx(
-        -math.log(2) + 0.1 * cls_g)                                                                              # (8)
-    assert adversarial_discriminator_loss(T([0.5]), T([0.25]), "lsgan").item() == pytest.approx(0.25 + 0.0625)
+        -math.log(2) + 0.1 * cls_g
+    )  # (8)
+    assert adversarial_discriminator_loss(T([0.5]), T([0.25]), "lsgan").item() == pytest.approx(
+        0.25 + 0.0625
+    )
     assert adversarial_generator_loss(T([0.25]), "lsgan").item() == pytest.approx(0.5625)
 
 
-@pytest.mark.parametrize("loss, from_L_d, from_L_g", [
-    ("ac", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
-    ("modified_ac", {"adv", "cls", "adv'"}, {"adv'", "cls'"}),
-    ("modified_ac_with_generated", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
-    ("ca", {"cls", "cls'"}, {"cls'"})])
+@pytest.mark.parametrize(
+    "loss, from_L_d, from_L_g",
+    [
+        ("ac", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
+        ("modified_ac", {"adv", "cls", "adv'"}, {"adv'", "cls'"}),
+        ("modified_ac_with_generated", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
+        ("ca", {"cls", "cls'"}, {"cls'"}),
+    ],
+)
 def test_which_outputs_of_D_each_loss_reaches(loss, from_L_d, from_L_g):
     """D_adv, D_cls of real images, and with ' of generated ones. CA-GAN has no D_adv: its first condition is idle."""
     real, cnd, fake, cnd_fake = batch(extra=1)
@@ -131,11 +181,18 @@ def test_which_outputs_of_D_each_loss_reaches(loss, from_L_d, from_L_g):
     for L, expected in zip(both, (from_L_d, from_L_g)):
         grads = torch.autograd.grad(L, (real, fake), allow_unused=True)
         grads = [torch.zeros_like(real) if grad is None else grad for grad in grads]
-        parts = {"adv": grads[0][:, 0], "cls": grads[0][:, 1:], "adv'": grads[1][:, 0], "cls'": grads[1][:, 1:]}
+        parts = {
+            "adv": grads[0][:, 0],
+            "cls": grads[0][:, 1:],
+            "adv'": grads[1][:, 0],
+            "cls'": grads[1][:, 1:],
+        }
         assert {name for name, grad in parts.items() if grad.any()} == expected
 
 
-@pytest.mark.parametrize("loss, depends", [("modified_ac", False), ("modified_ac_with_generated", True), ("ac", True)])
+@pytest.mark.parametrize(
+    "loss, depends", [("modified_ac", False), ("modified_ac_with_generated", True), ("ac", True)]
+)
 def test_who_in_D_sees_the_conditions_asked_for(loss, depends):
     """Modified AC-GAN's L_d leaves D_cls alone on generated images; the original's and §6.1's variant do not."""
     real, cnd, fake, cnd_fake = batch(extra=1)
@@ -143,14 +200,27 @@ def test_who_in_D_sees_the_conditions_asked_for(loss, depends):
     L_d, _ = train.losses(args, [5], real, cnd, fake, cnd_fake)
     L_d.backward()
     assert bool((fake.grad[:, 1:] != 0).any()) == depends
-    assert (train.losses(args, [5], real, cnd, fake, cnd_fake.roll(1, 1))[0].item() != L_d.item()) == depends
+    assert (
+        train.losses(args, [5], real, cnd, fake, cnd_fake.roll(1, 1))[0].item() != L_d.item()
+    ) == depends
 
 
 def test_the_variant_of_section_6_1():
     real, cnd, fake, cnd_fake = batch(extra=1)
-    with_g, without = (train.losses(train.parse_args(["--loss", loss, "--lambda-cls", "0.3"]), [5], real, cnd, fake,
-                                    cnd_fake) for loss in ("modified_ac_with_generated", "modified_ac"))
-    assert (with_g[0] - without[0]).item() == pytest.approx(0.3 * classification_loss(fake[:, 1:], cnd_fake).item())
+    with_g, without = (
+        train.losses(
+            train.parse_args(["--loss", loss, "--lambda-cls", "0.3"]),
+            [5],
+            real,
+            cnd,
+            fake,
+            cnd_fake,
+        )
+        for loss in ("modified_ac_with_generated", "modified_ac")
+    )
+    assert (with_g[0] - without[0]).item() == pytest.approx(
+        0.3 * classification_loss(fake[:, 1:], cnd_fake).item()
+    )
     assert with_g[1].item() == without[1].item()
 
 
@@ -165,7 +235,9 @@ def test_gradient_penalty_of_linear_critics():
     active = T([[1.0, 0, 0]] * 3 + [[0, 1.0, 1.0]] * 2 + [[0, 0, 0]])
     each = (w.norm(dim=0) - 1) ** 2
     expected = (3 * each[0] + 2 * (each[1] + each[2])) / 6
-    assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(expected.item(), rel=1e-4)
+    assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(
+        expected.item(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("heads", [1, 3])
@@ -177,7 +249,9 @@ def test_gradient_penalty_of_a_batch_without_an_active_condition_is_zero(heads):
     one = torch.zeros(2, heads)
     one[0, 0] = 1
     alone = gradient_penalty(D, x[:1], fake[:1], one[:1], T([0.5]))
-    assert gradient_penalty(D, x, fake, one, T([0.5, 0.5])).item() == pytest.approx(alone.item() / 2, rel=1e-4)
+    assert gradient_penalty(D, x, fake, one, T([0.5, 0.5])).item() == pytest.approx(
+        alone.item() / 2, rel=1e-4
+    )
 
 
 def test_losses_of_a_batch_without_an_active_condition_are_zero():
@@ -185,7 +259,10 @@ def test_losses_of_a_batch_without_an_active_condition_are_zero():
     real, cnd, fake, cnd_fake = batch()
     none = torch.zeros_like(cnd)
     for adv in ADVERSARIAL:
-        L_d, L_g = ca_discriminator_loss(real, none, fake, none, adv), ca_generator_loss(fake, none, adv)
+        L_d, L_g = (
+            ca_discriminator_loss(real, none, fake, none, adv),
+            ca_generator_loss(fake, none, adv),
+        )
         grads = torch.autograd.grad(L_d + L_g, (real, fake))
         assert L_d.item() == L_g.item() == 0 and not any(grad.any() for grad in grads)
     assert classification_loss(real, none, [2, 3]).item() == 0
@@ -229,7 +306,9 @@ def test_mixing_matters_under_batchnorm_only():
 
 
 def test_schedules_of_mixing():
-    late, ramp, never = (train.parse_args(words) for words in (["--mix-from", "100"], ["--mix-ramp", "0.01"], []))
+    late, ramp, never = (
+        train.parse_args(words) for words in (["--mix-from", "100"], ["--mix-ramp", "0.01"], [])
+    )
     assert [train.mix_share(late, e) for e in (0, 99, 100, 149)] == [0, 0, 0.5, 0.5]
     assert [train.mix_share(ramp, e) for e in (0, 20, 50, 99)] == [0, 0.2, 0.5, 0.5]
     assert train.mix_share(never, 1000) == 0
@@ -244,18 +323,33 @@ def test_toy_mixing_brings_rare_labels_back():
     assert rare["never mixed"] < 0.5 < 0.9 < rare["mixed from the start"]
 
 
-@pytest.mark.parametrize("schedule, shares", [("never mixed", [0.0] * 9), ("mixed late", [0.0] * 6 + [0.5] * 3),
-                                              ("mixed from the start", [0.5] * 9)])
+@pytest.mark.parametrize(
+    "schedule, shares",
+    [
+        ("never mixed", [0.0] * 9),
+        ("mixed late", [0.0] * 6 + [0.5] * 3),
+        ("mixed from the start", [0.5] * 9),
+    ],
+)
 def test_toy_schedules(monkeypatch, schedule, shares):
     """Real points have .85 of label 0, G is asked for each label equally often; its loss is of what it was asked."""
     seen, asked = [], []
-    monkeypatch.setattr(toy, "discriminate", lambda D, x, fake, share: (seen.append(share),
-                                                                        discriminate(D, x, fake, share))[1])
+    monkeypatch.setattr(
+        toy,
+        "discriminate",
+        lambda D, x, fake, share: (seen.append(share), discriminate(D, x, fake, share))[1],
+    )
     d_loss, g_loss = toy.modified_ac_discriminator_loss, toy.modified_ac_generator_loss
-    monkeypatch.setattr(toy, "modified_ac_discriminator_loss", lambda real, cnd, *rest: (
-        asked.append(cnd.mean(0)[0].item()), d_loss(real, cnd, *rest))[1])
-    monkeypatch.setattr(toy, "modified_ac_generator_loss", lambda fake, cnd, *rest: (
-        asked.append(cnd.mean(0)[0].item()), g_loss(fake, cnd, *rest))[1])
+    monkeypatch.setattr(
+        toy,
+        "modified_ac_discriminator_loss",
+        lambda real, cnd, *rest: (asked.append(cnd.mean(0)[0].item()), d_loss(real, cnd, *rest))[1],
+    )
+    monkeypatch.setattr(
+        toy,
+        "modified_ac_generator_loss",
+        lambda fake, cnd, *rest: (asked.append(cnd.mean(0)[0].item()), g_loss(fake, cnd, *rest))[1],
+    )
     train_toy("modified_ac", schedule, seed=0, steps=9, every=9, batch=512)
     assert seen == shares
     assert sum(asked[::2]) / 9 == pytest.approx(0.85, abs=0.03)
@@ -274,9 +368,10 @@ def test_toy_spread_and_near(here, monkeypatch):
 
 
 def test_toy_accuracy_counts_the_nearest_cluster():
-    class Fixed(torch.nn.Module):                                # label 0 and 1 go to cluster 1, 2 to 2, 3 to 0
+    class Fixed(torch.nn.Module):  # label 0 and 1 go to cluster 1, 2 to 2, 3 to 0
         def forward(self, v):
             return T([[1.0, 1], [1, 1], [-1, -1], [-1, 1]])[v[:, :4].argmax(1)]
+
     assert label_accuracies(Fixed(), 2, 5)[0].tolist() == [0, 1, 1, 0]
 
 
@@ -287,14 +382,29 @@ def test_the_papers_example():
     """Hair colours are exclusive, and so are the sexes; Bald alone would need its own not-A."""
     attributes = ["Male", "Black hair", "Blond hair", "Bald", "Female"]
     exclusive = [["Black hair", "Blond hair", "Bald"], ["Male", "Female"]]
-    assert condition_names(attributes, exclusive) == (["Black hair", "Blond hair", "Bald", "Male", "Female"], [3, 2])
-    values = T([[1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [1, 1, 0, 1, 0]])          # blond man; woman of other hair; a slip
-    assert to_conditions(values, attributes, exclusive).tolist() == [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1], [0, 0, 0, 1, 0]]
+    assert condition_names(attributes, exclusive) == (
+        ["Black hair", "Blond hair", "Bald", "Male", "Female"],
+        [3, 2],
+    )
+    values = T(
+        [[1, 0, 1, 0, 0], [0, 0, 0, 0, 1], [1, 1, 0, 1, 0]]
+    )  # blond man; woman of other hair; a slip
+    assert to_conditions(values, attributes, exclusive).tolist() == [
+        [0, 1, 0, 1, 0],
+        [0, 0, 0, 0, 1],
+        [0, 0, 0, 1, 0],
+    ]
 
 
 def test_a_single_attribute_gets_a_not():
-    assert condition_names(["Male", "Smiling"]) == (["Male", "not Male", "Smiling", "not Smiling"], [2, 2])
-    assert to_conditions(T([[1, 0], [0, 0]]), ["Male", "Smiling"]).tolist() == [[1, 0, 0, 1], [0, 1, 0, 1]]
+    assert condition_names(["Male", "Smiling"]) == (
+        ["Male", "not Male", "Smiling", "not Smiling"],
+        [2, 2],
+    )
+    assert to_conditions(T([[1, 0], [0, 0]]), ["Male", "Smiling"]).tolist() == [
+        [1, 0, 0, 1],
+        [0, 1, 0, 1],
+    ]
     with pytest.raises(ValueError, match="share no attribute"):
         condition_names(["Male"], [["Male", "Female"]])
 
@@ -306,8 +416,13 @@ def test_uniform_targets_have_one_condition_of_each_group():
 
 
 def test_each_condition_once():
-    assert each_condition([3, 2]).tolist() == [[1, 0, 0, 1, 0], [0, 1, 0, 1, 0], [0, 0, 1, 1, 0],
-                                               [1, 0, 0, 1, 0], [1, 0, 0, 0, 1]]
+    assert each_condition([3, 2]).tolist() == [
+        [1, 0, 0, 1, 0],
+        [0, 1, 0, 1, 0],
+        [0, 0, 1, 1, 0],
+        [1, 0, 0, 1, 0],
+        [1, 0, 0, 0, 1],
+    ]
     assert torch.equal(each_condition([10]), torch.eye(10))
 
 
@@ -319,7 +434,7 @@ def test_unbalanced_set_and_one_hot_conditions():
     names, groups = set_conditions(data)
     assert groups == [10] and len(names) == 10 and torch.equal(data.labels.argmax(1), labels)
     assert data.batch(0, 4, 0)[1].shape == (4, 10)
-    with pytest.raises(UserError, match="has 51 images of class 2"):                 # 512 = 10·51 + 2
+    with pytest.raises(UserError, match="has 51 images of class 2"):  # 512 = 10·51 + 2
         unbalance(load_images("synthetic", "none", size=16), 2, 52)
     data.labels = None
     with pytest.raises(UserError, match="no classes"):
@@ -329,20 +444,28 @@ def test_unbalanced_set_and_one_hot_conditions():
 def celeba(root, n=12, size=20):
     """A tree as CelebA's: n images, of which every second is Male, every third Bald, the others Black_Hair."""
     from PIL import Image
+
     folder = root / "celeba" / "img_align_celeba"
     folder.mkdir(parents=True)
     rows = [str(n), "Bald Black_Hair Male"]
     for i in range(n):
         Image.new("RGB", (size, size + 4), (20 * i, 0, 0)).save(folder / f"{i:06d}.jpg")
-        rows.append(f"{i:06d}.jpg  {1 if i % 3 == 0 else -1} {-1 if i % 3 == 0 else 1}  {1 if i % 2 == 0 else -1}")
+        rows.append(
+            f"{i:06d}.jpg  {1 if i % 3 == 0 else -1} {-1 if i % 3 == 0 else 1}  {1 if i % 2 == 0 else -1}"
+        )
     (root / "celeba" / "list_attr_celeba.txt").write_text("\n".join(rows) + "\n")
-    (root / "celeba" / "list_eval_partition.txt").write_text("".join(f"{i:06d}.jpg 0\n" for i in range(n)))
+    (root / "celeba" / "list_eval_partition.txt").write_text(
+        "".join(f"{i:06d}.jpg 0\n" for i in range(n))
+    )
 
 
 def test_celeba_attributes_train_sample_and_resume(tmp_path):
     celeba(tmp_path)
     data = load_images("celeba", tmp_path, size=16)
-    assert set_conditions(data, ["Male", "Black_Hair+Bald"]) == (["Black_Hair", "Bald", "Male", "not Male"], [2, 2])
+    assert set_conditions(data, ["Male", "Black_Hair+Bald"]) == (
+        ["Black_Hair", "Bald", "Male", "not Male"],
+        [2, 2],
+    )
     assert data.labels[:4].tolist() == [[0, 1, 1, 0], [1, 0, 0, 1], [1, 0, 1, 0], [0, 1, 0, 1]]
     with pytest.raises(UserError, match="Grey_Hair: not in .*There are: Bald Black_Hair Male"):
         set_conditions(load_images("celeba", tmp_path, size=16), ["Grey_Hair"])
@@ -350,10 +473,36 @@ def test_celeba_attributes_train_sample_and_resume(tmp_path):
         set_conditions(load_images("celeba", tmp_path, size=16), ["Bald+Male", "Male+Black_Hair"])
     run = tmp_path / "run"
     for loss in ("ca", "ac"):
-        train.main(["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--targets", "data",
-                    "--attributes", "Male", "Black_Hair+Bald", "--loss", loss, "--steps", "2",
-                    "--out", str(run / loss)])
-        cagan_eval.main(["--ckpt", str(run / loss / "last.pt"), "--samples", "8", "--grid-out", str(run / "g.png")])
+        train.main(
+            [
+                "--smoke",
+                "--dataset",
+                "celeba",
+                "--data-dir",
+                str(tmp_path),
+                "--targets",
+                "data",
+                "--attributes",
+                "Male",
+                "Black_Hair+Bald",
+                "--loss",
+                loss,
+                "--steps",
+                "2",
+                "--out",
+                str(run / loss),
+            ]
+        )
+        cagan_eval.main(
+            [
+                "--ckpt",
+                str(run / loss / "last.pt"),
+                "--samples",
+                "8",
+                "--grid-out",
+                str(run / "g.png"),
+            ]
+        )
     train.main(["--resume", str(run / "ca"), "--steps", "3"])
 
 
@@ -365,11 +514,35 @@ def test_a_batch_without_an_active_condition_trains(tmp_path):
         rows[i] = rows[i].split()[0] + " -1 -1 -1"
     (tmp_path / "celeba/list_attr_celeba.txt").write_text("\n".join(rows) + "\n\n")
     for targets in ("uniform", "data"):
-        train.main(["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--attributes", "Black_Hair+Bald",
-                    "--adv", "wgan-gp", "--n-critic", "1", "--batch-size", "2", "--steps", "6", "--log-every", "1",
-                    "--targets", targets, "--out", str(tmp_path / targets)])
+        train.main(
+            [
+                "--smoke",
+                "--dataset",
+                "celeba",
+                "--data-dir",
+                str(tmp_path),
+                "--attributes",
+                "Black_Hair+Bald",
+                "--adv",
+                "wgan-gp",
+                "--n-critic",
+                "1",
+                "--batch-size",
+                "2",
+                "--steps",
+                "6",
+                "--log-every",
+                "1",
+                "--targets",
+                targets,
+                "--out",
+                str(tmp_path / targets),
+            ]
+        )
         log = read_log(tmp_path / targets / "log.jsonl")
-        assert any(line["penalty"] == line["D_real"] == 0 for line in log) and any(line["penalty"] for line in log)
+        assert any(line["penalty"] == line["D_real"] == 0 for line in log) and any(
+            line["penalty"] for line in log
+        )
 
 
 def test_a_condition_that_no_image_has_is_refused(tmp_path):
@@ -377,14 +550,18 @@ def test_a_condition_that_no_image_has_is_refused(tmp_path):
     path = tmp_path / "celeba/list_attr_celeba.txt"
     text = path.read_text()
     load = lambda: load_images("celeba", tmp_path, size=16)
-    path.write_text(text.replace("  1 -1 ", " -1 -1 "))                            # nobody is bald
-    with pytest.raises(UserError, match="condition Bald: none of the 12 images of celeba .* --attributes"):
+    path.write_text(text.replace("  1 -1 ", " -1 -1 "))  # nobody is bald
+    with pytest.raises(
+        UserError, match="condition Bald: none of the 12 images of celeba .* --attributes"
+    ):
         set_conditions(load(), ["Black_Hair+Bald"])
     path.write_text(text.replace("000003.jpg ", "000003.jpg x"))
-    with pytest.raises(UserError, match="line 6: '000003.jpg x.*' is not a file name and 3 times 1 or -1"):
+    with pytest.raises(
+        UserError, match="line 6: '000003.jpg x.*' is not a file name and 3 times 1 or -1"
+    ):
         set_conditions(load(), ["Male"])
     shapes = load_images("synthetic", "none", size=16)
-    shapes.labels[shapes.labels == 9] = 0                                          # the last class: still ten heads
+    shapes.labels[shapes.labels == 9] = 0  # the last class: still ten heads
     with pytest.raises(UserError, match="condition checkers: none of the 512"):
         set_conditions(shapes)
 
@@ -402,10 +579,32 @@ def test_shapes(size, channels):
 def test_parameter_counts_of_the_authors_networks():
     """Layer by layer: 3x3 convolutions without bias and 2 per channel of norm; the 1x1 one and D's linear have one."""
     conv = lambda a, b: 9 * a * b + 2 * b
-    assert count(Generator()) == 4_075_713 == (266 * 12544 + 512 + conv(256, 128) + 2 * conv(128, 128)
-                                               + conv(128, 64) + 2 * conv(64, 64) + 65)
-    assert count(Discriminator(10)) == 1_971_658 == (conv(1, 64) + conv(64, 128) + 2 * conv(128, 128)
-                                                     + conv(128, 256) + 2 * conv(256, 256) + 12544 * 10 + 10)
+    assert (
+        count(Generator())
+        == 4_075_713
+        == (
+            266 * 12544
+            + 512
+            + conv(256, 128)
+            + 2 * conv(128, 128)
+            + conv(128, 64)
+            + 2 * conv(64, 64)
+            + 65
+        )
+    )
+    assert (
+        count(Discriminator(10))
+        == 1_971_658
+        == (
+            conv(1, 64)
+            + conv(64, 128)
+            + 2 * conv(128, 128)
+            + conv(128, 256)
+            + 2 * conv(256, 256)
+            + 12544 * 10
+            + 10
+        )
+    )
     assert count(Discriminator(11)) == 1_971_658 + 12544 + 1
 
 
@@ -414,16 +613,23 @@ def test_a_checkpoint_of_convolutions_with_bias_is_refused_in_one_line(tmp_path)
     saved = torch.load(tmp_path / "r/last.pt", weights_only=True)
     saved["state"]["G"]["net.5.bias"] = torch.zeros(4)
     torch.save(saved, tmp_path / "r/last.pt")
-    for script, words in ((train, ["--resume", str(tmp_path / "r"), "--steps", "2"]),
-                          (cagan_eval, ["--ckpt", str(tmp_path / "r/last.pt"), "--n", "20"])):
-        with pytest.raises(UserError, match="another version of it has saved it .*net.5.bias") as error:
+    for script, words in (
+        (train, ["--resume", str(tmp_path / "r"), "--steps", "2"]),
+        (cagan_eval, ["--ckpt", str(tmp_path / "r/last.pt"), "--n", "20"]),
+    ):
+        with pytest.raises(
+            UserError, match="another version of it has saved it .*net.5.bias"
+        ) as error:
             script.main(words)
         assert "\n" not in str(error.value)
 
 
 def test_norm_inner_spares_the_first_and_the_last_convolution_of_D():
-    kinds = lambda inner: [type(m).__name__ for m in Discriminator(1, 28, 1, 2, 1, "batch", inner).net
-                           if type(m).__name__ in ("Conv2d", "BatchNorm2d")]
+    kinds = lambda inner: [
+        type(m).__name__
+        for m in Discriminator(1, 28, 1, 2, 1, "batch", inner).net
+        if type(m).__name__ in ("Conv2d", "BatchNorm2d")
+    ]
     C, B = "Conv2d", "BatchNorm2d"
     assert kinds(False) == [C, B, C, B, C, B] and kinds(True) == [C, C, B, C]
 
@@ -436,9 +642,24 @@ def test_sizes_that_do_not_halve_are_refused(size):
 
 def test_defaults_are_the_papers():
     args = train.parse_args([])
-    paper = dict(loss="ca", adv="lsgan", lambda_cls=0.1, norm="instance", z_dim=256, size=28, width=64, convs=3,
-                 lr=1e-5, beta1=0.9, beta2=0.999, batch_size=32, steps=100 * 60_000 // 32, n_critic=1, mix_from=None,
-                 mix_ramp=None)
+    paper = dict(
+        loss="ca",
+        adv="lsgan",
+        lambda_cls=0.1,
+        norm="instance",
+        z_dim=256,
+        size=28,
+        width=64,
+        convs=3,
+        lr=1e-5,
+        beta1=0.9,
+        beta2=0.999,
+        batch_size=32,
+        steps=100 * 60_000 // 32,
+        n_critic=1,
+        mix_from=None,
+        mix_ramp=None,
+    )
     assert {k: getattr(args, k) for k in paper} == paper
 
 
@@ -446,19 +667,38 @@ def test_presets():
     gp = train.parse_args(["--adv", "wgan-gp"])
     assert (gp.n_critic, gp.beta1, gp.beta2, gp.lr, gp.lambda_gp) == (5, 0.0, 0.9, 1e-4, 10.0)
     quick = train.parse_args(["--quick"])
-    ours = dict(dataset="fashion-mnist", width=32, convs=1, norm="none", lr=1e-3, beta1=0.5, steps=6000)
+    ours = dict(
+        dataset="fashion-mnist", width=32, convs=1, norm="none", lr=1e-3, beta1=0.5, steps=6000
+    )
     assert {k: getattr(quick, k) for k in ours} == ours
 
 
 def test_build_hands_every_flag_of_the_networks_on():
-    words = ["--size", "16", "--channels", "3", "--width", "2", "--z-dim", "5", "--convs", "2", "--norm", "batch",
-             "--norm-inner"]
+    words = [
+        "--size",
+        "16",
+        "--channels",
+        "3",
+        "--width",
+        "2",
+        "--z-dim",
+        "5",
+        "--convs",
+        "2",
+        "--norm",
+        "batch",
+        "--norm-inner",
+    ]
     for loss, heads in (("ca", 4), ("ac", 5)):
         G, D = train.build(train.parse_args([*words, "--loss", loss]), [2, 2])
         assert [str(m) for m in G.modules() if not list(m.children())] == [
-            str(m) for m in Generator(4, 5, 16, 3, 2, 2).modules() if not list(m.children())]
+            str(m) for m in Generator(4, 5, 16, 3, 2, 2).modules() if not list(m.children())
+        ]
         assert [str(m) for m in D.modules() if not list(m.children())] == [
-            str(m) for m in Discriminator(heads, 16, 3, 2, 2, "batch", True).modules() if not list(m.children())]
+            str(m)
+            for m in Discriminator(heads, 16, 3, 2, 2, "batch", True).modules()
+            if not list(m.children())
+        ]
 
 
 def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
@@ -467,7 +707,9 @@ def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
     cnd = torch.eye(4).repeat(3, 1)
     draw = lambda **k: torch.cat(list(train.sample(G, cnd, args, torch.device("cpu"), **k)))
     assert torch.equal(draw(batch_size=5)[:, 3:], cnd)
-    assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(draw(seed=1)[:, :3], draw(seed=2)[:, :3])
+    assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(
+        draw(seed=1)[:, :3], draw(seed=2)[:, :3]
+    )
 
 
 def test_scores_ask_for_the_classes_in_turn():
@@ -481,7 +723,9 @@ def test_scores_ask_for_the_classes_in_turn():
             return images[:, 3:].argmax(1).tolist(), n, asked.tolist()
 
     args = train.parse_args(["--z-dim", "3"])
-    found = train.score(Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu"))
+    found = train.score(
+        Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu")
+    )
     assert found == ([0, 1, 2, 3, 0, 1], 6, [0, 1, 2, 3, 0, 1])
     with pytest.raises(UserError, match="10 classes need two images each"):
         train.main(["--smoke", "--fid-samples", "19", "--out", "/nonexistent/r"])
@@ -490,14 +734,26 @@ def test_scores_ask_for_the_classes_in_turn():
 def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append(images))
-    train.main(["--smoke", "--steps", "1", "--width", "4", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            "--smoke",
+            "--steps",
+            "1",
+            "--width",
+            "4",
+            "--sample-every",
+            "1",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     args = train.parse_args(["--smoke", "--width", "4"])
     args.channels = 1
     G, _ = build(args, [10])
     G.load_state_dict(torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]["G"])
     z = torch.randn(8, args.z_dim, generator=train.step_rng(args.seed, 0))
     for c in range(10):
-        assert torch.allclose(drawn[0][8 * c:8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
+        assert torch.allclose(drawn[0][8 * c : 8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
 
 
 def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
@@ -507,6 +763,7 @@ def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
         if name not in there:
             raise UserError(f"can't get {name}")
         return name
+
     monkeypatch.setattr(train, "load_images", load)
     for expected in ("mnist", "fashion-mnist"):
         args = train.parse_args([])
@@ -514,12 +771,18 @@ def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
         there.discard("mnist")
 
 
-@pytest.mark.parametrize("words, message", [
-    (["--mix-from", "1", "--mix-ramp", "0.01"], "two schedules"),
-    (["--adv", "wgan-gp", "--norm", "batch"], "no sample a gradient"),
-    (["--unbalanced", "5", "5", "--attributes", "Male"], "by class"),
-    (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0"), (["--mix-ramp", "-0.5"], "at least 0"),
-    (["--unbalanced", "-5", "5"], "an image at least"), (["--unbalanced", "0", "0"], "an image at least")])
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--mix-from", "1", "--mix-ramp", "0.01"], "two schedules"),
+        (["--adv", "wgan-gp", "--norm", "batch"], "no sample a gradient"),
+        (["--unbalanced", "5", "5", "--attributes", "Male"], "by class"),
+        (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0"),
+        (["--mix-ramp", "-0.5"], "at least 0"),
+        (["--unbalanced", "-5", "5"], "an image at least"),
+        (["--unbalanced", "0", "0"], "an image at least"),
+    ],
+)
 def test_flags_that_contradict_each_other_are_refused(words, message):
     with pytest.raises(UserError, match=message):
         train.parse_args(words)
@@ -532,14 +795,17 @@ def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch, watch_
 
     def look(optimiser):
         params = optimiser.param_groups[0]["params"]
-        seen["G" if params[0] is next(nets["both"][0].parameters()) else "D"] = [p.grad.clone() for p in params]
+        seen["G" if params[0] is next(nets["both"][0].parameters()) else "D"] = [
+            p.grad.clone() for p in params
+        ]
+
     watch_steps(train, "fused_adam", look)
     words = ["--smoke", "--steps", "1", "--width", "4", "--out", str(tmp_path / "r")]
     train.main(words)
     args = train.parse_args(words)
     args.channels = 1
     torch.manual_seed(args.seed)
-    G, D = build(args, [10])                                     # the run's weights before its step
+    G, D = build(args, [10])  # the run's weights before its step
     data = load_images("synthetic", "none", size=args.size)
     set_conditions(data)
     x, cnd = data.batch(0, 8, 0)
@@ -548,13 +814,17 @@ def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch, watch_
     cnd_fake = uniform_targets(8, [10], rng)
     L_d = ((D(x) - 1) ** 2 * cnd).sum() / 8 + (D(G(z, cnd_fake).detach()) ** 2 * cnd_fake).sum() / 8
     L_g = ((D(G(z, cnd_fake)) - 1) ** 2 * cnd_fake).sum() / 8
-    for found, expected in ((seen["D"], torch.autograd.grad(L_d, list(D.parameters()))),
-                            (seen["G"], torch.autograd.grad(L_g, list(G.parameters())))):
+    for found, expected in (
+        (seen["D"], torch.autograd.grad(L_d, list(D.parameters()))),
+        (seen["G"], torch.autograd.grad(L_g, list(G.parameters()))),
+    ):
         for a, b in zip(found, expected):
             assert torch.allclose(a, b, atol=1e-6, rtol=1e-3)
 
 
-def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tmp_path, monkeypatch, watch_steps):
+def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(
+    tmp_path, monkeypatch, watch_steps
+):
     """Adam's learning rate is 0 and the batch always the same: then so are L_d's gradients, unless they add up."""
     seen, nets = {"G": [], "D": []}, []
     monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
@@ -564,11 +834,26 @@ def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tm
 
     def look(optimiser):
         params = optimiser.param_groups[0]["params"]
-        seen["G" if params[0] is next(nets[0].parameters()) else "D"].append(torch.cat([p.grad.flatten()
-                                                                                        for p in params]))
+        seen["G" if params[0] is next(nets[0].parameters()) else "D"].append(
+            torch.cat([p.grad.flatten() for p in params])
+        )
+
     watch_steps(train, "fused_adam", look)
-    train.main(["--smoke", "--steps", "4", "--width", "4", "--n-critic", "2", "--lr", "0", "--out",
-                str(tmp_path / "r")])
+    train.main(
+        [
+            "--smoke",
+            "--steps",
+            "4",
+            "--width",
+            "4",
+            "--n-critic",
+            "2",
+            "--lr",
+            "0",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert len(seen["D"]) == 4 and len(seen["G"]) == 2
     for grads in seen.values():
         assert grads[0].abs().max() > 1e-3
@@ -576,8 +861,23 @@ def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tm
 
 
 def test_both_optimisers_have_the_flags_rates(tmp_path):
-    train.main(["--smoke", "--steps", "1", "--width", "4", "--lr", "0.3", "--beta1", "0.2", "--beta2", "0.7", "--out",
-                str(tmp_path / "r")])
+    train.main(
+        [
+            "--smoke",
+            "--steps",
+            "1",
+            "--width",
+            "4",
+            "--lr",
+            "0.3",
+            "--beta1",
+            "0.2",
+            "--beta2",
+            "0.7",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
     for opt in ("opt_G", "opt_D"):
         group = state[opt]["param_groups"][0]
@@ -588,12 +888,38 @@ def test_both_optimisers_have_the_flags_rates(tmp_path):
 def test_G_is_asked_for_conditions_evenly_or_as_in_the_data(tmp_path, monkeypatch, targets, share):
     """81 images of class 0 and one of each other."""
     asked = []
-    monkeypatch.setattr(train, "ca_generator_loss", lambda fake, cnd, adv: (
-        asked.append(cnd), ca_generator_loss(fake, cnd, adv))[1])
-    monkeypatch.setattr(train, "unbalance", lambda data, first, rest: setattr(
-        data, "labels", (torch.arange(len(data)) % 90 - 80).clamp(min=0)))
-    train.main(["--smoke", "--steps", "6", "--width", "4", "--batch-size", "64", "--targets", targets, "--unbalanced",
-                "81", "1", "--sample-every", "99", "--out", str(tmp_path / "r")])
+    monkeypatch.setattr(
+        train,
+        "ca_generator_loss",
+        lambda fake, cnd, adv: (asked.append(cnd), ca_generator_loss(fake, cnd, adv))[1],
+    )
+    monkeypatch.setattr(
+        train,
+        "unbalance",
+        lambda data, first, rest: setattr(
+            data, "labels", (torch.arange(len(data)) % 90 - 80).clamp(min=0)
+        ),
+    )
+    train.main(
+        [
+            "--smoke",
+            "--steps",
+            "6",
+            "--width",
+            "4",
+            "--batch-size",
+            "64",
+            "--targets",
+            targets,
+            "--unbalanced",
+            "81",
+            "1",
+            "--sample-every",
+            "99",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert torch.cat(asked)[:, 0].mean().item() == pytest.approx(share, abs=0.05)
 
 
@@ -608,10 +934,26 @@ def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, mon
         return images
 
     monkeypatch.setattr(Generator, "forward", remember)
-    monkeypatch.setattr(train, "gradient_penalty", lambda D, x, fake, active, eps: (
-        found.append((fake, active)), D(x).sum() * 0 + 2)[1])
-    metrics = train.main(["--smoke", "--steps", "1", "--adv", "wgan-gp", "--lambda-gp", "3", "--width", "4",
-                          "--out", str(tmp_path / "r")])
+    monkeypatch.setattr(
+        train,
+        "gradient_penalty",
+        lambda D, x, fake, active, eps: (found.append((fake, active)), D(x).sum() * 0 + 2)[1],
+    )
+    metrics = train.main(
+        [
+            "--smoke",
+            "--steps",
+            "1",
+            "--adv",
+            "wgan-gp",
+            "--lambda-gp",
+            "3",
+            "--width",
+            "4",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     (_, asked), (same, has), (fake, active) = found[:3]
     assert fake is same and torch.equal(active, has) and not torch.equal(asked, has)
     assert metrics["penalty"] == 6
@@ -621,15 +963,38 @@ def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, mon
 def test_the_loop_mixes_from_the_epoch_asked_for(tmp_path, monkeypatch):
     """85 images in batches of 8: the second epoch begins with step 12."""
     shares = []
-    monkeypatch.setattr(train, "discriminate", lambda *words: (shares.append(words[3]), discriminate(*words))[1])
-    train.main(["--smoke", "--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1", "--steps", "13",
-                "--out", str(tmp_path / "r")])
+    monkeypatch.setattr(
+        train, "discriminate", lambda *words: (shares.append(words[3]), discriminate(*words))[1]
+    )
+    train.main(
+        [
+            "--smoke",
+            "--unbalanced",
+            "40",
+            "5",
+            "--norm",
+            "batch",
+            "--mix-from",
+            "1",
+            "--steps",
+            "13",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert shares == [0.0] * 11 + [0.5] * 2
 
 
-@pytest.mark.parametrize("words", [["--loss", "ac", "--adv", "minimax"], ["--loss", "modified_ac", "--adv", "hinge"],
-                                   ["--adv", "wgan-gp"], ["--loss", "ac", "--adv", "wgan-gp"],
-                                   ["--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--loss", "ac", "--adv", "minimax"],
+        ["--loss", "modified_ac", "--adv", "hinge"],
+        ["--adv", "wgan-gp"],
+        ["--loss", "ac", "--adv", "wgan-gp"],
+        ["--unbalanced", "40", "5", "--norm", "batch", "--mix-from", "1"],
+    ],
+)
 def test_every_loss_trains_and_resumes_exactly(words, tmp_path):
     whole, parts = str(tmp_path / "whole"), str(tmp_path / "parts")
     train.main(["--smoke", *words, "--steps", "14", "--out", whole])
@@ -658,24 +1023,50 @@ def test_conditional_scores_see_what_was_asked_for(tmp_path):
     details = scores.details(seen, asked.long())
     assert details["conditional_accuracies_lenet_random_80"][:3] == [0.5, 1.0, 0.0]
     assert details["class_counts_lenet_random_80"][:4] == [20, 40, 0, 20]
-    asked, seen = torch.arange(80) % 10, torch.eye(10)[torch.arange(80) % 10 // 3]    # 0001112223
+    asked, seen = torch.arange(80) % 10, torch.eye(10)[torch.arange(80) % 10 // 3]  # 0001112223
     assert scores(torch.rand(80, 64), seen, asked)["conditional_accuracy_lenet_random_80"] == 0.1
 
 
 def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     unbalanced = ["--unbalanced", "40", "5", "--norm", "batch", "--steps", "12"]
-    monkeypatch.setattr(cagan_eval, "figure_configs", lambda reduced: {
-        "12": {"without": ["--loss", "modified_ac"]},
-        "mixed": {"CA-GAN, not mixed": unbalanced, "CA-GAN, mixed": [*unbalanced, "--mix-from", "1"]}})
-    words = ["--figures", "12", "mixed", "--seeds", "1", "--jobs", "1", "--n", "60", "--reduced", "--out", "F",
-             "--train-flags", "--smoke --fid-samples 60 --dataset synthetic --amp off --width 4 --steps 12 "
-                              "--sample-every 6 --save-every 12 --batch-size 8 --z-dim 4 --size 16"]
+    monkeypatch.setattr(
+        cagan_eval,
+        "figure_configs",
+        lambda reduced: {
+            "12": {"without": ["--loss", "modified_ac"]},
+            "mixed": {
+                "CA-GAN, not mixed": unbalanced,
+                "CA-GAN, mixed": [*unbalanced, "--mix-from", "1"],
+            },
+        },
+    )
+    words = [
+        "--figures",
+        "12",
+        "mixed",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--n",
+        "60",
+        "--reduced",
+        "--out",
+        "F",
+        "--train-flags",
+        "--smoke --fid-samples 60 --dataset synthetic --amp off --width 4 --steps 12 "
+        "--sample-every 6 --save-every 12 --batch-size 8 --z-dim 4 --size 16",
+    ]
     tables = cagan_eval.main(words)
     assert [row["runs"] for row in tables["12"] + tables["mixed"]] == [1, 1, 1]
     for name in ("figure_12.png", "figure_12.md", "figure_mixed.json", "figure_mixed_samples.png"):
         assert (here / "F" / name).stat().st_size > 200
-    log = [line["share"] for line in read_log(here / "F" / f"run-{'-'.join(unbalanced)}-mix-from-1-0".replace(
-        "--", "") / "log.jsonl")]
+    log = [
+        line["share"]
+        for line in read_log(
+            here / "F" / f"run-{'-'.join(unbalanced)}-mix-from-1-0".replace("--", "") / "log.jsonl"
+        )
+    ]
     assert log[0] == 0 and log[-1] == 0.5, "mixed after the first epoch: 85 images, batch 8"
     capsys.readouterr()
     cagan_eval.main(words)

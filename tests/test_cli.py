@@ -10,13 +10,23 @@ from pathlib import Path
 import pytest
 
 import began.train
-from common.cli import (CHANGEABLE, Parser, UserError, add_run_args, file_path, new_parser, parse,
-                        run_main)
+from common.cli import (
+    CHANGEABLE,
+    Parser,
+    UserError,
+    add_run_args,
+    file_path,
+    new_parser,
+    parse,
+    run_main,
+)
 from common.data import DATASETS
 
-PRESETS = {"arch": {"b": dict(width=20, lr=0.2, depth=2)},
-           "quick": {True: dict(width=30, steps=5)},
-           "smoke": {True: dict(width=40, dataset="toy")}}
+PRESETS = {
+    "arch": {"b": dict(width=20, lr=0.2, depth=2)},
+    "quick": {True: dict(width=30, steps=5)},
+    "smoke": {True: dict(width=40, dataset="toy")},
+}
 
 
 def flags(*argv, presets=PRESETS):
@@ -26,8 +36,15 @@ def flags(*argv, presets=PRESETS):
     paper.add_argument("--width", type=int, default=10)
     paper.add_argument("--depth", type=int, default=1)
     paper.add_argument("--lr", type=float, default=0.1)
-    add_run_args(parser, steps=100, batch_size=8, datasets=("real", "toy"), dataset="real", steps_help="steps",
-                 batch_help="batch")
+    add_run_args(
+        parser,
+        steps=100,
+        batch_size=8,
+        datasets=("real", "toy"),
+        dataset="real",
+        steps_help="steps",
+        batch_help="batch",
+    )
     return parse(parser, list(argv), presets)
 
 
@@ -49,14 +66,16 @@ def test_defaults_without_presets():
 def test_presets_are_chained_in_order():
     args = flags("--arch", "b")
     assert (args.width, args.depth, args.lr, args.steps) == (20, 2, 0.2, 100)
-    args = flags("--quick", "--arch", "b")                       # the order of PRESETS counts, not the typed one
+    args = flags("--quick", "--arch", "b")  # the order of PRESETS counts, not the typed one
     assert (args.width, args.depth, args.lr, args.steps) == (30, 2, 0.2, 5)
     args = flags("--smoke", "--quick", "--arch", "b")
     assert (args.width, args.depth, args.lr, args.steps, args.dataset) == (40, 2, 0.2, 5, "toy")
 
 
 def test_typed_beats_presets_also_where_it_is_the_default():
-    args = flags("--smoke", "--quick", "--arch", "b", "--width", "10", "--lr", "0.1", "--steps", "7")
+    args = flags(
+        "--smoke", "--quick", "--arch", "b", "--width", "10", "--lr", "0.1", "--steps", "7"
+    )
     assert (args.width, args.depth, args.lr, args.steps, args.dataset) == (10, 2, 0.1, 7, "toy")
 
 
@@ -65,7 +84,7 @@ def test_quick_says_what_it_changes_and_nothing_else(capsys):
     err = capsys.readouterr().err
     assert "--quick changes the paper's settings: width 10 -> 30" in err and "steps" not in err
     flags("--arch", "b")
-    assert capsys.readouterr().err == ""                         # another paper's settings, not a departure
+    assert capsys.readouterr().err == ""  # another paper's settings, not a departure
 
 
 def test_no_abbreviations(capsys):
@@ -84,10 +103,28 @@ def test_each_sample_step_is_a_log_step():
 
 
 def test_resume_takes_the_saved_arguments(tmp_path):
-    run = saved_run(tmp_path / "run", "--arch", "b", "--quick", "--lr", "0.7", "--seed", "3", "--out", "somewhere")
+    run = saved_run(
+        tmp_path / "run",
+        "--arch",
+        "b",
+        "--quick",
+        "--lr",
+        "0.7",
+        "--seed",
+        "3",
+        "--out",
+        "somewhere",
+    )
     args = flags("--resume", run)
-    assert (args.arch, args.width, args.depth, args.lr, args.steps, args.seed, args.quick) == \
-        ("b", 30, 2, 0.7, 5, 3, True)
+    assert (args.arch, args.width, args.depth, args.lr, args.steps, args.seed, args.quick) == (
+        "b",
+        30,
+        2,
+        0.7,
+        5,
+        3,
+        True,
+    )
     assert args.resume == run and args.out is None
 
 
@@ -96,9 +133,17 @@ def test_resume_takes_no_presets_again(tmp_path):
     assert flags("--resume", run, "--quick").width == 11
 
 
-@pytest.mark.parametrize("flag, value, saved", [("--width", "21", "20"), ("--lr", "0.3", "0.2"),
-                                                ("--batch-size", "9", "8"), ("--seed", "1", "0"),
-                                                ("--amp", "bf16", "off"), ("--dataset", "toy", "real")])
+@pytest.mark.parametrize(
+    "flag, value, saved",
+    [
+        ("--width", "21", "20"),
+        ("--lr", "0.3", "0.2"),
+        ("--batch-size", "9", "8"),
+        ("--seed", "1", "0"),
+        ("--amp", "bf16", "off"),
+        ("--dataset", "toy", "real"),
+    ],
+)
 def test_resume_refuses_a_changed_flag_by_name(tmp_path, flag, value, saved, capsys):
     run = saved_run(tmp_path / "run", "--arch", "b")
     with pytest.raises(SystemExit) as e:
@@ -110,14 +155,40 @@ def test_resume_refuses_a_changed_flag_by_name(tmp_path, flag, value, saved, cap
 
 def test_resume_allows_run_flags_to_change_and_paper_flags_to_be_repeated(tmp_path):
     run = saved_run(tmp_path / "run", "--arch", "b")
-    args = flags("--resume", run, "--steps", "200", "--save-every", "7", "--log-every", "3", "--sample-every", "9",
-                 "--device", "cpu", "--data-dir", "elsewhere", "--width", "20", "--lr", "0.20")
+    args = flags(
+        "--resume",
+        run,
+        "--steps",
+        "200",
+        "--save-every",
+        "7",
+        "--log-every",
+        "3",
+        "--sample-every",
+        "9",
+        "--device",
+        "cpu",
+        "--data-dir",
+        "elsewhere",
+        "--width",
+        "20",
+        "--lr",
+        "0.20",
+    )
     assert (args.steps, args.save_every, args.log_every, args.sample_every) == (200, 7, 3, 9)
     assert (args.device, args.data_dir, args.width) == ("cpu", "elsewhere", 20)
 
 
 def test_only_flags_that_leave_the_mathematics_alone_may_change():
-    assert CHANGEABLE == {"steps", "data_dir", "resume", "device", "log_every", "sample_every", "save_every"}
+    assert CHANGEABLE == {
+        "steps",
+        "data_dir",
+        "resume",
+        "device",
+        "log_every",
+        "sample_every",
+        "save_every",
+    }
 
 
 def test_resume_names_flags_of_another_version(tmp_path):
@@ -134,7 +205,9 @@ def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
         (tmp_path / "run" / name).touch()
     args = flags("--resume", f"{run}/last.pt")
     assert args.resume == run and args.width == 11
-    with pytest.raises(UserError, match="--resume .*best.pt: a run goes on from the last.pt in its directory"):
+    with pytest.raises(
+        UserError, match="--resume .*best.pt: a run goes on from the last.pt in its directory"
+    ):
         flags("--resume", f"{run}/best.pt")
 
 
@@ -142,8 +215,13 @@ def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
 
 
 FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
-SCRIPTS = [*(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")), "cagan.toy",
-           "mdma.simulate", "common.data", "common.metrics.lenet"]
+SCRIPTS = [
+    *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
+    "cagan.toy",
+    "mdma.simulate",
+    "common.data",
+    "common.metrics.lenet",
+]
 PLACES = re.compile("DIR|FILE|PATH|PNG|GLOB")
 
 
@@ -158,11 +236,16 @@ def test_every_flag_that_names_a_place_expands_the_home_directory(script, monkey
     def parse_known_args(self, *args):
         parsers.append(self)
         raise Stop
+
     monkeypatch.setattr(Parser, "parse_known_args", parse_known_args)
     with pytest.raises(Stop):
         (module.parse_args if hasattr(module, "parse_args") else module.main)()
-    places = {action.dest: action.type for action in parsers[0]._actions
-              if PLACES.search(str(action.metavar)) or action.dest in ("data_dir", "out", "grid_out", "runs")}
+    places = {
+        action.dest: action.type
+        for action in parsers[0]._actions
+        if PLACES.search(str(action.metavar))
+        or action.dest in ("data_dir", "out", "grid_out", "runs")
+    }
     assert places and set(places.values()) == {file_path}, places
 
 
@@ -170,7 +253,10 @@ def test_the_home_directory_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", "/home/someone")
     args = flags("--data-dir=~/data", "--out", "~/run")
     assert (args.data_dir, args.out) == ("/home/someone/data", "/home/someone/run")
-    assert began.train.parse_args(["--encoder-weights=~/w.pth"]).encoder_weights == "/home/someone/w.pth"
+    assert (
+        began.train.parse_args(["--encoder-weights=~/w.pth"]).encoder_weights
+        == "/home/someone/w.pth"
+    )
     mdma = importlib.import_module("mdma.train")
     assert mdma.parse_args(["--dataset", "~/jets.h5"]).dataset == "/home/someone/jets.h5"
     assert mdma.parse_args([]).dataset == "jetnet"
@@ -200,34 +286,67 @@ def refused(capsys, *argv):
     return lines
 
 
-@pytest.mark.parametrize("flag, value", [("--gamma", "2"), ("--gamma", "-0.1"), ("--gamma", "nan"), ("--lr-g", "-1"),
-                                         ("--lambda-k", "nan"), ("--beta1", "1"), ("--size", "50"), ("--size", "2"),
-                                         ("--size", "4"), ("--device", "tpu")])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--gamma", "2"),
+        ("--gamma", "-0.1"),
+        ("--gamma", "nan"),
+        ("--lr-g", "-1"),
+        ("--lambda-k", "nan"),
+        ("--beta1", "1"),
+        ("--size", "50"),
+        ("--size", "2"),
+        ("--size", "4"),
+        ("--device", "tpu"),
+    ],
+)
 def test_bad_values_get_one_line(here, capsys, flag, value):
     lines = refused(capsys, "--smoke", flag, value)
     assert len(lines) == 1 and lines[0].startswith("error: ") and value in lines[0]
-    assert not list(here.iterdir())                              # refused before a run directory was made
+    assert not list(here.iterdir())  # refused before a run directory was made
 
 
-@pytest.mark.parametrize("flag, value", [("--steps", "0"), ("--steps", "-3"), ("--steps", "many"),
-                                         ("--batch-size", "0"), ("--save-every", "0"), ("--width", "0"),
-                                         ("--z-dim", "0"), ("--code-dim", "-1"), ("--lr-halve-patience", "-1"),
-                                         ("--dataset", "imagenet"), ("--amp", "fp8")])
+@pytest.mark.parametrize(
+    "flag, value",
+    [
+        ("--steps", "0"),
+        ("--steps", "-3"),
+        ("--steps", "many"),
+        ("--batch-size", "0"),
+        ("--save-every", "0"),
+        ("--width", "0"),
+        ("--z-dim", "0"),
+        ("--code-dim", "-1"),
+        ("--lr-halve-patience", "-1"),
+        ("--dataset", "imagenet"),
+        ("--amp", "fp8"),
+    ],
+)
 def test_argparse_refuses(here, capsys, flag, value):
     lines = refused(capsys, "--smoke", flag, value)
     assert flag in lines[-1] and value.lstrip("-") in lines[-1]
     assert not list(here.iterdir())
 
 
-@pytest.mark.parametrize("words, line", [
-    (["--gama", "0.7"], "unknown flag --gama: did you mean --gamma?"),
-    (["--batch_size=3"], "unknown flag --batch_size: did you mean --batch-size?"),
-    (["-gamma", "0.7"], "unknown flag -gamma: did you mean --gamma?"),
-    (["--lr", "1e-4"], "unknown flag --lr: did you mean --lr-g or --lr-d or --lr-halve-patience?"),
-    (["--qqq"], "unknown flag --qqq"),
-    (["--gama", "1", "--stps", "3"],
-     "unknown flag --gama: did you mean --gamma?; unknown flag --stps: did you mean --steps?"),
-    (["fashion-mnist"], "no flag takes fashion-mnist")])
+@pytest.mark.parametrize(
+    "words, line",
+    [
+        (["--gama", "0.7"], "unknown flag --gama: did you mean --gamma?"),
+        (["--batch_size=3"], "unknown flag --batch_size: did you mean --batch-size?"),
+        (["-gamma", "0.7"], "unknown flag -gamma: did you mean --gamma?"),
+        (
+            ["--lr", "1e-4"],
+            "unknown flag --lr: did you mean --lr-g or --lr-d or --lr-halve-patience?",
+        ),
+        (["--qqq"], "unknown flag --qqq"),
+        (
+            ["--gama", "1", "--stps", "3"],
+            "unknown flag --gama: did you mean --gamma?; unknown flag --stps: did you mean --steps?",
+        ),
+        (["fashion-mnist"], "no flag takes fashion-mnist"),
+    ],
+)
 def test_an_unknown_flag_is_told_its_nearest_neighbour(here, capsys, words, line):
     assert refused(capsys, "--smoke", *words) == [f"error: {line} (--help explains the flags)"]
     assert not list(here.iterdir())
@@ -235,7 +354,9 @@ def test_an_unknown_flag_is_told_its_nearest_neighbour(here, capsys, words, line
 
 def test_make_names_the_folders_that_there_are(repo):
     def make(*goals):
-        return subprocess.run(["make", "-n", *goals], cwd=repo, capture_output=True, text=True, timeout=60)
+        return subprocess.run(
+            ["make", "-n", *goals], cwd=repo, capture_output=True, text=True, timeout=60
+        )
 
     for verb in ("train", "quick", "eval", "smoke"):
         done = make(f"{verb}-foo")
@@ -243,8 +364,17 @@ def test_make_names_the_folders_that_there_are(repo):
         assert f"there is no {verb}-foo: choose one of" in done.stderr
         assert all(f"{verb}-{folder}" in done.stderr for folder in FOLDERS)
     done = make("data-foo")
-    assert done.returncode == 2 and all(f"data-{name}" in done.stderr for name in (*DATASETS, "jets"))
-    for goal in ("train-began", "quick-mdma", "data-jets", "data-mnist", "smoke", "compare-sagan_wgangp"):
+    assert done.returncode == 2 and all(
+        f"data-{name}" in done.stderr for name in (*DATASETS, "jets")
+    )
+    for goal in (
+        "train-began",
+        "quick-mdma",
+        "data-jets",
+        "data-mnist",
+        "smoke",
+        "compare-sagan_wgangp",
+    ):
         assert make(goal).returncode == 0, goal
 
 
@@ -255,9 +385,30 @@ def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
     with pytest.raises(SystemExit):
         parse_args(["--help"])
     help_text = capsys.readouterr().out
-    fractions = [f for f in ("--lr", "--lr-g", "--lr-d", "--beta1", "--beta2", "--beta1-d", "--gamma", "--gp",
-                             "--lambda-k", "--lambda-cls", "--lambda-gp", "--clip", "--cycle", "--lr-weight",
-                             "--lr-ratio", "--weight-decay", "--ema", "--jitter") if f"{f} " in help_text]
+    fractions = [
+        f
+        for f in (
+            "--lr",
+            "--lr-g",
+            "--lr-d",
+            "--beta1",
+            "--beta2",
+            "--beta1-d",
+            "--gamma",
+            "--gp",
+            "--lambda-k",
+            "--lambda-cls",
+            "--lambda-gp",
+            "--clip",
+            "--cycle",
+            "--lr-weight",
+            "--lr-ratio",
+            "--weight-decay",
+            "--ema",
+            "--jitter",
+        )
+        if f"{f} " in help_text
+    ]
     assert len(fractions) >= 3
     for flag in fractions:
         for value in ("nan", "inf", "-1"):
@@ -276,14 +427,33 @@ def test_other_errors_keep_their_traceback():
         run_main(lambda: (_ for _ in ()).throw(ConnectionError(errno.ECONNRESET, "reset")))
 
 
-@pytest.mark.parametrize("number, words", [
-    (errno.ENOSPC, "No space left on device. Make room, or choose another place with --out"),
-    (errno.EDQUOT, "Disk quota exceeded. Make room, or choose another place with --out"),
-    (errno.EACCES, "Permission denied. Ask its owner for permission, or choose another place with --out"),
-    (errno.EROFS, "Read-only file system. Nothing can be written there: choose another place with --out"),
-    (errno.ENOTDIR, "Not a directory. A part of this path is a file: choose another place with --out"),
-    (errno.EEXIST, "File exists. There is a file where a directory is to be made: choose another place"),
-    (errno.EISDIR, "Is a directory. It is a directory where a file is asked for: name a file in it")])
+@pytest.mark.parametrize(
+    "number, words",
+    [
+        (errno.ENOSPC, "No space left on device. Make room, or choose another place with --out"),
+        (errno.EDQUOT, "Disk quota exceeded. Make room, or choose another place with --out"),
+        (
+            errno.EACCES,
+            "Permission denied. Ask its owner for permission, or choose another place with --out",
+        ),
+        (
+            errno.EROFS,
+            "Read-only file system. Nothing can be written there: choose another place with --out",
+        ),
+        (
+            errno.ENOTDIR,
+            "Not a directory. A part of this path is a file: choose another place with --out",
+        ),
+        (
+            errno.EEXIST,
+            "File exists. There is a file where a directory is to be made: choose another place",
+        ),
+        (
+            errno.EISDIR,
+            "Is a directory. It is a directory where a file is asked for: name a file in it",
+        ),
+    ],
+)
 def test_what_the_disk_refuses_gets_one_line_and_what_helps(capsys, number, words):
     with pytest.raises(SystemExit) as e:
         run_main(lambda: (_ for _ in ()).throw(OSError(number, "words", "runs/x/log.jsonl")))
@@ -294,14 +464,14 @@ def test_what_the_disk_refuses_gets_one_line_and_what_helps(capsys, number, word
 
 def test_a_place_below_a_file_gets_one_line(here, capsys):
     Path("file").write_text("kept")
-    line, = refused(capsys, "--smoke", "--size", "8", "--width", "4", "--out", "file/x")
-    assert line.startswith("error: file/x")  and "Not a directory" in line
+    (line,) = refused(capsys, "--smoke", "--size", "8", "--width", "4", "--out", "file/x")
+    assert line.startswith("error: file/x") and "Not a directory" in line
     assert Path("file").read_text() == "kept"
 
 
 def test_started_as_a_file_it_says_how_to_start_it(repo, python, env, monkeypatch):
     monkeypatch.delitem(env, "PYTHONPATH")
-    done = python(repo / "began/eval.py")                        # train.py: test_layout
+    done = python(repo / "began/eval.py")  # train.py: test_layout
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "python -m began.eval" in done.stderr
 
@@ -310,4 +480,8 @@ def test_help_shows_the_docstring_and_defaults(capsys):
     with pytest.raises(SystemExit) as e:
         began.train.parse_args(["--help"])
     out = capsys.readouterr().out
-    assert e.value.code == 0 and "  python -m began.train --resume DIR" in out and "(default: 48)" in out
+    assert (
+        e.value.code == 0
+        and "  python -m began.train --resume DIR" in out
+        and "(default: 48)" in out
+    )

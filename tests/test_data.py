@@ -36,7 +36,9 @@ def fashion(size, channels=1):
 
 
 def test_every_epoch_is_a_fresh_permutation_and_batches_straddle_epochs():
-    sequence = torch.cat([batch_indices(10, 4, seed=1, step=step) for step in range(15)])  # 6 epochs, 4 ∤ 10
+    sequence = torch.cat(
+        [batch_indices(10, 4, seed=1, step=step) for step in range(15)]
+    )  # 6 epochs, 4 ∤ 10
     epochs = sequence.view(6, 10)
     assert all(sorted(epoch.tolist()) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch.tolist()) for epoch in epochs}) == 6
@@ -44,7 +46,9 @@ def test_every_epoch_is_a_fresh_permutation_and_batches_straddle_epochs():
 
 def test_batches_are_a_pure_function_of_seed_and_step():
     first = [batch_indices(50, 8, seed=3, step=step).clone() for step in range(20)]
-    batch_indices(50, 8, seed=3, step=0).zero_()  # what the caller does to its batch is its own affair
+    batch_indices(
+        50, 8, seed=3, step=0
+    ).zero_()  # what the caller does to its batch is its own affair
     torch.manual_seed(99)
     again = [batch_indices(50, 8, seed=3, step=step) for step in reversed(range(20))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -53,15 +57,21 @@ def test_batches_are_a_pure_function_of_seed_and_step():
 
 
 def test_seeds_and_epochs_do_not_share_permutations():
-    seen = {tuple(batch_indices(20, 20, seed, e).tolist()) for seed in range(-5, 30) for e in range(30)}
+    seen = {
+        tuple(batch_indices(20, 20, seed, e).tolist()) for seed in range(-5, 30) for e in range(30)
+    }
     seen |= {tuple(batch_indices(20, 20, 2**32 * k, 0).tolist()) for k in range(1, 5)}
     assert len(seen) == 35 * 30 + 4
 
 
 def test_batch_larger_than_the_set():
-    indices = batch_indices(3, 10, seed=0, step=2)  # places 20..29 of the sequence: epochs 6 (half) to 9
+    indices = batch_indices(
+        3, 10, seed=0, step=2
+    )  # places 20..29 of the sequence: epochs 6 (half) to 9
     assert len(indices) == 10
-    assert torch.equal(indices, torch.cat([batch_indices(3, 1, 0, place) for place in range(20, 30)]))
+    assert torch.equal(
+        indices, torch.cat([batch_indices(3, 1, 0, place) for place in range(20, 30)])
+    )
     with pytest.raises(UserError):
         batch_indices(0, 4, 0, 0)
 
@@ -82,7 +92,10 @@ def test_resizing_agrees_with_pil(size):
     assert data_set.images.dtype == torch.uint8 and data_set.images.shape == (1000, 1, 28, 28)
     x = data_set.images_at(torch.arange(50))
     assert x.shape == (50, 1, size, size) and x.min() >= -1 and x.max() <= 1
-    pil = [Image.fromarray(im).resize((size, size), Image.Resampling.BILINEAR) for im in REAL["images"][:50]]
+    pil = [
+        Image.fromarray(im).resize((size, size), Image.Resampling.BILINEAR)
+        for im in REAL["images"][:50]
+    ]
     assert np.abs((x[:, 0].numpy() + 1) * 127.5 - np.array(pil, np.float32)).max() <= 2
 
 
@@ -118,7 +131,12 @@ def test_synthetic_is_deterministic_fast_and_has_ten_classes_that_can_be_told_ap
     mean = torch.stack([x[train.labels == k].mean(0) for k in range(10)])
     nearest = torch.cdist(test.images_at(range(512)).flatten(1), mean).argmin(1)
     assert (nearest == test.labels).float().mean() > 0.6
-    assert load_images("synthetic", None, size=16, channels=3, limit=7).images.shape == (7, 3, 16, 16)
+    assert load_images("synthetic", None, size=16, channels=3, limit=7).images.shape == (
+        7,
+        3,
+        16,
+        16,
+    )
 
 
 # --- the fingerprint, which names cached features
@@ -136,7 +154,7 @@ def test_any_pixel_label_order_slice_size_or_channel_changes_the_fingerprint():
             other.labels[777] += 1
         elif change == "order":
             other.images = other.images.flip(0)
-        elif change == "slice":              # bigan's --hold-out
+        elif change == "slice":  # bigan's --hold-out
             other.images, other.labels = other.images[1:], other.labels[1:]
         else:
             other.labels = None
@@ -155,11 +173,11 @@ def test_a_replaced_image_anywhere_in_a_folder_changes_the_fingerprint(tmp_path,
         return load_images("folder", root, size=8, **how).fingerprint()
 
     before = fingerprint()
-    photo(tmp_path / "1/21.bmp", 16, 16, seed=99)            # as many bytes as before
+    photo(tmp_path / "1/21.bmp", 16, 16, seed=99)  # as many bytes as before
     assert len({before, fingerprint(), fingerprint(limit=7), fingerprint(channels=1)}) == 4
     photo(tmp_path / "1/21.bmp", 16, 16, seed=21)
     os.utime(tmp_path / "1/21.bmp", ns=(10**18, 10**18))
-    assert (fingerprint() == before) is not lazy             # in memory the pixels decide, not the time
+    assert (fingerprint() == before) is not lazy  # in memory the pixels decide, not the time
     before = fingerprint()
     shutil.move(tmp_path / "0", tmp_path / "moved/0")
     shutil.move(tmp_path / "1", tmp_path / "moved/1")
@@ -202,6 +220,7 @@ def tiny(monkeypatch, tmp_path):
         def download(*_):
             asked.append(source)
             raise OSError(f"{source} is unreachable")
+
         return download
 
     for name in ("fashion-mnist", "mnist"):
@@ -212,7 +231,9 @@ def tiny(monkeypatch, tmp_path):
     return tmp_path / "data", asked
 
 
-@pytest.mark.parametrize("place", ["FashionMNIST/raw", "fashion-mnist", ".", "../system/fashion-mnist"])
+@pytest.mark.parametrize(
+    "place", ["FashionMNIST/raw", "fashion-mnist", ".", "../system/fashion-mnist"]
+)
 @pytest.mark.parametrize("packed", [True, False])
 def test_local_copies_are_found_without_asking_anyone(tiny, place, packed, capsys):
     data_dir, asked = tiny
@@ -227,12 +248,16 @@ def test_local_copies_are_found_without_asking_anyone(tiny, place, packed, capsy
 
 def test_downloads_are_tried_in_order_kept_and_not_repeated(tiny, monkeypatch, capsys):
     data_dir, asked = tiny
-    monkeypatch.setattr(data, "_from_debian", lambda tmp: asked.append("debian") or put(tmp / "unpacked"))
+    monkeypatch.setattr(
+        data, "_from_debian", lambda tmp: asked.append("debian") or put(tmp / "unpacked")
+    )
     assert len(load_images("fashion-mnist", data_dir)) == 6
     assert asked == ["torchvision", "debian"]
     assert "came from Debian's package" in capsys.readouterr().err
     raw = data_dir / "FashionMNIST/raw"
-    assert sorted(os.listdir(raw)) == sorted(f"{file}.gz" for file in TINY)  # and no temporary folder
+    assert sorted(os.listdir(raw)) == sorted(
+        f"{file}.gz" for file in TINY
+    )  # and no temporary folder
     load_images("fashion-mnist", data_dir, "test")
     assert asked == ["torchvision", "debian"]
 
@@ -244,7 +269,9 @@ def test_a_download_completes_a_folder_without_touching_what_is_there(tiny, monk
     before = {file: (raw / file).stat().st_ino for file in os.listdir(raw)}
     monkeypatch.setattr(data, "_from_debian", put)
     assert len(load_images("fashion-mnist", data_dir)) == 6
-    assert len(before) == 3 and all((raw / file).stat().st_ino == inode for file, inode in before.items())
+    assert len(before) == 3 and all(
+        (raw / file).stat().st_ino == inode for file, inode in before.items()
+    )
     assert (raw / IMAGES).exists()
 
 
@@ -271,16 +298,23 @@ def test_a_download_with_wrong_contents_is_refused(tiny, monkeypatch):
         return tmp
 
     monkeypatch.setattr(data, "_from_debian", wrong)
-    with pytest.raises(UserError, match="dataset-fashion-mnist: train-images-idx3-ubyte.gz is damaged"):
+    with pytest.raises(
+        UserError, match="dataset-fashion-mnist: train-images-idx3-ubyte.gz is damaged"
+    ):
         load_images("fashion-mnist", data_dir)
     assert [path for path in data_dir.rglob("*") if path.is_file()] == []
 
 
 def damage(kind):
-    whole = gzip.compress(TINY[IMAGES[:-3]], mtime=0)              # else the second stands in it
+    whole = gzip.compress(TINY[IMAGES[:-3]], mtime=0)  # else the second stands in it
     flipped = bytearray(TINY[IMAGES[:-3]])
     flipped[100] ^= 1
-    kinds = {"truncated": whole[:-20], "flipped": gzip.compress(flipped, mtime=0), "empty": b"", "text": b"<html>"}
+    kinds = {
+        "truncated": whole[:-20],
+        "flipped": gzip.compress(flipped, mtime=0),
+        "empty": b"",
+        "text": b"<html>",
+    }
     return kinds[kind]
 
 
@@ -304,7 +338,9 @@ def test_a_good_copy_is_used_beside_a_damaged_one_with_a_warning(tiny, monkeypat
     for _ in range(2):  # downloaded, then found where it was kept
         assert len(load_images("fashion-mnist", data_dir)) == 6
         warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-        assert len(warnings) == 1 and IMAGES in warnings[0] and "another copy is used" in warnings[0]
+        assert (
+            len(warnings) == 1 and IMAGES in warnings[0] and "another copy is used" in warnings[0]
+        )
         monkeypatch.setattr(data, "_from_debian", None)
     assert bad.read_bytes() == damage("truncated")
     assert (data_dir / "fashion-mnist" / IMAGES).exists()
@@ -315,9 +351,15 @@ def test_when_all_fails_the_message_names_every_place_on_one_line(tiny):
     with pytest.raises(UserError) as error:
         load_images("fashion-mnist", data_dir)
     message = str(error.value)
-    for place in (data_dir / "FashionMNIST/raw", data_dir / "fashion-mnist", f"{data_dir}: no",
-                  data.SYSTEM_DIR / "fashion-mnist", "torchvision is unreachable", "debian is unreachable",
-                  "By hand: put train-images-idx3-ubyte"):
+    for place in (
+        data_dir / "FashionMNIST/raw",
+        data_dir / "fashion-mnist",
+        f"{data_dir}: no",
+        data.SYSTEM_DIR / "fashion-mnist",
+        "torchvision is unreachable",
+        "debian is unreachable",
+        "By hand: put train-images-idx3-ubyte",
+    ):
         assert str(place) in message
     assert "\n" not in message
 
@@ -330,7 +372,9 @@ def test_download_false_asks_nobody_and_writes_nothing(tiny):
 
 
 @pytest.mark.parametrize("step", ["mkdir", "write"])
-def test_a_data_directory_that_cannot_be_written_to_is_named_before_anything_is_fetched(tiny, monkeypatch, step):
+def test_a_data_directory_that_cannot_be_written_to_is_named_before_anything_is_fetched(
+    tiny, monkeypatch, step
+):
     data_dir, asked = tiny
     raw = data_dir / "FashionMNIST/raw"
     mkdir = os.mkdir
@@ -341,7 +385,9 @@ def test_a_data_directory_that_cannot_be_written_to_is_named_before_anything_is_
         mkdir(path, *args, **kwargs)
 
     monkeypatch.setattr(os, "mkdir", read_only)  # root may write everywhere
-    with pytest.raises(UserError, match=f"can't be fetched into {raw} .Read-only.*give a --data-dir"):
+    with pytest.raises(
+        UserError, match=f"can't be fetched into {raw} .Read-only.*give a --data-dir"
+    ):
         load_images("fashion-mnist", data_dir)
     assert not asked
 
@@ -373,7 +419,9 @@ def test_torchvision_s_download_fails_within_its_timeout_and_quietly(tiny, monke
             print("Downloading http://…")
             raise RuntimeError("several\nlines")
 
-    monkeypatch.setattr(data, "import_torchvision", lambda: type("torchvision", (), {"datasets": Datasets}))
+    monkeypatch.setattr(
+        data, "import_torchvision", lambda: type("torchvision", (), {"datasets": Datasets})
+    )
     with pytest.raises(UserError, match="torchvision's download: several lines"):
         load_images("mnist", tiny[0])
     assert timeouts == [10] and socket.getdefaulttimeout() is None and capfd.readouterr().out == ""
@@ -396,9 +444,14 @@ def test_cifar10_from_its_folder_or_its_archive(tmp_path, monkeypatch, tar):
         (tmp_path / "cifar-10-batches-py").mkdir()
         for n in names:
             (tmp_path / "cifar-10-batches-py" / n).write_bytes(raw[n])
-    train, test = (load_images("cifar10", tmp_path, split, download=False) for split in ("train", "test"))
+    train, test = (
+        load_images("cifar10", tmp_path, split, download=False) for split in ("train", "test")
+    )
     assert torch.equal(train.images, torch.from_numpy(rows[:5].reshape(10, 3, 32, 32)))
-    assert train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5] and test.labels.tolist() == [5, 4]
+    assert train.labels.tolist() == [0, 9, 1, 8, 2, 7, 3, 6, 4, 5] and test.labels.tolist() == [
+        5,
+        4,
+    ]
     if tar:
         monkeypatch.setitem(data.MD5["cifar10"], "test_batch", "0" * 32)
         with pytest.raises(UserError, match="test_batch in it is missing or has the wrong md5"):
@@ -490,20 +543,32 @@ def test_train_alone_is_both_splits(tmp_path, capsys):
     photo(tmp_path / "overview.png", 8, 8)
     (tmp_path / "features").mkdir()
     train, test = both_splits(tmp_path)
-    assert names(train) == names(test) == ["ant/a.png", "bee/a.png"] and test.classes == ["ant", "bee"]
+    assert names(train) == names(test) == ["ant/a.png", "bee/a.png"] and test.classes == [
+        "ant",
+        "bee",
+    ]
     assert "no test/ or val/" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folders, advice", [
-    (("birds/train", "birds/val"), "birds is split into train, val: give --data-dir .*birds, or move"),
-    (("bottle/train", "bottle/test", "cable/train", "cable/test"), "bottle is split into test, train"),
-    (("Val", "test"), "has Val, test but no train: .*or give .*Val as --data-dir"),
-    (("train/a", "test"), r"no images under .*train"),
-])
+@pytest.mark.parametrize(
+    "folders, advice",
+    [
+        (
+            ("birds/train", "birds/val"),
+            "birds is split into train, val: give --data-dir .*birds, or move",
+        ),
+        (
+            ("bottle/train", "bottle/test", "cable/train", "cable/test"),
+            "bottle is split into test, train",
+        ),
+        (("Val", "test"), "has Val, test but no train: .*or give .*Val as --data-dir"),
+        (("train/a", "test"), r"no images under .*train"),
+    ],
+)
 def test_a_split_that_would_be_trained_on_is_refused(tmp_path, folders, advice):
     for folder in folders:
         (tmp_path / folder).mkdir(parents=True)
-        if folder != "train/a":              # it stays empty
+        if folder != "train/a":  # it stays empty
             photo(tmp_path / folder / "0/1.png", 8, 8)
     for split in ("train", "test"):
         with pytest.raises(UserError, match=advice):
@@ -519,7 +584,9 @@ def test_a_test_split_has_the_training_split_s_class_numbers(tmp_path):
     assert train.classes == test.classes == ["ant", "bee", "cat"]
     assert train.labels.tolist() == [0, 1, 2] and test.labels.tolist() == [1, 2]
     photo(tmp_path / "test/cow/0.png", 8, 8)
-    with pytest.raises(UserError, match="test has the class cow, which .*train lacks.* ant, bee, cat"):
+    with pytest.raises(
+        UserError, match="test has the class cow, which .*train lacks.* ant, bee, cat"
+    ):
         load_images("folder", tmp_path, "test", size=8)
 
 
@@ -534,7 +601,11 @@ def test_a_split_without_class_folders_has_no_labels(tmp_path, capsys):
     shutil.move(tmp_path / "test", tmp_path / "train")
     shutil.move(tmp_path / "aside", tmp_path / "test")
     train, test = both_splits(tmp_path)
-    assert train.labels is test.labels is None and train.classes == test.classes == [] and len(test) == 2
+    assert (
+        train.labels is test.labels is None
+        and train.classes == test.classes == []
+        and len(test) == 2
+    )
 
 
 def test_stray_images_beside_class_folders_are_left_out_with_a_line(tmp_path, capsys):
@@ -546,8 +617,12 @@ def test_stray_images_beside_class_folders_are_left_out_with_a_line(tmp_path, ca
     assert names(images) == ["ant/0.png", "bee/0.png"]
     assert images.labels.tolist() == [0, 1] and images.classes == ["ant", "bee"]
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "2 images beside the class folders" in lines[0] and "logo.png" in lines[0]
-    photo(tmp_path / "more.png", 8, 8)       # 3 strays, 2 images with a class
+    assert (
+        len(lines) == 1
+        and "2 images beside the class folders" in lines[0]
+        and "logo.png" in lines[0]
+    )
+    photo(tmp_path / "more.png", 8, 8)  # 3 strays, 2 images with a class
     images = load_images("folder", tmp_path, size=8)
     assert len(images) == 5 and images.labels is None and images.classes == []
     assert "3 of them in no class folder: all are used, without labels" in capsys.readouterr().err
@@ -564,18 +639,32 @@ def test_any_image_in_colour_makes_a_folder_colour_whatever_limit_and_split(tmp_
     for i in range(12):
         photo(tmp_path / f"train/{i:02d}.png", 8, 8, "RGB" if i == 7 else "L")
     photo(tmp_path / "test/0.png", 8, 8, "L")
-    seen = {load_images("folder", tmp_path, split, size=8, limit=3, limit_seed=seed).channels
-            for split in ("train", "test") for seed in range(8)}
+    seen = {
+        load_images("folder", tmp_path, split, size=8, limit=3, limit_seed=seed).channels
+        for split in ("train", "test")
+        for seed in range(8)
+    }
     assert seen == {3}
     assert "11 of 12; all are taken as colour (--channels 1: as grey)" in capsys.readouterr().err
     assert load_images("folder", tmp_path, size=8, channels=1).images.shape == (12, 1, 8, 8)
     photo(tmp_path / "train/07.png", 8, 8, "L")
-    photo(tmp_path / "test/1.png", 8, 8, "RGB")              # the training split decides
+    photo(tmp_path / "test/1.png", 8, 8, "RGB")  # the training split decides
     assert [images.channels for images in both_splits(tmp_path)] == [1, 1]
 
 
-@pytest.mark.parametrize("mode, channels", [("1", 1), ("L", 1), ("LA", 1), ("grey palette", 1), ("P", 3),
-                                            ("RGB", 3), ("RGBA", 3), ("CMYK", 3)])
+@pytest.mark.parametrize(
+    "mode, channels",
+    [
+        ("1", 1),
+        ("L", 1),
+        ("LA", 1),
+        ("grey palette", 1),
+        ("P", 3),
+        ("RGB", 3),
+        ("RGBA", 3),
+        ("CMYK", 3),
+    ],
+)
 def test_which_modes_are_in_colour(tmp_path, mode, channels):
     if mode == "grey palette":
         image = Image.new("P", (8, 8), 1)
@@ -611,7 +700,9 @@ def test_lazy_decoding_gives_the_same_bits(tmp_path, monkeypatch):
 
 
 def test_half_of_the_available_memory_is_the_budget():
-    assert 0 < data._memory_budget() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    assert (
+        0 < data._memory_budget() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    )
 
 
 def folder_with_bad_images(root):
@@ -631,8 +722,14 @@ def test_all_bad_images_are_listed_in_one_error(tmp_path):
     folder_with_bad_images(tmp_path)
     with pytest.raises(UserError, match="5 of 10 images in .* can't be decoded: ") as error:
         load_images("folder", tmp_path, size=16)
-    for words in ("0/2.jpg (empty)", "0/4.jpg (image file is truncated", "1/1.jpg (image file is truncated",
-                  "1/5.jpg (not an image)", "1/7.jpg (32 bits a pixel", "--skip-bad"):
+    for words in (
+        "0/2.jpg (empty)",
+        "0/4.jpg (image file is truncated",
+        "1/1.jpg (image file is truncated",
+        "1/5.jpg (not an image)",
+        "1/7.jpg (32 bits a pixel",
+        "--skip-bad",
+    ):
         assert words in str(error.value)
     assert "\n" not in str(error.value)
     for i in range(10, 14):
@@ -648,9 +745,17 @@ def test_skip_bad_leaves_bad_images_and_their_labels_out(tmp_path, monkeypatch, 
     if lazy:
         monkeypatch.setattr(data, "_memory_budget", lambda: 0)
     images = load_images("folder", tmp_path, size=16, skip_bad=True)
-    assert names(images) == good and images.labels.tolist() == [0, 0, 0, 1, 1] and (images.images is None) == lazy
+    assert (
+        names(images) == good
+        and images.labels.tolist() == [0, 0, 0, 1, 1]
+        and (images.images is None) == lazy
+    )
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and "warning: 5 of 10 images" in lines[0] and "They are left out" in lines[0]
+    assert (
+        len(lines) == 1
+        and "warning: 5 of 10 images" in lines[0]
+        and "They are left out" in lines[0]
+    )
     x = images.images_at(range(5))
     for got, name in zip(x, good, strict=True):
         assert torch.equal(got, data._decode(tmp_path / name, 16, 3).float() / 127.5 - 1)
@@ -668,11 +773,15 @@ def test_common_data_says_what_is_in_a_folder(tmp_path, monkeypatch, capsys):
         data.main()
     monkeypatch.setattr(sys, "argv", [*sys.argv, "--skip-bad"])
     data.main()
-    assert capsys.readouterr().out.splitlines() == ["folder train: 5 images of 64x64x3",
-                                                    "folder test: 1 images of 64x64x3"]
+    assert capsys.readouterr().out.splitlines() == [
+        "folder train: 5 images of 64x64x3",
+        "folder test: 1 images of 64x64x3",
+    ]
 
 
-def test_lazily_decoded_images_are_looked_at_first_and_named_when_they_fail_later(tmp_path, monkeypatch):
+def test_lazily_decoded_images_are_looked_at_first_and_named_when_they_fail_later(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(data, "_memory_budget", lambda: 0)
     for i in range(3):
         photo(tmp_path / f"{i}.jpg", 64, 64, seed=i)
@@ -682,7 +791,9 @@ def test_lazily_decoded_images_are_looked_at_first_and_named_when_they_fail_late
         load_images("folder", tmp_path, size=16, channels=3)
     (tmp_path / "1.jpg").write_bytes(cut)
     images = load_images("folder", tmp_path, size=16)
-    with pytest.raises(UserError, match=r"can't decode the image .*1\.jpg \(image file is truncated"):
+    with pytest.raises(
+        UserError, match=r"can't decode the image .*1\.jpg \(image file is truncated"
+    ):
         images.images_at([0, 1, 2])
 
 
@@ -712,8 +823,12 @@ def test_photographs_are_turned_upright(tmp_path):
 
 @pytest.mark.parametrize("file", ["deep.png", "little.tif", "big.tif"])
 def test_sixteen_bit_grey_is_scaled_to_eight_bits(tmp_path, file, capsys):
-    deep = np.array([[0, 65535], [257 * 100 + 128, 257 * 100 + 129]], np.uint16).repeat(4, 0).repeat(4, 1)
-    if file == "big.tif":                    # a header that says big-endian grey of 16 bits, 8x8, then the pixels
+    deep = (
+        np.array([[0, 65535], [257 * 100 + 128, 257 * 100 + 129]], np.uint16)
+        .repeat(4, 0)
+        .repeat(4, 1)
+    )
+    if file == "big.tif":  # a header that says big-endian grey of 16 bits, 8x8, then the pixels
         tags = ((256, 8), (257, 8), (258, 16), (259, 1), (262, 1), (273, 134), (278, 8), (279, 128))
         entries = b"".join(struct.pack(">HHII", tag, 4, 1, value) for tag, value in tags)
         header = b"MM\0*" + struct.pack(">IH", 8, len(tags)) + entries
@@ -738,15 +853,15 @@ def test_thirty_two_bit_images_are_refused_not_clipped(tmp_path):
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "RGB with a transparent colour"])
 def test_transparent_images_lie_on_white(tmp_path, mode):
-    red, black = (200, 0, 0, 255), (0, 0, 0, 0)              # what is under full transparency is often black
+    red, black = (200, 0, 0, 255), (0, 0, 0, 0)  # what is under full transparency is often black
     image = Image.new("RGBA", (8, 8), red)
     image.paste(black, (4, 0, 8, 8))
     seen = [200, 0, 0]
     if mode == "RGBA":
-        image.paste((0, 0, 0, 51), (0, 4, 4, 8))             # a fifth of black: 255·0.8 of white is left
+        image.paste((0, 0, 0, 51), (0, 4, 4, 8))  # a fifth of black: 255·0.8 of white is left
     elif mode == "LA":
         image = image.convert("LA")
-        seen = [60, 60, 60]                                  # 0.299 · 200
+        seen = [60, 60, 60]  # 0.299 · 200
     elif mode == "P":
         image = image.convert("RGB").convert("P", palette=Image.Palette.ADAPTIVE, colors=4)
         image.info["transparency"] = image.getpixel((7, 0))
@@ -769,16 +884,28 @@ def test_cmyk_animations_one_pixel_unicode_and_nested_images_work(tmp_path):
     Image.new("RGB", (1, 1), (10, 20, 30)).save(nested / "π 😀.png")
     Image.new("RGB", (500, 2), (7, 8, 9)).save(tmp_path / "wide.PNG")
     images = load_images("folder", tmp_path, size=16)
-    by_name = {file.name: x[:, 8, 8].tolist() for file, x in zip(images.files, images.images, strict=True)}
-    assert by_name == {"cmyk.jpg": [255, 255, 255], "moves.gif": [0, 0, 255], "π 😀.png": [10, 20, 30],
-                       "wide.PNG": [7, 8, 9]}
+    by_name = {
+        file.name: x[:, 8, 8].tolist() for file, x in zip(images.files, images.images, strict=True)
+    }
+    assert by_name == {
+        "cmyk.jpg": [255, 255, 255],
+        "moves.gif": [0, 0, 255],
+        "π 😀.png": [10, 20, 30],
+        "wide.PNG": [7, 8, 9],
+    }
 
 
 def odd_folder(root):
     """Own images as people have them: train/ with two classes, val/ with one of them; half a PNG among them."""
     modes = ("RGB", "RGBA", "P", "L", "LA", "1")
     for i in range(12):
-        photo(root / f"train/{('äpfel', 'birnen 日本')[i % 2]}/{i}.png", 10 + i, 30 - i, modes[i % 6], seed=i)
+        photo(
+            root / f"train/{('äpfel', 'birnen 日本')[i % 2]}/{i}.png",
+            10 + i,
+            30 - i,
+            modes[i % 6],
+            seed=i,
+        )
     for i in range(4):
         photo(root / f"val/birnen 日本/{i}.png", 20, 20, modes[i])
     Image.fromarray(np.full((20, 20), 40000, np.uint16)).save(root / "train/äpfel/deep.png")
@@ -795,8 +922,19 @@ def odd_folder(root):
 def test_every_image_folder_trains_on_odd_own_images(tmp_path, folder, capsys):
     odd_folder(tmp_path / "own")
     train = importlib.import_module(f"{folder}.train")
-    argv = ["--smoke", "--dataset", "folder", "--data-dir", str(tmp_path / "own"), "--size", "16", "--steps", "1",
-            "--device", "cpu"]
+    argv = [
+        "--smoke",
+        "--dataset",
+        "folder",
+        "--data-dir",
+        str(tmp_path / "own"),
+        "--size",
+        "16",
+        "--steps",
+        "1",
+        "--device",
+        "cpu",
+    ]
     with pytest.raises(UserError, match=r"1 of 16 images .*äpfel/0\.png .*--skip-bad"):
         train.main([*argv, "--out", str(tmp_path / "stops")])
     assert not (tmp_path / "stops").exists()
@@ -809,8 +947,13 @@ def test_every_image_folder_trains_on_odd_own_images(tmp_path, folder, capsys):
 def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
     with pytest.raises(UserError, match="celeba/img_align_celeba.*img_align_celeba.zip"):
         load_images("celeba", tmp_path)
-    faces = [photo(tmp_path / f"celeba/img_align_celeba/{i:06d}.jpg", 178, 218, seed=i) for i in range(1, 5)]
-    assert len(load_images("celeba", tmp_path)) == 4  # without the list all these are in the training range
+    faces = [
+        photo(tmp_path / f"celeba/img_align_celeba/{i:06d}.jpg", 178, 218, seed=i)
+        for i in range(1, 5)
+    ]
+    assert (
+        len(load_images("celeba", tmp_path)) == 4
+    )  # without the list all these are in the training range
     with pytest.raises(UserError, match="no images of CelebA's test split"):
         load_images("celeba", tmp_path, "test")
     partition = "".join(f"{i:06d}.jpg {i - 1}\n" for i in range(1, 5))
@@ -818,7 +961,9 @@ def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
     train, test = load_images("celeba", tmp_path), load_images("celeba", tmp_path, "test", size=64)
     assert train.images.shape == (1, 3, 178, 178) and test.images.shape == (1, 3, 64, 64)
     for got, face in ((train, faces[0]), (test, faces[2])):
-        wanted = face.crop((0, 20, 178, 198)).resize((got.size, got.size), Image.Resampling.BILINEAR)
+        wanted = face.crop((0, 20, 178, 198)).resize(
+            (got.size, got.size), Image.Resampling.BILINEAR
+        )
         error = np.abs(got.images[0].numpy() - np.array(wanted, np.float32).transpose(2, 0, 1))
         assert error.mean() < 4  # JPEG's own loss; another crop or face is off by far more
 
@@ -826,14 +971,23 @@ def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
 # --- wrong arguments
 
 
-@pytest.mark.parametrize("wrong, words", [
-    ({"name": "imagenet"}, "unknown data set 'imagenet'.*fashion-mnist, mnist, cifar10, celeba, folder"),
-    ({"split": "valid"}, "unknown split 'valid'"),
-    ({"size": 3}, "image size 3"), ({"size": 1025}, "image size 1025"), ({"size": 32.0}, "image size 32.0"),
-    ({"size": True}, "image size True"),
-    ({"channels": 2}, "2 channels"), ({"limit": 0}, "limit synthetic to 0"),
-    ({"name": "folder"}, "no folder .*nowhere.*--data-dir"),
-])
+@pytest.mark.parametrize(
+    "wrong, words",
+    [
+        (
+            {"name": "imagenet"},
+            "unknown data set 'imagenet'.*fashion-mnist, mnist, cifar10, celeba, folder",
+        ),
+        ({"split": "valid"}, "unknown split 'valid'"),
+        ({"size": 3}, "image size 3"),
+        ({"size": 1025}, "image size 1025"),
+        ({"size": 32.0}, "image size 32.0"),
+        ({"size": True}, "image size True"),
+        ({"channels": 2}, "2 channels"),
+        ({"limit": 0}, "limit synthetic to 0"),
+        ({"name": "folder"}, "no folder .*nowhere.*--data-dir"),
+    ],
+)
 def test_wrong_arguments_are_refused_in_one_line(tmp_path, wrong, words):
     with pytest.raises(UserError, match=words) as error:
         load_images(**({"name": "synthetic", "data_dir": tmp_path / "nowhere"} | wrong))

@@ -14,8 +14,20 @@ from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import device
 from common.cli import UserError
-from common.device import (EMA, average, average_gradients, check_batch_norm, choose_device,
-                           import_torchvision, init_processes, rng_state, seed_all, set_rng_state, shard, step_rng)
+from common.device import (
+    EMA,
+    average,
+    average_gradients,
+    check_batch_norm,
+    choose_device,
+    import_torchvision,
+    init_processes,
+    rng_state,
+    seed_all,
+    set_rng_state,
+    shard,
+    step_rng,
+)
 from common.metrics import jets as jet_scores
 from common.metrics.toy import mixture, mmd2, mode_metrics
 
@@ -44,7 +56,9 @@ def test_gpus_are_chosen_by_number_or_local_rank(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     current = []
     monkeypatch.setattr(torch.cuda, "set_device", current.append)
-    assert choose_device("auto") == torch.device("cuda", 0) and choose_device("cuda:1") == torch.device("cuda", 1)
+    assert choose_device("auto") == torch.device("cuda", 0) and choose_device(
+        "cuda:1"
+    ) == torch.device("cuda", 1)
     assert current == [0, 1]
     monkeypatch.setenv("LOCAL_RANK", "1")
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
@@ -59,7 +73,9 @@ def test_step_rng_is_a_pure_function_of_seed_and_step():
     def draw(seed, step):
         return tuple(torch.randn(4, generator=step_rng(seed, step)).tolist())
 
-    pairs = [(seed, step) for seed in (-1, 0, 1, 2, 2**31, 2**32 - 1) for step in (*range(50), 10**9)]
+    pairs = [
+        (seed, step) for seed in (-1, 0, 1, 2, 2**31, 2**32 - 1) for step in (*range(50), 10**9)
+    ]
     first = [draw(*pair) for pair in pairs]
     torch.manual_seed(5)
     assert [draw(*pair) for pair in reversed(pairs)][::-1] == first
@@ -73,12 +89,18 @@ def test_step_rng_draws_nothing_from_the_global_generators():
 
 
 def draws():
-    return [random.random(), random.gauss(0, 1), np.random.rand(), np.random.randn(), *torch.randn(3).tolist()]
+    return [
+        random.random(),
+        random.gauss(0, 1),
+        np.random.rand(),
+        np.random.randn(),
+        *torch.randn(3).tolist(),
+    ]
 
 
 def test_rng_state_round_trip(tmp_path):
     seed_all(3)
-    random.gauss(0, 1), np.random.randn(), torch.randn(3)        # leave half of a pair of normals behind
+    random.gauss(0, 1), np.random.randn(), torch.randn(3)  # leave half of a pair of normals behind
     torch.save(rng_state(), tmp_path / "rng.pt")
     first = draws()
     assert draws() != first
@@ -106,14 +128,14 @@ def test_ema_averages_parameters_and_copies_buffers():
     with torch.no_grad():
         for p in net.parameters():
             p += 4
-    net(torch.randn(8, 2))                                       # moves the BatchNorm buffers
+    net(torch.randn(8, 2))  # moves the BatchNorm buffers
     ema.update(net)
     for average_, before in zip(ema.net.parameters(), old):
-        torch.testing.assert_close(average_, before + 1)         # 0.75·p + 0.25·(p + 4)
+        torch.testing.assert_close(average_, before + 1)  # 0.75·p + 0.25·(p + 4)
         assert not average_.requires_grad
     assert all(torch.equal(a, b) for a, b in zip(ema.net.buffers(), net.buffers()))
     assert ema.net[1].num_batches_tracked == 1 and not ema.net.training and net.training
-    torch.testing.assert_close(net[0].bias.detach(), old[1] + 4)      # the net itself is left alone
+    torch.testing.assert_close(net[0].bias.detach(), old[1] + 4)  # the net itself is left alone
 
 
 def test_ema_round_trip():
@@ -132,7 +154,9 @@ def test_without_torchrun_nothing_is_shared(monkeypatch):
     net(batch).sum().backward()
     grads = [p.grad.clone() for p in net.parameters()]
     average_gradients(net)
-    assert shard(batch) is batch and all(torch.equal(p.grad, g) for p, g in zip(net.parameters(), grads))
+    assert shard(batch) is batch and all(
+        torch.equal(p.grad, g) for p, g in zip(net.parameters(), grads)
+    )
     value = net(batch).mean()
     assert torch.equal(average(value), value) and not average(value).requires_grad
 
@@ -151,12 +175,12 @@ def test_shards_and_averages(two_processes):
     with pytest.raises(UserError, match="--batch-size 7 can't be split evenly over 2 processes"):
         shard(torch.arange(7))
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
-    net[1].bias.requires_grad_(False)                            # a parameter without .grad
+    net[1].bias.requires_grad_(False)  # a parameter without .grad
     net(torch.randn(4, 2)).sum().backward()
     grads = [p.grad.clone() for p in net.parameters() if p.grad is not None]
     average_gradients(net)
     for p, g in zip(net.parameters(), grads):
-        torch.testing.assert_close(p.grad, 2 * g)                # (g + 3g) / 2
+        torch.testing.assert_close(p.grad, 2 * g)  # (g + 3g) / 2
     assert average(torch.tensor(3.0)) == 6
 
 
@@ -167,42 +191,76 @@ def test_one_sample_is_refused_where_batchnorm_sees_one_value_a_channel():
     flat = torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.BatchNorm1d(2)).eval()
     maps = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2))
     before = str(flat.state_dict()), str(maps.state_dict()), str(rng_state())
-    check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)))                    # a map of 2x2 has four values
+    check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)))  # a map of 2x2 has four values
     check_batch_norm("--batch-size", 2, 1, (flat, (3,)))
     check_batch_norm("--batch-size", 4, 2, (flat, (3,)))
     words = "^--batch-size 1: BatchNorm needs two samples per process. Give --batch-size 2 or more$"
     with pytest.raises(UserError, match=words):
         check_batch_norm("--batch-size", 1, 1, (maps, (1, 4, 4)), (flat, (3,)))
     with pytest.raises(UserError, match="^--n 1: .* Give --n 2 or more$"):
-        check_batch_norm("--n", 1, 1, (maps, (1, 3, 3)))                         # a map of 1x1
-    with pytest.raises(UserError, match="^--batch-size 3 over 3 processes: .* Give --batch-size 6 or more$"):
+        check_batch_norm("--n", 1, 1, (maps, (1, 3, 3)))  # a map of 1x1
+    with pytest.raises(
+        UserError, match="^--batch-size 3 over 3 processes: .* Give --batch-size 6 or more$"
+    ):
         check_batch_norm("--batch-size", 3, 3, (flat, (3,)))
-    assert not flat.training and (str(flat.state_dict()), str(maps.state_dict()), str(rng_state())) == before
+    assert (
+        not flat.training
+        and (str(flat.state_dict()), str(maps.state_dict()), str(rng_state())) == before
+    )
     with pytest.raises(RuntimeError):
-        check_batch_norm("--batch-size", 1, 1, (flat, (4,)))                     # other mistakes are not hidden
+        check_batch_norm("--batch-size", 1, 1, (flat, (4,)))  # other mistakes are not hidden
 
 
-RESNET = ["--dataset", "synthetic", "--encoder", "resnet18", "--encoder-weights", "none", "--width", "4"]
+RESNET = [
+    "--dataset",
+    "synthetic",
+    "--encoder",
+    "resnet18",
+    "--encoder-weights",
+    "none",
+    "--width",
+    "4",
+]
 TOY = ["--dataset", "8gaussians", "--width-g", "8", "--width-d", "8"]
 TOY_25 = ["--dataset", "25gaussians", "--width", "8"]
 
 
-@pytest.mark.parametrize("folder, flag, words", [
-    ("began", "--batch-size", [*RESNET, "--size", "32"]), ("bigan", "--batch-size", ["--smoke"]),
-    ("bigan", "--batch-size", ["--smoke", "--arch", "conv"]), ("bigan", "--batch-size", TOY_25),
-    ("egan", "--batch-size", TOY), ("egan", "--eval-batch", TOY)])
-def test_every_folder_refuses_one_sample_per_process_before_it_makes_a_run(here, monkeypatch, folder, flag, words):
+@pytest.mark.parametrize(
+    "folder, flag, words",
+    [
+        ("began", "--batch-size", [*RESNET, "--size", "32"]),
+        ("bigan", "--batch-size", ["--smoke"]),
+        ("bigan", "--batch-size", ["--smoke", "--arch", "conv"]),
+        ("bigan", "--batch-size", TOY_25),
+        ("egan", "--batch-size", TOY),
+        ("egan", "--eval-batch", TOY),
+    ],
+)
+def test_every_folder_refuses_one_sample_per_process_before_it_makes_a_run(
+    here, monkeypatch, folder, flag, words
+):
     module = importlib.import_module(f"{folder}.train")
-    for world in (1,) if folder == "egan" else (1, 2):           # E-GAN lives in one process
-        monkeypatch.setattr(module, "init_processes", lambda device, world=world: (0, world), raising=False)
-        with pytest.raises(UserError, match=f"^{flag} {world}( over 2 processes)?: BatchNorm needs two samples"):
+    for world in (1,) if folder == "egan" else (1, 2):  # E-GAN lives in one process
+        monkeypatch.setattr(
+            module, "init_processes", lambda device, world=world: (0, world), raising=False
+        )
+        with pytest.raises(
+            UserError, match=f"^{flag} {world}( over 2 processes)?: BatchNorm needs two samples"
+        ):
             module.main([*words, flag, str(world), "--steps", "1", "--out", "x"])
         assert not Path("x").exists()
 
 
-@pytest.mark.parametrize("folder, words", [
-    ("began", ["--smoke"]), ("began", ["--smoke", "--arch", "berthelot"]), ("egan", [*TOY, "--d-norm", "none"]),
-    ("cagan", ["--smoke", "--norm", "batch"]), ("sagan_wgangp", ["--smoke", "--method", "gan"])])
+@pytest.mark.parametrize(
+    "folder, words",
+    [
+        ("began", ["--smoke"]),
+        ("began", ["--smoke", "--arch", "berthelot"]),
+        ("egan", [*TOY, "--d-norm", "none"]),
+        ("cagan", ["--smoke", "--norm", "batch"]),
+        ("sagan_wgangp", ["--smoke", "--method", "gan"]),
+    ],
+)
 def test_one_sample_trains_where_it_can(here, monkeypatch, folder, words):
     """Without BatchNorm, or on maps larger than 1x1."""
     module = importlib.import_module(f"{folder}.train")
@@ -214,12 +272,43 @@ def test_one_sample_trains_where_it_can(here, monkeypatch, folder, words):
 def test_two_processes_train_as_one(python, monkeypatch):
     """torchrun with 2 processes and one process on the whole batch reach the same weights to 1e-6, a hundredth of
     one Adam step (1e-4): the sums differ in order only. Only rank 0 writes."""
-    words = ["--smoke", "--arch", "berthelot", "--size", "16", "--width", "4", "--z-dim", "4", "--code-dim", "8",
-             "--batch-size", "8", "--steps", "3", "--log-every", "1", "--lambda-k", "0.5"]
-    done = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "began.train", *words)
+    words = [
+        "--smoke",
+        "--arch",
+        "berthelot",
+        "--size",
+        "16",
+        "--width",
+        "4",
+        "--z-dim",
+        "4",
+        "--code-dim",
+        "8",
+        "--batch-size",
+        "8",
+        "--steps",
+        "3",
+        "--log-every",
+        "1",
+        "--lambda-k",
+        "0.5",
+    ]
+    done = python(
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        "-m",
+        "began.train",
+        *words,
+    )
     assert done.returncode == 0, done.stderr
     directories = list(Path("runs/began").iterdir())
-    assert len(directories) == 1 and done.stderr.count("run directory: ") == 1 and "over 2 processes" in done.stderr
+    assert (
+        len(directories) == 1
+        and done.stderr.count("run directory: ") == 1
+        and "over 2 processes" in done.stderr
+    )
     two = directories[0]
     assert not list(two.rglob("*.tmp")) and {p.name for p in Path().iterdir()} <= {"runs", "data"}
     log = [json.loads(line) for line in (two / "log.jsonl").read_text().splitlines()]
@@ -227,7 +316,9 @@ def test_two_processes_train_as_one(python, monkeypatch):
 
     monkeypatch.setattr(train, "curves", lambda *args, **kwargs: None)
     last = train.main([*words, "--out", "one"])
-    ours, theirs = (torch.load(d / "last.pt", weights_only=True)["state"] for d in (Path("one"), two))
+    ours, theirs = (
+        torch.load(d / "last.pt", weights_only=True)["state"] for d in (Path("one"), two)
+    )
     for name in ("G", "D"):
         torch.testing.assert_close(theirs[name], ours[name], rtol=0, atol=1e-6)
     torch.testing.assert_close(theirs["k_t"], ours["k_t"], rtol=0, atol=1e-6)
@@ -239,9 +330,14 @@ def test_two_processes_train_as_one(python, monkeypatch):
 # --- Apple's GPUs, which have no float64
 
 
-TRACKED = {"began": ["--smoke"], "bigan": ["--smoke"], "cagan": ["--smoke", "--fid-samples", "20"],
-           "egan": ["--smoke", "--population", "loop"], "mdma": ["--smoke"],
-           "sagan_wgangp": ["--smoke", "--fid-samples", "8"]}
+TRACKED = {
+    "began": ["--smoke"],
+    "bigan": ["--smoke"],
+    "cagan": ["--smoke", "--fid-samples", "20"],
+    "egan": ["--smoke", "--population", "loop"],
+    "mdma": ["--smoke"],
+    "sagan_wgangp": ["--smoke", "--fid-samples", "8"],
+}
 
 
 @pytest.mark.filterwarnings("ignore:.*singular covariance")
@@ -267,14 +363,18 @@ def test_metrics_of_tensors_on_an_apple_gpu_are_those_of_the_cpu(monkeypatch):
         bank, queries = place(features[0]), place(features[1])
         x, y = place(points[0]), place(points[1])
         draws = jet_scores.disjoint(40, 40)
-        return [*jet_scores.observables(real).flatten().tolist(),
-                *jet_scores.w1p(real, fake, draws).flatten().tolist(),
-                *jet_scores.jet_metrics(real, fake).values(),
-                jet_scores.frechet_of_all(jet_scores.efps(real), jet_scores.efps(fake)),
-                jet_scores.kpd(bank, queries, normalise=False)[0],
-                *mode_metrics(x, mixture("8gaussians")).values(), mmd2(x, y, 1.0, True),
-                linear_probe(bank, labels, queries, labels), one_nn_accuracy(bank, labels, queries, labels),
-                auroc(place(features[0, :, 0]), labels == 1)]
+        return [
+            *jet_scores.observables(real).flatten().tolist(),
+            *jet_scores.w1p(real, fake, draws).flatten().tolist(),
+            *jet_scores.jet_metrics(real, fake).values(),
+            jet_scores.frechet_of_all(jet_scores.efps(real), jet_scores.efps(fake)),
+            jet_scores.kpd(bank, queries, normalise=False)[0],
+            *mode_metrics(x, mixture("8gaussians")).values(),
+            mmd2(x, y, 1.0, True),
+            linear_probe(bank, labels, queries, labels),
+            one_nn_accuracy(bank, labels, queries, labels),
+            auroc(place(features[0, :, 0]), labels == 1),
+        ]
 
     expected = measure(lambda x: x)
     with apple_device(monkeypatch):

@@ -16,9 +16,26 @@ from common.metrics.images import Tracker
 from common.metrics.toy import mixture, mmd2
 from egan import eval as egan_eval
 from egan import train
-from egan.model import (MUTATIONS, ConvDiscriminator, ConvGenerator, ToyDiscriminator, ToyGenerator, clip_weights,
-                        discriminator_loss, diversity_fitness, diversity_of, fitness, gradient_penalty, heuristic,
-                        least_squares, minimax, quality_fitness, select, wasserstein, wasserstein_discriminator_loss)
+from egan.model import (
+    MUTATIONS,
+    ConvDiscriminator,
+    ConvGenerator,
+    ToyDiscriminator,
+    ToyGenerator,
+    clip_weights,
+    discriminator_loss,
+    diversity_fitness,
+    diversity_of,
+    fitness,
+    gradient_penalty,
+    heuristic,
+    least_squares,
+    minimax,
+    quality_fitness,
+    select,
+    wasserstein,
+    wasserstein_discriminator_loss,
+)
 from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each
 
 T = torch.tensor
@@ -55,7 +72,11 @@ def test_mutations_and_L_D_by_hand():
 @pytest.mark.parametrize("D", [0.01, 0.3, 0.5, 0.98])
 def test_gradients_of_the_mutations(D):
     """On the logit, with s = sigmoid(l): minimax −s, heuristic −(1 − s), least squares 2(s − 1)s(1 − s)."""
-    for M, expected in ((minimax, -D), (heuristic, -(1 - D)), (least_squares, 2 * (D - 1) * D * (1 - D))):
+    for M, expected in (
+        (minimax, -D),
+        (heuristic, -(1 - D)),
+        (least_squares, 2 * (D - 1) * D * (1 - D)),
+    ):
         l = logit([D]).requires_grad_()
         assert torch.autograd.grad(M(l), l)[0].item() == pytest.approx(expected)
 
@@ -63,16 +84,20 @@ def test_gradients_of_the_mutations(D):
 def test_mutations_work_on_the_last_axis_and_survive_huge_logits():
     l = torch.randn(4, 3, 5)
     for M in (*ALL, quality_fitness):
-        assert torch.allclose(M(l), torch.stack([torch.stack([M(row) for row in block]) for block in l]))
+        assert torch.allclose(
+            M(l), torch.stack([torch.stack([M(row) for row in block]) for block in l])
+        )
         assert M(T([1e4, -1e4])).isfinite()
 
 
 def test_optimal_discriminator_of_equal_and_of_unequal_distributions():
     """D* = p/(p + q) gives L_D = 2 log 2 − 2 JSD(p, q), and minimax's game value is −log 4 where p = q."""
-    p, q = [3, 1], [1, 3]                                          # counts on two points
+    p, q = [3, 1], [1, 3]  # counts on two points
     D = [n / (n + k) for n, k in zip(p, q)]
     real, fake = logit([D[0]] * 3 + [D[1]]), logit([D[0]] + [D[1]] * 3)
-    jsd = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)        # of (¾, ¼) and (¼, ¾): both halves equal
+    jsd = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(
+        0.25 / 0.5
+    )  # of (¾, ¼) and (¼, ¾): both halves equal
     assert discriminator_loss(real, fake).item() == pytest.approx(2 * LN2 - 2 * jsd)
     half = logit([0.5] * 4)
     assert -discriminator_loss(half, half).item() == pytest.approx(-math.log(4))
@@ -85,23 +110,29 @@ def test_quality_is_a_probability():
 
 
 def test_diversity_is_minus_log_of_the_norm_and_not_of_its_square():
-    assert diversity_fitness(T(math.e**6)).item() == pytest.approx(-3)       # ‖∇‖² = e⁶
-    assert 43 < diversity_fitness(T(0.0)).item() < 44                        # D has won: bounded
+    assert diversity_fitness(T(math.e**6)).item() == pytest.approx(-3)  # ‖∇‖² = e⁶
+    assert 43 < diversity_fitness(T(0.0)).item() < 44  # D has won: bounded
 
 
 def test_fitness_and_selection():
     F = fitness(T([0.1, 0.5, 0.3]), T([2.0, -1.0, 0.0]), 0.5)
     assert F.tolist() == pytest.approx([1.1, 0.0, 0.3])
     assert select(F, 2).tolist() == [0, 2]
-    assert select(T([0.5, 0.7, 0.7, 0.1]), 3).tolist() == [1, 2, 0]          # ties: the first stays first
+    assert select(T([0.5, 0.7, 0.7, 0.1]), 3).tolist() == [1, 2, 0]  # ties: the first stays first
 
 
 NAN, INF = math.nan, math.inf
 
 
-@pytest.mark.parametrize("F, mu, places", [
-    ([0.5, NAN, 0.7], 1, [2]), ([NAN, 0.1, INF, -INF, 0.2], 2, [4, 1]),
-    ([0.5, NAN, 0.7, NAN], 3, [2, 0, 2]), ([NAN, -1e30, NAN], 2, [1, 1])])
+@pytest.mark.parametrize(
+    "F, mu, places",
+    [
+        ([0.5, NAN, 0.7], 1, [2]),
+        ([NAN, 0.1, INF, -INF, 0.2], 2, [4, 1]),
+        ([0.5, NAN, 0.7, NAN], 3, [2, 0, 2]),
+        ([NAN, -1e30, NAN], 2, [1, 1]),
+    ],
+)
 def test_a_child_without_a_finite_fitness_is_never_selected(F, mu, places):
     """Fewer healthy children than μ take the places in turn, fittest first."""
     assert select(T(F), mu).tolist() == places
@@ -113,7 +144,9 @@ def test_selection_among_none_is_refused():
 
 
 def test_without_gamma_an_infinite_diversity_does_not_matter():
-    assert fitness(T([0.4, 0.2, 0.1]), T([0.0, -INF, NAN]), 0.0).tolist() == pytest.approx([0.4, 0.2, 0.1])
+    assert fitness(T([0.4, 0.2, 0.1]), T([0.0, -INF, NAN]), 0.0).tolist() == pytest.approx(
+        [0.4, 0.2, 0.1]
+    )
     assert not fitness(T([0.4]), T([NAN]), 0.5).isfinite()
 
 
@@ -121,7 +154,9 @@ def test_diversity_of_a_gradient_whose_square_overflows():
     """Two children; one's Σ (∂L_D/∂w)² is beyond float32. Norms 5 and 5e30."""
     gradient = [T([[3.0, 0.0], [3e30, 0.0]]), T([[4.0], [4e30]])]
     assert gradient[0].square().isinf().any()
-    assert diversity_of(gradient).tolist() == pytest.approx([-math.log(5), -math.log(5) - 30 * math.log(10)])
+    assert diversity_of(gradient).tolist() == pytest.approx(
+        [-math.log(5), -math.log(5) - 30 * math.log(10)]
+    )
     assert diversity_of([torch.zeros(1, 3)]).item() == diversity_fitness(T(0.0)).item()
     assert not diversity_of([T([[1.0, INF], [1.0, NAN]])]).isfinite().any()
 
@@ -145,7 +180,7 @@ class Linear(nn.Sequential):
 def test_gradient_penalty_of_linear_and_constant_discriminators():
     x, g = torch.randn(2, 6, 2, dtype=torch.float64)
     for u in (torch.zeros(6), torch.rand(6)):
-        assert gradient_penalty(Linear([3.0, 4.0]), x, g, u).item() == pytest.approx(16)     # (5 − 1)²
+        assert gradient_penalty(Linear([3.0, 4.0]), x, g, u).item() == pytest.approx(16)  # (5 − 1)²
         assert gradient_penalty(Linear([0.0, 0.0]), x, g, u).item() == pytest.approx(1)
 
 
@@ -156,11 +191,11 @@ def test_gradient_penalty_is_taken_between_each_pair_at_its_own_u_and_differenti
             self.a = nn.Parameter(T(0.5))
 
         def forward(self, x):
-            return self.a * x.square().sum(1)                      # gradient 2 a x
+            return self.a * x.square().sum(1)  # gradient 2 a x
 
     D, u = Square(), T([0.25, 1.0])
     x, g = T([[4.0, 0.0], [0.0, 3.0]]), T([[0.0, 0.0], [9.0, 9.0]])
-    penalty = gradient_penalty(D, x, g, u)                         # x̂: (1, 0), (0, 3); norms 1, 3
+    penalty = gradient_penalty(D, x, g, u)  # x̂: (1, 0), (0, 3); norms 1, 3
     assert penalty.item() == pytest.approx((0 + 4) / 2)
     penalty.backward()
     assert D.a.grad.item() == pytest.approx((2 * 0 * 2 + 2 * 2 * 6) / 2)
@@ -173,16 +208,18 @@ def test_toy_networks():
     G, D = ToyGenerator(), ToyDiscriminator()
     hidden = 2 * (512 * 512 + 512)
     assert count(G) == 2 * 512 + 512 + hidden + 512 * 2 + 2
-    assert count(D) == 2 * 512 + 512 + hidden - 512 + 512 + 1 + 2 * 512    # no bias before BatchNorm
+    assert count(D) == 2 * 512 + 512 + hidden - 512 + 512 + 1 + 2 * 512  # no bias before BatchNorm
     assert count(ToyDiscriminator(norm="none")) == count(D) - 512
     assert G(torch.rand(5, 2)).shape == (5, 2) and D(torch.rand(5, 2)).shape == (5,)
     assert G[2].weight.std().item() == pytest.approx(0.02, rel=0.02) and G[2].bias.abs().sum() == 0
-    assert ToyGenerator(init="he")[2].weight.std().item() == pytest.approx(math.sqrt(2 / 512), rel=0.02)
+    assert ToyGenerator(init="he")[2].weight.std().item() == pytest.approx(
+        math.sqrt(2 / 512), rel=0.02
+    )
 
 
 @pytest.mark.parametrize("size, top", [(32, 512), (64, 1024)])
 def test_image_networks(size, top):
-    with torch.device("meta"):                                     # shapes alone: these networks are large
+    with torch.device("meta"):  # shapes alone: these networks are large
         G, D = ConvGenerator(100, size, 3, 128), ConvDiscriminator(size, 3, 128)
     assert G[0].out_features == top * 16 and D[-2].in_features == top * 16
     x = G(torch.rand(2, 100, device="meta"))
@@ -191,7 +228,9 @@ def test_image_networks(size, top):
     assert len(norms) == int(math.log2(size / 4)) - 1 and not isinstance(D[1], nn.BatchNorm2d)
     if size == 32:
         conv = lambda a, b: a * b * 16
-        assert count(G) == 101 * 8192 + conv(512, 256) + 256 + conv(256, 128) + 128 + conv(128, 3) + 3
+        assert (
+            count(G) == 101 * 8192 + conv(512, 256) + 256 + conv(256, 128) + 128 + conv(128, 3) + 3
+        )
 
 
 def test_batchnorm_of_D_keeps_nothing():
@@ -219,8 +258,11 @@ def toy_population(Version, mu=2, width=8, seed=0):
 def rows(population):
     """One dict a row: parameters, moments, step."""
     state = copy.deepcopy(population.state_dict())
-    return [{"step": state["step"]} | {f"{kind}.{n}": t[r] for kind in ("params", *MOMENTS)
-                                       for n, t in state[kind].items()} for r in range(len(population))]
+    return [
+        {"step": state["step"]}
+        | {f"{kind}.{n}": t[r] for kind in ("params", *MOMENTS) for n, t in state[kind].items()}
+        for r in range(len(population))
+    ]
 
 
 def same(a, b):
@@ -228,12 +270,19 @@ def same(a, b):
 
 
 def close(a, b):
-    return all(torch.allclose(torch.as_tensor(a[k]).double(), torch.as_tensor(b[k]).double(), rtol=1e-8, atol=1e-11)
-               for k in a)
+    return all(
+        torch.allclose(
+            torch.as_tensor(a[k]).double(), torch.as_tensor(b[k]).double(), rtol=1e-8, atol=1e-11
+        )
+        for k in a
+    )
 
 
 def noise(*shape):
-    return torch.rand(*shape, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    return (
+        torch.rand(*shape, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3)) * 2
+        - 1
+    )
 
 
 def step_once(population, D, n_m=3, places=(4, 0)):
@@ -245,7 +294,7 @@ def step_once(population, D, n_m=3, places=(4, 0)):
 @pytest.mark.parametrize("Version", VERSIONS)
 def test_children_start_from_their_parent_with_its_adam_state_and_leave_it_alone(Version):
     population, D, _ = toy_population(Version)
-    population = step_once(population, D)                          # so that there are moments
+    population = step_once(population, D)  # so that there are moments
     before = rows(population)
     assert before[0]["step"] == 1 and not same(before[0], before[1])
     children = population.offspring(3)
@@ -253,7 +302,10 @@ def test_children_start_from_their_parent_with_its_adam_state_and_leave_it_alone
     children.mutate(D, noise(6, 16), ALL)
     mutated = rows(children)
     assert all(same(a, b) for a, b in zip(rows(population), before)), "a parent has moved"
-    assert all(not same(mutated[i], mutated[j]) for i in range(6) for j in range(i)) and mutated[0]["step"] == 2
+    assert (
+        all(not same(mutated[i], mutated[j]) for i in range(6) for j in range(i))
+        and mutated[0]["step"] == 2
+    )
 
 
 @pytest.mark.parametrize("Version", VERSIONS)
@@ -267,7 +319,9 @@ def test_each_child_is_one_adam_step_on_its_own_mutation_from_its_parent(Version
         G = copy.deepcopy(networks[r // 3])
         opt = adam(G.parameters())
         D_of_G = torch.sigmoid(D(G(z[r])))
-        loss = [-D_of_G.log().mean(), (1 - D_of_G).log().mean(), (D_of_G - 1).square().mean()][r % 3]
+        loss = [-D_of_G.log().mean(), (1 - D_of_G).log().mean(), (D_of_G - 1).square().mean()][
+            r % 3
+        ]
         assert losses[r].item() == pytest.approx(loss.item(), rel=1e-6)
         loss.backward()
         opt.step()
@@ -311,7 +365,9 @@ def test_variation_and_evaluation_leave_D_untouched(Version):
     F_q, F_d = children.evaluate(D, noise(9), noise(9))
     assert not F_q.requires_grad and not F_d.requires_grad
     assert all(torch.equal(t, before[n]) for n, t in D.state_dict().items())
-    assert all(p.requires_grad and torch.equal(p.grad, torch.full_like(p, 0.25)) for p in D.parameters())
+    assert all(
+        p.requires_grad and torch.equal(p.grad, torch.full_like(p, 0.25)) for p in D.parameters()
+    )
 
 
 def make_sick(population, r, value=NAN):
@@ -353,7 +409,10 @@ def test_a_sick_child_leaves_its_siblings_and_D_alone(Version, kind):
     for r in (0, 2):
         assert losses[r] == losses_there[r] and F_q[r] == F_q_there[r] and F_d[r] == F_d_there[r]
         assert same(weights[r], weights_there[r])
-    assert F_q_there[1].isnan() and select(fitness(F_q_there, F_d_there, 0.5), 3).tolist().count(1) == 0
+    assert (
+        F_q_there[1].isnan()
+        and select(fitness(F_q_there, F_d_there, 0.5), 3).tolist().count(1) == 0
+    )
 
 
 @pytest.mark.parametrize("Version", VERSIONS)
@@ -363,7 +422,7 @@ def test_health_is_of_all_weights_and_all_moments(Version, kind):
     population = step_once(population, D)
     assert population.healthy().tolist() == [True, True]
     state = copy.deepcopy(population.state_dict())
-    state[kind]["6.bias"][1, -1] = INF                             # the last number of all
+    state[kind]["6.bias"][1, -1] = INF  # the last number of all
     population.load_state_dict(state)
     assert population.healthy().tolist() == [True, False]
 
@@ -405,10 +464,16 @@ def test_all_versions_give_the_same_trajectory(mu, kind):
     for Version in VERSIONS:
         torch.manual_seed(5)
         if kind == "toy":
-            networks, D = [ToyGenerator(2, 8, "he") for _ in range(mu)], ToyDiscriminator(8, "batch", "he")
+            networks, D = (
+                [ToyGenerator(2, 8, "he") for _ in range(mu)],
+                ToyDiscriminator(8, "batch", "he"),
+            )
             n_z, x = 2, torch.randn(8, 2)
         else:
-            networks, D = [ConvGenerator(4, 16, 1, 4, "he") for _ in range(mu)], ConvDiscriminator(16, 1, 4, init="he")
+            networks, D = (
+                [ConvGenerator(4, 16, 1, 4, "he") for _ in range(mu)],
+                ConvDiscriminator(16, 1, 4, init="he"),
+            )
             n_z, x = 4, torch.randn(8, 1, 16, 16)
 
         def make_z(rng, *shape):
@@ -418,7 +483,7 @@ def test_all_versions_give_the_same_trajectory(mu, kind):
         population, history = evolve(population, D.double(), make_z, x.double(), mu)
         found[Version] = rows(population), history
     reference, history = found[Loop]
-    assert len({h % 3 for places, _ in history for h in places}) > 1       # more than one mutation wins
+    assert len({h % 3 for places, _ in history for h in places}) > 1  # more than one mutation wins
     for Version in VERSIONS[1:]:
         for (places, F), (places_there, F_there) in zip(history, found[Version][1]):
             assert places == places_there and torch.allclose(F, F_there, atol=1e-6)
@@ -439,7 +504,7 @@ def test_states_pass_from_version_to_version(Version, Other):
     now = population.state_dict()["params"]
     assert all(torch.equal(t, now[n]) for n, t in state["params"].items()), "they share memory"
     fresh, _, _ = toy_population(Other, seed=9)
-    fresh.load_state_dict(toy_population(Version)[0].state_dict())         # before the first step
+    fresh.load_state_dict(toy_population(Version)[0].state_dict())  # before the first step
     assert rows(fresh)[0]["step"] == 0
 
 
@@ -453,7 +518,19 @@ def no_pictures(monkeypatch):
     monkeypatch.setattr(train, "curves", lambda *a, **k: None)
 
 
-SMALL = ["--smoke", "--width-g", "8", "--width-d", "8", "--init", "he", "--sample-every", "100", "--save-every", "100"]
+SMALL = [
+    "--smoke",
+    "--width-g",
+    "8",
+    "--width-d",
+    "8",
+    "--init",
+    "he",
+    "--sample-every",
+    "100",
+    "--save-every",
+    "100",
+]
 
 
 def checkpoint(path):
@@ -462,20 +539,58 @@ def checkpoint(path):
 
 def test_defaults_are_the_papers():
     args = train.parse_args([])
-    assert dict(mu=1, mutations=["heuristic", "minimax", "least-squares"], gamma=0.5, n_d=1, batch_size=64,
-                eval_batch=256, lr_g=1e-4, lr_d=1e-4, beta1=0.5, beta1_d=0.0, beta2=0.999, width_g=512,
-                width_d=512, z_dim=2, gp=0.0, init="normal", d_norm="batch", steps=100_000, dataset="8gaussians",
-                selection="fitness").items() <= vars(args).items()
+    assert (
+        dict(
+            mu=1,
+            mutations=["heuristic", "minimax", "least-squares"],
+            gamma=0.5,
+            n_d=1,
+            batch_size=64,
+            eval_batch=256,
+            lr_g=1e-4,
+            lr_d=1e-4,
+            beta1=0.5,
+            beta1_d=0.0,
+            beta2=0.999,
+            width_g=512,
+            width_d=512,
+            z_dim=2,
+            gp=0.0,
+            init="normal",
+            d_norm="batch",
+            steps=100_000,
+            dataset="8gaussians",
+            selection="fitness",
+        ).items()
+        <= vars(args).items()
+    )
     images = train.parse_args(["--dataset", "cifar10"])
-    assert dict(batch_size=32, n_d=3, lr_g=2e-4, lr_d=2e-4, beta1_d=0.5, gamma=0.01, z_dim=100, width_g=128,
-                size=32).items() <= vars(images).items()
+    assert (
+        dict(
+            batch_size=32,
+            n_d=3,
+            lr_g=2e-4,
+            lr_d=2e-4,
+            beta1_d=0.5,
+            gamma=0.01,
+            z_dim=100,
+            width_g=128,
+            size=32,
+        ).items()
+        <= vars(images).items()
+    )
 
 
-@pytest.mark.parametrize("argv, what", [
-    (["--mu", "3"], "can't be shared evenly by --mu 3"), (["--gp", "2"], "--d-norm none"),
-    (["--quick", "--dataset", "cifar10"], "--quick is a toy"),
-    (["--mutations", "wasserstein"], "needs a bounded D: --clip 0.01"),
-    (["--mutations", "wasserstein", "minimax", "--clip", "1"], "leave the other mutations out")])
+@pytest.mark.parametrize(
+    "argv, what",
+    [
+        (["--mu", "3"], "can't be shared evenly by --mu 3"),
+        (["--gp", "2"], "--d-norm none"),
+        (["--quick", "--dataset", "cifar10"], "--quick is a toy"),
+        (["--mutations", "wasserstein"], "needs a bounded D: --clip 0.01"),
+        (["--mutations", "wasserstein", "minimax", "--clip", "1"], "leave the other mutations out"),
+    ],
+)
 def test_mistakes_are_named(argv, what):
     with pytest.raises(UserError, match=what):
         train.parse_args(argv)
@@ -490,16 +605,37 @@ def test_torchrun_is_refused(monkeypatch):
 RATES = ["--lr-g", "3e-4", "--lr-d", "7e-4", "--beta1", "0.3", "--beta1-d", "0.2", "--beta2", "0.9"]
 
 
-@pytest.mark.parametrize("version, n_d, mutation, flags", [
-    *[("loop", 2, mutation, []) for mutation in MUTATIONS], *[("batch", 1, mutation, []) for mutation in MUTATIONS],
-    ("loop", 2, "heuristic", ["--gp", "3"]), ("batch", 1, "wasserstein", ["--gp", "3"]),
-    ("loop", 2, "wasserstein", ["--clip", "0.3"])])
+@pytest.mark.parametrize(
+    "version, n_d, mutation, flags",
+    [
+        *[("loop", 2, mutation, []) for mutation in MUTATIONS],
+        *[("batch", 1, mutation, []) for mutation in MUTATIONS],
+        ("loop", 2, "heuristic", ["--gp", "3"]),
+        ("batch", 1, "wasserstein", ["--gp", "3"]),
+        ("loop", 2, "wasserstein", ["--clip", "0.3"]),
+    ],
+)
 def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, version, n_d, flags):
     """Bitwise on the loop. The plain GAN is written out here with nothing of egan but the networks."""
     gp, clip = (float(flags[1]) if flags and flags[0] == flag else 0 for flag in ("--gp", "--clip"))
     norm = "none" if gp else "batch"
-    argv = [*SMALL, *RATES, "--mutations", mutation, "--n-d", str(n_d), "--population", version, "--d-norm", norm,
-            *flags, "--out", str(tmp_path / "r"), "--steps", "8"]
+    argv = [
+        *SMALL,
+        *RATES,
+        "--mutations",
+        mutation,
+        "--n-d",
+        str(n_d),
+        "--population",
+        version,
+        "--d-norm",
+        norm,
+        *flags,
+        "--out",
+        str(tmp_path / "r"),
+        "--steps",
+        "8",
+    ]
     train.main(argv)
     state = checkpoint(tmp_path / "r")["state"]
 
@@ -507,20 +643,23 @@ def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, versio
     G, D = ToyGenerator(2, 8, "he"), ToyDiscriminator(8, norm, "he")
     opt_G = torch.optim.Adam(G.parameters(), lr=3e-4, betas=(0.3, 0.9), fused=True)
     opt_D = torch.optim.Adam(D.parameters(), lr=7e-4, betas=(0.2, 0.9), fused=True)
-    softplus = nn.functional.softplus                              # log D = −softplus(−l), in the same rounding
+    softplus = nn.functional.softplus  # log D = −softplus(−l), in the same rounding
     for t in range(1, 9):
         rng = step_rng(0, t)
         x = mixture("8gaussians").batch(t - 1, n_d * 8 + 16, 0)[0]
         for k in range(n_d):
-            x_k = x[8 * k:8 * k + 8]
+            x_k = x[8 * k : 8 * k + 8]
             g = G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1).detach()
             real, fake = D(x_k), D(g)
-            loss = fake.mean() - real.mean() if mutation == "wasserstein" else (
-                softplus(-real).mean() + softplus(fake).mean())
+            loss = (
+                fake.mean() - real.mean()
+                if mutation == "wasserstein"
+                else (softplus(-real).mean() + softplus(fake).mean())
+            )
             if gp:
                 u = torch.rand(8, generator=rng)[:, None]
                 between = (g + u * (x_k - g)).requires_grad_()
-                slope, = torch.autograd.grad(D(between).sum(), between, create_graph=True)
+                (slope,) = torch.autograd.grad(D(between).sum(), between, create_graph=True)
                 loss = loss + gp * ((slope.square().sum(1).sqrt() - 1) ** 2).mean()
             opt_D.zero_grad()
             loss.backward()
@@ -528,8 +667,12 @@ def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, versio
             for p in D.parameters():
                 p.data = p.data.clamp(-clip or -INF, clip or INF)
         l = D(G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1))
-        loss = {"heuristic": softplus(-l), "minimax": -softplus(l), "least-squares": (l.sigmoid() - 1) ** 2,
-                "wasserstein": -l}[mutation].mean()
+        loss = {
+            "heuristic": softplus(-l),
+            "minimax": -softplus(l),
+            "least-squares": (l.sigmoid() - 1) ** 2,
+            "wasserstein": -l,
+        }[mutation].mean()
         opt_G.zero_grad()
         loss.backward()
         opt_G.step()
@@ -562,15 +705,29 @@ def watched(tmp_path, monkeypatch):
 
     monkeypatch.setitem(POPULATIONS, "loop", Watched)
     monkeypatch.setattr(train, "discriminator_loss", loss)
-    run = lambda *more: train.main([*SMALL, "--mu", "2", "--n-d", "3", "--population", "loop", "--steps", "1", "--out",
-                                    str(tmp_path / "r"), *more])
+    run = lambda *more: train.main(
+        [
+            *SMALL,
+            "--mu",
+            "2",
+            "--n-d",
+            "3",
+            "--population",
+            "loop",
+            "--steps",
+            "1",
+            "--out",
+            str(tmp_path / "r"),
+            *more,
+        ]
+    )
     return seen, run, tmp_path / "r"
 
 
 def test_D_trains_on_equal_shares_of_all_parents(watched):
     seen, run, _ = watched
     run()
-    assert len(seen["D batches"]) == 3                                       # n_D rounds
+    assert len(seen["D batches"]) == 3  # n_D rounds
     for (n_real, fake), (z, samples) in zip(seen["D batches"], seen["fakes"]):
         assert n_real == len(fake) == 8 and z.shape == (2, 4, 2) and samples.shape == (2, 4, 2)
     zs = [z for z, _ in seen["fakes"][:3]]
@@ -601,7 +758,19 @@ def test_children_are_judged_on_reals_that_D_has_not_seen(watched):
 
 def test_random_selection_takes_every_child_alike_and_asks_no_fitness(tmp_path, monkeypatch):
     monkeypatch.setattr(train, "fitness", lambda *a: pytest.fail("fitness was used"))
-    train.main([*SMALL, "--selection", "random", "--steps", "60", "--log-every", "60", "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            *SMALL,
+            "--selection",
+            "random",
+            "--steps",
+            "60",
+            "--log-every",
+            "60",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     line = json.loads((tmp_path / "r/log.jsonl").read_text().splitlines()[-1])
     shares = [line[f"selected_{name}"] for name in MUTATIONS]
     assert sum(shares) == pytest.approx(1) and min(shares) > 0.15
@@ -627,7 +796,20 @@ def test_a_sick_child_dies_and_its_siblings_go_on(tmp_path, monkeypatch, version
 
     monkeypatch.setattr(Version, "mutate", poisoned)
     monkeypatch.setattr(Version, "survivors", watched)
-    train.main([*SMALL, *flags, "--mu", "2", "--population", version, "--steps", "3", "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            *SMALL,
+            *flags,
+            "--mu",
+            "2",
+            "--population",
+            version,
+            "--steps",
+            "3",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     healthy = set(range(6)) - set(sick)
     assert len(chosen) == 3 and all(set(places) <= healthy for places in chosen)
     assert all(len(set(places)) == min(2, len(healthy)) for places in chosen)
@@ -635,9 +817,13 @@ def test_a_sick_child_dies_and_its_siblings_go_on(tmp_path, monkeypatch, version
     assert all(t.isfinite().all() for t in state["D"].values())
 
 
-@pytest.mark.parametrize("flags, n", [([], 6), (["--selection", "random"], 6), (["--mutations", "minimax"], 2)])
+@pytest.mark.parametrize(
+    "flags, n", [([], 6), (["--selection", "random"], 6), (["--mutations", "minimax"], 2)]
+)
 @pytest.mark.parametrize("what", ["weights", "losses", "fitness"])
-def test_when_all_children_are_sick_the_run_stops_with_one_line(tmp_path, monkeypatch, flags, n, what):
+def test_when_all_children_are_sick_the_run_stops_with_one_line(
+    tmp_path, monkeypatch, flags, n, what
+):
     mutate, evaluate, generation = Loop.mutate, Loop.evaluate, []
 
     def sick_mutate(self, *inputs):
@@ -654,9 +840,23 @@ def test_when_all_children_are_sick_the_run_stops_with_one_line(tmp_path, monkey
 
     monkeypatch.setattr(Loop, "mutate", sick_mutate)
     monkeypatch.setattr(Loop, "evaluate", sick_evaluate)
-    argv = [*SMALL, *flags, "--mu", "2", "--population", "loop", "--steps", "4", "--save-every", "2", "--log-every",
-            "100", "--out", str(tmp_path / "r")]
-    if flags and what == "fitness":                                # nobody asks for it
+    argv = [
+        *SMALL,
+        *flags,
+        "--mu",
+        "2",
+        "--population",
+        "loop",
+        "--steps",
+        "4",
+        "--save-every",
+        "2",
+        "--log-every",
+        "100",
+        "--out",
+        str(tmp_path / "r"),
+    ]
+    if flags and what == "fitness":  # nobody asks for it
         train.main(argv)
         return
     with pytest.raises(UserError, match="step 3: no child .*last good checkpoint is .* at step 2"):
@@ -672,41 +872,103 @@ def test_one_sick_child_of_a_single_mutation_gives_its_place_to_the_other(tmp_pa
         return losses * T([NAN, 1.0])
 
     monkeypatch.setattr(Loop, "mutate", poisoned)
-    train.main([*SMALL, "--mutations", "minimax", "--mu", "2", "--population", "loop", "--steps", "1",
-                "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            *SMALL,
+            "--mutations",
+            "minimax",
+            "--mu",
+            "2",
+            "--population",
+            "loop",
+            "--steps",
+            "1",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     params = checkpoint(tmp_path / "r")["state"]["population"]["params"]
     assert all(torch.equal(t[0], t[1]) for t in params.values())
 
 
 def test_an_overflowed_norm_of_the_fittest_is_no_failure_without_gamma(tmp_path, monkeypatch):
     """Σ (∂L_D/∂w)² overflows for all children, F_d does not, and γ = 0 selects by F_q alone."""
-    monkeypatch.setattr("egan.population.discriminator_loss", lambda real, fake: 1e25 * discriminator_loss(real, fake))
-    found = train.main([*SMALL, "--gamma", "0", "--population", "loop", "--steps", "2", "--out", str(tmp_path / "r")])
+    monkeypatch.setattr(
+        "egan.population.discriminator_loss",
+        lambda real, fake: 1e25 * discriminator_loss(real, fake),
+    )
+    found = train.main(
+        [
+            *SMALL,
+            "--gamma",
+            "0",
+            "--population",
+            "loop",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert -70 < found["F_d"] < -45
 
 
 def test_every_child_has_its_own_z_and_no_z_is_used_twice(tmp_path, monkeypatch):
     seen, mutate, sample = [], Loop.mutate, Loop.sample
-    monkeypatch.setattr(Loop, "mutate", lambda self, D, z, m: seen.extend(z) or mutate(self, D, z, m))
+    monkeypatch.setattr(
+        Loop, "mutate", lambda self, D, z, m: seen.extend(z) or mutate(self, D, z, m)
+    )
     monkeypatch.setattr(Loop, "sample", lambda self, z: seen.extend(z) or sample(self, z))
-    train.main([*SMALL, "--mu", "2", "--population", "loop", "--steps", "2", "--n-d", "2", "--out",
-                str(tmp_path / "r")])
+    train.main(
+        [
+            *SMALL,
+            "--mu",
+            "2",
+            "--population",
+            "loop",
+            "--steps",
+            "2",
+            "--n-d",
+            "2",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     batches = [z for z in seen if len(z) < 2000]
     assert len(batches) == 2 * (2 * 2 + 6)
     assert len({tuple(z[0].tolist()) for z in batches}) == len(batches)
 
 
-def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_interval(tmp_path, monkeypatch):
+def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_interval(
+    tmp_path, monkeypatch
+):
     chosen, scores, survivors, evaluate = [], [], Loop.survivors, Loop.evaluate
 
     def watched(self, *inputs):
         scores.append(evaluate(self, *inputs))
         return scores[-1]
 
-    monkeypatch.setattr(Loop, "survivors", lambda self, places: chosen.append(places) or survivors(self, places))
+    monkeypatch.setattr(
+        Loop, "survivors", lambda self, places: chosen.append(places) or survivors(self, places)
+    )
     monkeypatch.setattr(Loop, "evaluate", watched)
-    train.main([*SMALL, "--mu", "2", "--population", "loop", "--steps", "7", "--log-every", "3", "--sample-every", "3",
-                "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            *SMALL,
+            "--mu",
+            "2",
+            "--population",
+            "loop",
+            "--steps",
+            "7",
+            "--log-every",
+            "3",
+            "--sample-every",
+            "3",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     lines = [json.loads(line) for line in (tmp_path / "r/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [3, 6, 7]
     for line, interval in zip(lines, ((0, 3), (3, 6), (6, 7))):
@@ -715,14 +977,29 @@ def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_inte
             assert line[f"selected_{name}"] == pytest.approx(kinds.count(h) / len(kinds))
         F_q, F_d = scores[line["step"] - 1]
         best = chosen[line["step"] - 1][0]
-        assert line["F_q"] == pytest.approx(F_q[best].item()) and line["F_d"] == pytest.approx(F_d[best].item())
+        assert line["F_q"] == pytest.approx(F_q[best].item()) and line["F_d"] == pytest.approx(
+            F_d[best].item()
+        )
 
 
 def test_samples_are_of_the_fittest_at_one_z_for_the_whole_run(tmp_path, monkeypatch):
     seen, sample = [], Loop.sample
     monkeypatch.setattr(Loop, "sample", lambda self, z: seen.append(z) or sample(self, z))
-    found = train.main([*SMALL, "--mu", "2", "--population", "loop", "--steps", "4", "--sample-every", "2", "--out",
-                        str(tmp_path / "r")])
+    found = train.main(
+        [
+            *SMALL,
+            "--mu",
+            "2",
+            "--population",
+            "loop",
+            "--steps",
+            "4",
+            "--sample-every",
+            "2",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     first, second = (z for z in seen if z.shape[1] == 2000)
     expected = torch.rand(2000, 2, generator=step_rng(0, 0)) * 2 - 1
     assert torch.equal(first, second) and all(torch.equal(z, expected) for z in first)
@@ -732,8 +1009,32 @@ def test_samples_are_of_the_fittest_at_one_z_for_the_whole_run(tmp_path, monkeyp
 
 
 def test_image_scores_in_the_log_are_of_the_fittest(tmp_path):
-    argv = ["--smoke", "--dataset", "synthetic", "--width-g", "4", "--width-d", "4", "--z-dim", "8", "--mu", "2"]
-    found = train.main([*argv, "--steps", "2", "--lr-g", "0.1", "--fid-samples", "260", "--out", str(tmp_path / "r")])
+    argv = [
+        "--smoke",
+        "--dataset",
+        "synthetic",
+        "--width-g",
+        "4",
+        "--width-d",
+        "4",
+        "--z-dim",
+        "8",
+        "--mu",
+        "2",
+    ]
+    found = train.main(
+        [
+            *argv,
+            "--steps",
+            "2",
+            "--lr-g",
+            "0.1",
+            "--fid-samples",
+            "260",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     G, trained, _ = egan_eval.load(tmp_path / "r/last.pt", torch.device("cpu"))
     z = torch.rand(260, 8, generator=step_rng(0, 0)) * 2 - 1
     track = Tracker(train.load_data(trained, "test"), "synthetic", "cpu", "data")
@@ -741,8 +1042,14 @@ def test_image_scores_in_the_log_are_of_the_fittest(tmp_path):
         assert found[key] == pytest.approx(value, rel=1e-3), key
 
 
-@pytest.mark.parametrize("flags, kind", [([], "batch"), (["--dataset", "synthetic"], "shared-loop"),
-                                         (["--population", "loop"], "loop")])
+@pytest.mark.parametrize(
+    "flags, kind",
+    [
+        ([], "batch"),
+        (["--dataset", "synthetic"], "shared-loop"),
+        (["--population", "loop"], "loop"),
+    ],
+)
 def test_how_children_are_computed_is_said(tmp_path, capsys, flags, kind):
     train.main([*SMALL, *flags, "--steps", "1", "--out", str(tmp_path / "r")])
     assert f"cpu ({kind})" in capsys.readouterr().err
@@ -756,21 +1063,52 @@ def test_resume_is_exact_with_population_and_adam_states(tmp_path, version):
     train.main(["--resume", str(tmp_path / "cut"), "--steps", "12"])
 
     def flat(value, name=""):
-        return {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}").items()} if isinstance(
-            value, dict) else {name: value}
+        return (
+            {k: v for key, inner in value.items() for k, v in flat(inner, f"{name}.{key}").items()}
+            if isinstance(value, dict)
+            else {name: value}
+        )
 
     whole, cut = (flat(checkpoint(tmp_path / name)["state"]) for name in ("whole", "cut"))
     assert whole.keys() == cut.keys() and any("exp_avg_sq" in k for k in whole)
-    assert all(torch.equal(whole[k], cut[k]) if torch.is_tensor(whole[k]) else whole[k] == cut[k] for k in whole)
-    logs = [[{k: v for k, v in json.loads(line).items() if k != "seconds"} for line in
-             (tmp_path / name / "log.jsonl").read_text().splitlines()] for name in ("whole", "cut")]
-    assert logs[0] == [line for line in logs[1] if line["step"] != 7]        # the cut run logs its last step, too
+    assert all(
+        torch.equal(whole[k], cut[k]) if torch.is_tensor(whole[k]) else whole[k] == cut[k]
+        for k in whole
+    )
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in (tmp_path / name / "log.jsonl").read_text().splitlines()
+        ]
+        for name in ("whole", "cut")
+    ]
+    assert logs[0] == [
+        line for line in logs[1] if line["step"] != 7
+    ]  # the cut run logs its last step, too
 
 
-@pytest.mark.parametrize("flags", [["--mu", "2"], ["--population", "batch"],
-                                   ["--gp", "10", "--d-norm", "none", "--mutations", "minimax"]])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--mu", "2"],
+        ["--population", "batch"],
+        ["--gp", "10", "--d-norm", "none", "--mutations", "minimax"],
+    ],
+)
 def test_images(tmp_path, flags):
-    argv = ["--smoke", "--dataset", "synthetic", "--width-g", "4", "--width-d", "4", "--z-dim", "8", "--steps", "2"]
+    argv = [
+        "--smoke",
+        "--dataset",
+        "synthetic",
+        "--width-g",
+        "4",
+        "--width-d",
+        "4",
+        "--z-dim",
+        "8",
+        "--steps",
+        "2",
+    ]
     metrics = train.main([*argv, *flags, "--out", str(tmp_path / "r")])
     assert math.isfinite(metrics["L_D"])
     found = egan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "80"])
@@ -784,7 +1122,10 @@ def test_images(tmp_path, flags):
 
 def test_the_fittest_individual_is_loaded_by_default(tmp_path):
     train.main([*SMALL, "--mu", "2", "--out", str(tmp_path / "r")])
-    path, params = tmp_path / "r/last.pt", checkpoint(tmp_path / "r")["state"]["population"]["params"]
+    path, params = (
+        tmp_path / "r/last.pt",
+        checkpoint(tmp_path / "r")["state"]["population"]["params"],
+    )
     for place in (0, 1):
         G = egan_eval.load(path, torch.device("cpu"), place)[0]
         assert all(torch.equal(p, params[name][place]) for name, p in G.named_parameters())
@@ -793,8 +1134,19 @@ def test_the_fittest_individual_is_loaded_by_default(tmp_path):
 
 
 def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
-    argv = ["--table2", "--seeds", "1", "--jobs", "1", "--n", "50", "--out", str(tmp_path),
-            "--train-flags", " ".join([*SMALL, "--steps", "2"])]
+    argv = [
+        "--table2",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--n",
+        "50",
+        "--out",
+        str(tmp_path),
+        "--train-flags",
+        " ".join([*SMALL, "--steps", "2"]),
+    ]
     table = egan_eval.main(argv)
     assert len(table["rows"]) == 12 and (tmp_path / "table2_25gaussians.png").exists()
     text = (tmp_path / "table2.md").read_text()
@@ -813,48 +1165,109 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
 
 def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    flags = ("--lr-g 0.1 --size 8 --width-g 4 --width-d 4 --batch-size 8 --eval-batch 8 --steps 4 --sample-every 2 "
-             "--log-every 2")
-    argv = ["--fid-curves", "--dataset", "synthetic", "--seeds", "1", "--jobs", "1", "--n", "50", "--out", "curves",
-            "--train-flags", f"{flags} --fid-samples 90"]
+    flags = (
+        "--lr-g 0.1 --size 8 --width-g 4 --width-d 4 --batch-size 8 --eval-batch 8 --steps 4 --sample-every 2 "
+        "--log-every 2"
+    )
+    argv = [
+        "--fid-curves",
+        "--dataset",
+        "synthetic",
+        "--seeds",
+        "1",
+        "--jobs",
+        "1",
+        "--n",
+        "50",
+        "--out",
+        "curves",
+        "--train-flags",
+        f"{flags} --fid-samples 90",
+    ]
     table = egan_eval.main(argv)
-    assert [row["method"] for row in table] == ["GAN-Heuristic", "GAN-Least-squares", "GAN-Minimax", "E-GAN"]
+    assert [row["method"] for row in table] == [
+        "GAN-Heuristic",
+        "GAN-Least-squares",
+        "GAN-Minimax",
+        "E-GAN",
+    ]
     assert Path("curves/fid_curves.png").exists()
     scores = []
     for path in Path("curves").glob("*/log.jsonl"):
         log = [json.loads(line) for line in path.read_text().splitlines()]
-        fid, score = ({key for row in log for key in row if key.startswith(what)}.pop() for what in ("fid", "is"))
-        scores.append([(row["seconds"], row["step"], row[fid], row[score]) for row in log if fid in row])
+        fid, score = (
+            {key for row in log for key in row if key.startswith(what)}.pop()
+            for what in ("fid", "is")
+        )
+        scores.append(
+            [(row["seconds"], row["step"], row[fid], row[score]) for row in log if fid in row]
+        )
         assert [step for _, step, *_ in scores[-1]] == [2, 4]
     equal = min(score[-1][0] for score in scores)
     for what, at in (("fid", 2), ("is", 3)):
         found = {(row[f"{what}_last"]["mean"], row[f"{what}_equal_time"]["mean"]) for row in table}
-        assert found == {(score[-1][at], ([line[at] for line in score if line[0] <= equal] or [score[0][at]])[-1])
-                         for score in scores}
-    assert f"{table[0]['is_last']['mean']:.2f}, {table[0]['fid_last']['mean']:.2f}" in Path(
-        "curves/fid_curves.md").read_text()
+        assert found == {
+            (
+                score[-1][at],
+                ([line[at] for line in score if line[0] <= equal] or [score[0][at]])[-1],
+            )
+            for score in scores
+        }
+    assert (
+        f"{table[0]['is_last']['mean']:.2f}, {table[0]['fid_last']['mean']:.2f}"
+        in Path("curves/fid_curves.md").read_text()
+    )
 
 
 def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkeypatch):
     sweep, asked = egan_eval.sweep, []
 
-    def two_of_them(cells, *more):                                 # all would be eight trainings
+    def two_of_them(cells, *more):  # all would be eight trainings
         asked.extend(cells)
         return sweep([c for c in cells if c["method"] in ("E-GAN-GP (μ = 2)", "WGAN-GP")], *more)
 
     monkeypatch.setattr(egan_eval, "sweep", two_of_them)
-    flags = ("--size 8 --width-g 4 --width-d 4 --z-dim 8 --batch-size 8 --eval-batch 8 --n-d 1 --steps 2 "
-             "--sample-every 100 --save-every 100")
-    table = egan_eval.main(["--table3", "--dataset", "synthetic", "--seeds", "2", "--jobs", "1", "--n", "80", "--out",
-                            str(tmp_path), "--train-flags", flags])
+    flags = (
+        "--size 8 --width-g 4 --width-d 4 --z-dim 8 --batch-size 8 --eval-batch 8 --n-d 1 --steps 2 "
+        "--sample-every 100 --save-every 100"
+    )
+    table = egan_eval.main(
+        [
+            "--table3",
+            "--dataset",
+            "synthetic",
+            "--seeds",
+            "2",
+            "--jobs",
+            "1",
+            "--n",
+            "80",
+            "--out",
+            str(tmp_path),
+            "--train-flags",
+            flags,
+        ]
+    )
     assert [row["method"] for row in table] == ["real data", "E-GAN-GP (μ = 2)", "WGAN-GP"]
     real, egan, wgan = table
-    assert real["fid"]["mean"] < egan["fid"]["mean"] and real["is"]["mean"] > egan["is"]["mean"] >= 1
-    assert egan["runs"] == 2 and egan["is"]["best"] >= egan["is"]["mean"] and egan["fid"]["best"] <= egan["fid"]["mean"]
+    assert (
+        real["fid"]["mean"] < egan["fid"]["mean"] and real["is"]["mean"] > egan["is"]["mean"] >= 1
+    )
+    assert (
+        egan["runs"] == 2
+        and egan["is"]["best"] >= egan["is"]["mean"]
+        and egan["fid"]["best"] <= egan["fid"]["mean"]
+    )
     text = (tmp_path / "table3.md").read_text()
-    assert "| real data | 11.24 ± .12 |" in text and "| WGAN-GP | 6.68 ± .06 |" in text and "| 40.2 |" in text
+    assert (
+        "| real data | 11.24 ± .12 |" in text
+        and "| WGAN-GP | 6.68 ± .06 |" in text
+        and "| 40.2 |" in text
+    )
     assert f"| 31.6 | {egan['fid']['mean']:.2f} ± {egan['fid']['sd']:.2f} |" in text
-    assert (tmp_path / "table3.png").exists() and json.loads((tmp_path / "table3.json").read_text())["rows"]
+    assert (tmp_path / "table3.png").exists() and json.loads(
+        (tmp_path / "table3.json").read_text()
+    )["rows"]
     assert {c["method"] for c in asked} == set(egan_eval.TABLE_III) and len(asked) == 16
 
 
@@ -865,17 +1278,32 @@ def trained_by(flags):
 
 def test_rows_of_the_image_tables_are_the_papers_methods_and_numbers():
     """μ, mutations, penalty, D's normalisation, n_D, clipping; then IS and FID as the slides print them."""
-    expected = {"E-GAN-GP (μ = 1)": (1, 3, True, "none", 3, 0), "E-GAN-GP (μ = 2)": (2, 3, True, "none", 3, 0),
-                "E-GAN-GP (μ = 4)": (4, 3, True, "none", 3, 0), "E-GAN-GP (μ = 8)": (8, 3, True, "none", 3, 0),
-                "E-GAN (μ = 1, without GP)": (1, 3, False, "batch", 3, 0), "GAN-GP": (1, 1, True, "none", 3, 0),
-                "DCGAN (without GP)": (1, 1, False, "batch", 3, 0), "WGAN-GP": (1, 1, True, "none", 5, 0)}
+    expected = {
+        "E-GAN-GP (μ = 1)": (1, 3, True, "none", 3, 0),
+        "E-GAN-GP (μ = 2)": (2, 3, True, "none", 3, 0),
+        "E-GAN-GP (μ = 4)": (4, 3, True, "none", 3, 0),
+        "E-GAN-GP (μ = 8)": (8, 3, True, "none", 3, 0),
+        "E-GAN (μ = 1, without GP)": (1, 3, False, "batch", 3, 0),
+        "GAN-GP": (1, 1, True, "none", 3, 0),
+        "DCGAN (without GP)": (1, 1, False, "batch", 3, 0),
+        "WGAN-GP": (1, 1, True, "none", 5, 0),
+    }
     assert {name: trained_by(flags) for name, (flags, _) in egan_eval.TABLE_III.items()} == expected
-    paper = {"E-GAN-GP (μ = 1)": (7.13, 33.2), "E-GAN-GP (μ = 2)": (7.23, 31.6), "E-GAN-GP (μ = 4)": (7.32, 29.8),
-             "E-GAN-GP (μ = 8)": (7.34, 27.3), "E-GAN (μ = 1, without GP)": (6.98, 36.2), "GAN-GP": (6.93, 37.7),
-             "DCGAN (without GP)": (6.64, None), "WGAN-GP": (6.68, 40.2)}
+    paper = {
+        "E-GAN-GP (μ = 1)": (7.13, 33.2),
+        "E-GAN-GP (μ = 2)": (7.23, 31.6),
+        "E-GAN-GP (μ = 4)": (7.32, 29.8),
+        "E-GAN-GP (μ = 8)": (7.34, 27.3),
+        "E-GAN (μ = 1, without GP)": (6.98, 36.2),
+        "GAN-GP": (6.93, 37.7),
+        "DCGAN (without GP)": (6.64, None),
+        "WGAN-GP": (6.68, 40.2),
+    }
     for name, (_, (score, fid)) in egan_eval.TABLE_III.items():
         assert (float(score.split(" ± ")[0]), None if fid == "–" else float(fid)) == paper[name]
-    clipped, penalised = (trained_by(egan_eval.ROBUSTNESS_FLAGS[name]) for name in ("WGAN", "WGAN-GP"))
+    clipped, penalised = (
+        trained_by(egan_eval.ROBUSTNESS_FLAGS[name]) for name in ("WGAN", "WGAN-GP")
+    )
     assert clipped == (1, 1, False, "batch", 5, 0.01) and penalised == expected["WGAN-GP"]
 
 
@@ -888,7 +1316,12 @@ def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypa
     monkeypatch.setattr(egan_eval, "sweep", numbered)
     table = egan_eval.main(["--robustness", "--seeds", "1", "--out", str(tmp_path)])
     assert len(table) == 24
-    widths = {"baseline": ("128", "128"), "weak G": ("32", "128"), "weak D": ("128", "32"), "weak both": ("32", "32")}
+    widths = {
+        "baseline": ("128", "128"),
+        "weak G": ("32", "128"),
+        "weak D": ("128", "32"),
+        "weak both": ("32", "32"),
+    }
     names = list(egan_eval.ROBUSTNESS)
     assert names == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP", "E-GAN (μ = 1)", "E-GAN (μ = 4)"]
     for row in table:

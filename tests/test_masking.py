@@ -25,7 +25,7 @@ def polluted(x, mask, value):
 def value_and_gradient(function, x, mask):
     x = x.clone().requires_grad_()
     y = function(x, mask)
-    weights = torch.arange(1.0, y.numel() + 1).view(y.shape)     # so that no gradient cancels
+    weights = torch.arange(1.0, y.numel() + 1).view(y.shape)  # so that no gradient cancels
     (y * weights).sum().backward()
     return y.detach(), x.grad
 
@@ -47,14 +47,16 @@ def test_values():
     torch.testing.assert_close(rows, torch.tensor([[0.25, 0.75, 0.0], [0.125, 0.375, 0.5]]))
 
 
-@pytest.mark.parametrize("function, x", [(masked_sum, sets()), (masked_mean, sets()), (masked_softmax, scores())])
+@pytest.mark.parametrize(
+    "function, x", [(masked_sum, sets()), (masked_mean, sets()), (masked_softmax, scores())]
+)
 @pytest.mark.parametrize("value", GARBAGE)
 def test_garbage_changes_nothing(function, x, value):
     clean, clean_grad = value_and_gradient(function, polluted(x, MASK, 0.5), MASK)
     dirty, dirty_grad = value_and_gradient(function, polluted(x, MASK, value), MASK)
     assert clean.isfinite().all() and clean_grad.isfinite().all() and clean_grad[MASK].any()
     assert torch.equal(clean, dirty) and torch.equal(clean_grad, dirty_grad)
-    assert not dirty_grad[~MASK].any()                           # no gradient flows into padding
+    assert not dirty_grad[~MASK].any()  # no gradient flows into padding
 
 
 @pytest.mark.parametrize("function", [masked_sum, masked_mean])

@@ -73,12 +73,16 @@ def test_two_steps_equal_plain_ones(here, matching):
         opt_G.step()
     for name, net in (("G", G), ("D", D)):
         for key, value in state("X/last.pt")[name].items():
-            torch.testing.assert_close(value, net.state_dict()[key], rtol=0, atol=2e-6, msg=f"{name}.{key}")
+            torch.testing.assert_close(
+                value, net.state_dict()[key], rtol=0, atol=2e-6, msg=f"{name}.{key}"
+            )
 
 
 def test_matching_ends_after_its_steps(here, monkeypatch):
     weighed = []
-    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: weighed.append(a[-1]) or step(*a))
+    monkeypatch.setattr(
+        train, "GraphedStep", lambda step, device: lambda *a: weighed.append(a[-1]) or step(*a)
+    )
     smoke("X", "--steps", 4, "--matching", 3)
     assert weighed == [True, True, True, False]
 
@@ -89,7 +93,10 @@ def test_wgan_gp_and_vanilla_run(here):
 
 
 def test_learning_rate_warms_up_then_falls_as_a_cosine():
-    factor = [train.lr_factor(step, 2000, 3_000_000) for step in (0, 1000, 2000, 1_500_000, 3_000_000, 4_000_000)]
+    factor = [
+        train.lr_factor(step, 2000, 3_000_000)
+        for step in (0, 1000, 2000, 1_500_000, 3_000_000, 4_000_000)
+    ]
     assert factor == pytest.approx([0, 0.5, 1, 0.5, 0, 0], abs=2e-6)
 
 
@@ -97,13 +104,15 @@ def test_optimisers_are_the_papers(here):
     smoke("X", "--steps", 2)
     saved = state("X/last.pt")
     for name, decay in (("opt_G", 0), ("opt_D", 0.01)):
-        group, = saved[name]["param_groups"]
+        (group,) = saved[name]["param_groups"]
         assert (group["betas"], group["eps"], group["weight_decay"]) == ((0.0, 0.999), 1e-14, decay)
 
 
 def test_batches_are_padded_to_their_largest_n_only_but_not_with_paper_code(here, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[1]) or step(*a))
+    monkeypatch.setattr(
+        train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[1]) or step(*a)
+    )
     n = load_jets("synthetic", "t", 8, "data", "train").n
     smoke("X", "--steps", 5, "--batch-size", 8)
     for step, mask in enumerate(seen):
@@ -117,20 +126,26 @@ def test_batches_are_padded_to_their_largest_n_only_but_not_with_paper_code(here
 
 def test_head_start_and_adaptive_hold_the_generator_back(here, monkeypatch):
     trained = []
-    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: trained.append(a[-2]) or step(*a))
+    monkeypatch.setattr(
+        train, "GraphedStep", lambda step, device: lambda *a: trained.append(a[-2]) or step(*a)
+    )
     smoke("X", "--steps", 4, "--head-start", 3)
     assert trained == [False, False, False, True]
     G = state("X/last.pt")["opt_G"]["state"]
     assert {float(p["step"]) for p in G.values()} == {1}
     trained.clear()
-    smoke("Z", "--steps", 8, "--adaptive", "--adaptive-after", 2)                # an untrained critic's L_D is near 1/2
-    pauses = [trained[:i + 1].count(True) for i in range(8)]
+    smoke(
+        "Z", "--steps", 8, "--adaptive", "--adaptive-after", 2
+    )  # an untrained critic's L_D is near 1/2
+    pauses = [trained[: i + 1].count(True) for i in range(8)]
     assert trained[:3] == [True] * 3 and False in trained[3:], pauses
 
 
 def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
     seen = []
-    monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[0].clone()) or step(*a))
+    monkeypatch.setattr(
+        train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[0].clone()) or step(*a)
+    )
     smoke("X", "--steps", 1)
     smoke("Y", "--steps", 1, "--jitter", 1e-3)
     ratio = seen[1] / seen[0] - 1
@@ -146,9 +161,13 @@ def test_ema_is_the_average_that_evaluation_uses(here):
     assert all(torch.equal(used[k], after["G_ema"][k]) for k in used)
     smoke("three", "--steps", 3, "--ema", 0.9, "--save-every", 1)
     average = state("three/last.pt")["G_ema"]
-    assert all(torch.equal(before[k], v) for k, v in state("three/last.pt")["G"].items())      # training is the same
+    assert all(
+        torch.equal(before[k], v) for k, v in state("three/last.pt")["G"].items()
+    )  # training is the same
     for key, value in after["G"].items():
-        torch.testing.assert_close(after["G_ema"][key], 0.9 * average[key] + 0.1 * value, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(
+            after["G_ema"][key], 0.9 * average[key] + 0.1 * value, rtol=1e-5, atol=1e-7
+        )
     assert not torch.equal(after["G"]["out.weight"], after["G_ema"]["out.weight"])
 
 
@@ -158,23 +177,52 @@ def test_ema_is_the_average_that_evaluation_uses(here):
 FIRST = {"w1m": 1e9, "frechet": 1e9, "lowest": 1e9}
 
 
-@pytest.mark.parametrize("best, w1m, frechet, better, after", [
-    (FIRST, 7.0, 5.0, True, (7.0, 5.0, 5.0)),                            # the first one, whatever it is
-    ((2.0, 1.0, 1.0), 1.9, 1.2, True, (1.9, 1.2, 1.0)),                  # at 1.2 times the lowest not yet vetoed
-    ((2.0, 1.0, 1.0), 1.9, 1.21, False, (2.0, 1.0, 1.0)),                # vetoed
-    ((2.0, 1.0, 1.0), 2.0, 1.0, False, (2.0, 1.0, 1.0)),                 # the older one of two equal ones stays
-    ((2.0, 1.0, 1.0), 2.1, 0.9, False, (2.0, 1.0, 0.9)),                 # the lowest FPD is kept in mind
-    ((2.0, 1.0, 1.0), 9.0, 0.8, True, (9.0, 0.8, 0.8)),                  # 1.0 > 1.2 · 0.8: best.pt is vetoed now
-    ((2.0, 1.2, 1.0), 3.0, 1.1, False, (2.0, 1.2, 1.0)),                 # best.pt itself is just within the factor
-    ((2.0, 1.3, 1.0), 9.0, 1.25, False, (2.0, 1.3, 1.0)),                # both are vetoed
-])
+@pytest.mark.parametrize(
+    "best, w1m, frechet, better, after",
+    [
+        (FIRST, 7.0, 5.0, True, (7.0, 5.0, 5.0)),  # the first one, whatever it is
+        (
+            (2.0, 1.0, 1.0),
+            1.9,
+            1.2,
+            True,
+            (1.9, 1.2, 1.0),
+        ),  # at 1.2 times the lowest not yet vetoed
+        ((2.0, 1.0, 1.0), 1.9, 1.21, False, (2.0, 1.0, 1.0)),  # vetoed
+        (
+            (2.0, 1.0, 1.0),
+            2.0,
+            1.0,
+            False,
+            (2.0, 1.0, 1.0),
+        ),  # the older one of two equal ones stays
+        ((2.0, 1.0, 1.0), 2.1, 0.9, False, (2.0, 1.0, 0.9)),  # the lowest FPD is kept in mind
+        (
+            (2.0, 1.0, 1.0),
+            9.0,
+            0.8,
+            True,
+            (9.0, 0.8, 0.8),
+        ),  # 1.0 > 1.2 · 0.8: best.pt is vetoed now
+        (
+            (2.0, 1.2, 1.0),
+            3.0,
+            1.1,
+            False,
+            (2.0, 1.2, 1.0),
+        ),  # best.pt itself is just within the factor
+        ((2.0, 1.3, 1.0), 9.0, 1.25, False, (2.0, 1.3, 1.0)),  # both are vetoed
+    ],
+)
 def test_best_by_hand(best, w1m, frechet, better, after):
     names = ("w1m", "frechet", "lowest")
     before = dict(best) if best is FIRST else dict(zip(names, best))
     kept = dict(before)
     assert train.choose_best(before, w1m, frechet, 1.2) == (better, dict(zip(names, after)))
     assert before == kept
-    assert train.choose_best(dict(zip(names, (2.0, 1.0, 1.0))), 1.0, 2.0, veto=2.0)[0]     # the factor is the flag's
+    assert train.choose_best(dict(zip(names, (2.0, 1.0, 1.0))), 1.0, 2.0, veto=2.0)[
+        0
+    ]  # the factor is the flag's
 
 
 def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
@@ -184,7 +232,7 @@ def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
     assert train.EPOCHS == 3000 and train.parse_args([]).steps == "3000 epochs"
     monkeypatch.delitem(train.PRESETS["smoke"][True], "steps")
     monkeypatch.setattr(train, "EPOCHS", 3)
-    assert smoke("X", "--batch-size", 300)["step"] == 3 * 2              # 700 // 300
+    assert smoke("X", "--batch-size", 300)["step"] == 3 * 2  # 700 // 300
     assert json.loads(Path("X/args.json").read_text())["steps"] == 6
     assert train.main(["--resume", "X", "--steps", "7"])["step"] == 7
     with pytest.raises(UserError, match="a batch of 701 from 700 jets"):
@@ -205,7 +253,13 @@ def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monke
 
     monkeypatch.setattr(train.Run, "save", save)
     smoke("X", "--steps", 12, "--sample-every", 2, "--save-every", 12)
-    assert saved == [("best.pt", 2), ("best.pt", 4), ("best.pt", 8), ("best.pt", 10), ("last.pt", 12)]
+    assert saved == [
+        ("best.pt", 2),
+        ("best.pt", 4),
+        ("best.pt", 8),
+        ("best.pt", 10),
+        ("last.pt", 12),
+    ]
     assert state("X/last.pt")["best"] == {"w1m": 6.0, "frechet": 0.5, "lowest": 0.5}
 
 
@@ -217,20 +271,28 @@ def test_a_resumed_run_has_the_same_bytes(here):
     for name in ("G", "D"):
         assert all(torch.equal(a, b) for a, b in zip(whole[name].values(), parts[name].values()))
     assert whole["best"] == parts["best"]
-    logs = [[{k: v for k, v in json.loads(line).items() if k != "seconds"}
-             for line in Path(run, "log.jsonl").read_text().splitlines()] for run in ("whole", "parts")]
+    logs = [
+        [
+            {k: v for k, v in json.loads(line).items() if k != "seconds"}
+            for line in Path(run, "log.jsonl").read_text().splitlines()
+        ]
+        for run in ("whole", "parts")
+    ]
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--h-g", "10", "--heads-g", "3"], "--h-g 10 is no multiple of --heads-g"),
-    (["--amp", "bf16"], "need float32"),
-    (["--dataset", "no-such"], "no-such"),
-    (["--num-particles", "151"], "151"),
-    (["--n-mean", "0"], "--n-mean 0.0: must be at least"),
-    (["--ema", "1"], "at most"),
-    (["--adaptive", "--objective", "vanilla"], "--adaptive watches LSGAN"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--h-g", "10", "--heads-g", "3"], "--h-g 10 is no multiple of --heads-g"),
+        (["--amp", "bf16"], "need float32"),
+        (["--dataset", "no-such"], "no-such"),
+        (["--num-particles", "151"], "151"),
+        (["--n-mean", "0"], "--n-mean 0.0: must be at least"),
+        (["--ema", "1"], "at most"),
+        (["--adaptive", "--objective", "vanilla"], "--adaptive watches LSGAN"),
+    ],
+)
 def test_bad_flags(here, flags, message):
     with pytest.raises(UserError, match=message):
         smoke("X", *flags)
@@ -249,7 +311,9 @@ def trained(tmp_path_factory):
 def test_generated_jets_follow_the_training_n_and_the_seed(trained):
     G, args, stats, _ = mdma_eval.load(trained / "last.pt", torch.device("cpu"))
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    make = lambda seed, chunk=1000: train.generate(G, 20_000, stats, 8, torch.Generator().manual_seed(seed), chunk)
+    make = lambda seed, chunk=1000: train.generate(
+        G, 20_000, stats, 8, torch.Generator().manual_seed(seed), chunk
+    )
     x = make(0)
     assert torch.equal(x, make(0)) and not torch.equal(x, make(1))
     torch.testing.assert_close(x, make(0, 77), rtol=0, atol=1e-6)
@@ -267,7 +331,9 @@ def test_standardising_and_back(pt):
     z = train.standardise(jets, stats)
     assert not z[~jets.mask].any() and not jets.mask.all()
     assert z[jets.mask].mean(0).abs().max() < 1e-5 and (z[jets.mask].std(0) - 1).abs().max() < 1e-5
-    torch.testing.assert_close(train.to_jets(z, jets.mask, stats), jets.particles, rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        train.to_jets(z, jets.mask, stats), jets.particles, rtol=0, atol=1e-6
+    )
     assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
 
 
@@ -288,7 +354,11 @@ def test_what_the_networks_see_of_pt_by_hand():
     """ln pt; x of pt = s · ln(1 + eˣ), where s is the median."""
     jets = load_jets("synthetic", "t", 8, "data", "train")
     pt = jets.particles[jets.mask][:, 2].double()
-    for kind, seen in (("linear", pt), ("log", pt.log()), ("softplus", ((pt / pt.quantile(0.5)).exp() - 1).log())):
+    for kind, seen in (
+        ("linear", pt),
+        ("log", pt.log()),
+        ("softplus", ((pt / pt.quantile(0.5)).exp() - 1).log()),
+    ):
         stats = train.statistics(jets, kind)
         torch.testing.assert_close(stats["mean"][2].double(), seen.mean(), rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(stats["std"][2].double(), seen.std(), rtol=1e-3, atol=1e-6)
@@ -321,10 +391,13 @@ def test_exported_jets_are_read_by_jetnet(trained, here):
     jetnet = pytest.importorskip("jetnet.datasets")
     mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "40", "--export", "out"])
     from unittest import mock
-    with mock.patch("jetnet.datasets.jetnet.checkDownloadZenodoDataset", lambda *a, **k: "out/t.hdf5"):
+
+    with mock.patch(
+        "jetnet.datasets.jetnet.checkDownloadZenodoDataset", lambda *a, **k: "out/t.hdf5"
+    ):
         particles, features = jetnet.JetNet.getData("t", "out", num_particles=8)
     with np.load("out/samples.npz") as ours:
-        order = np.random.default_rng(42).permutation(40)                # jetnet's own, of all it reads
+        order = np.random.default_rng(42).permutation(40)  # jetnet's own, of all it reads
         np.testing.assert_array_equal(particles[..., :3], ours["particles"][order])
         np.testing.assert_array_equal(particles[..., 3] > 0, ours["mask"][order])
     assert len(features) == 40
@@ -357,7 +430,7 @@ def test_half_an_export_is_removed(trained, here, monkeypatch, there):
     def full_disk(*a, **k):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mdma_eval, "jet_mass", full_disk)                # after samples.npz is written
+    monkeypatch.setattr(mdma_eval, "jet_mass", full_disk)  # after samples.npz is written
     if there:
         Path("out").mkdir()
     with pytest.raises(OSError, match="No space"):
@@ -377,9 +450,12 @@ def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(trained, h
     assert all(Path("X", file).exists() for file in written.split(", "))
     assert json.loads(Path("X", f"eval_{step}.json").read_text())["metrics"] == metrics
     mdma_eval.main(["--ckpt", "X", "--samples", "4", "--grid-out", "some/jets.png"])
-    assert capsys.readouterr().out == "4 generated jets in some/jets.png\n" and Path("some/jets.png").exists()
+    assert (
+        capsys.readouterr().out == "4 generated jets in some/jets.png\n"
+        and Path("some/jets.png").exists()
+    )
     Path("X/best.pt").unlink()
-    mdma_eval.main(["--ckpt", "X", "--slim", "small.pt"])                # of last.pt now
+    mdma_eval.main(["--ckpt", "X", "--slim", "small.pt"])  # of last.pt now
     assert capsys.readouterr().out.startswith("small.pt: 0.0")
     with pytest.raises(UserError, match="no best.pt or last.pt in this directory"):
         mdma_eval.main(["--ckpt", "some"])
@@ -390,12 +466,20 @@ def test_a_shipped_checkpoint_writes_into_runs(here, repo, monkeypatch):
     results = repo / "mdma/results"
     before = sorted(results.iterdir())
     Path("data/pythia").mkdir(parents=True)
-    with np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f, h5py.File("data/pythia/t150.hdf5", "w") as g:
+    with (
+        np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f,
+        h5py.File("data/pythia/t150.hdf5", "w") as g,
+    ):
         x = f["particles"][:100].astype(np.float32)
         g["particle_features"] = np.concatenate([x, x[..., 2:] > 0], axis=-1)
     mdma_eval.main(["--ckpt", str(results / "t30.pt"), "--n", "30"])
     assert sorted(results.iterdir()) == before
-    assert {p.name for p in Path("runs/mdma/t30").iterdir()} == {"eval_40000.json", "table1.md", "fig2.png", "jets.png"}
+    assert {p.name for p in Path("runs/mdma/t30").iterdir()} == {
+        "eval_40000.json",
+        "table1.md",
+        "fig2.png",
+        "jets.png",
+    }
     monkeypatch.setattr(mdma_eval, "SCALING", (25, 50))
     mdma_eval.main(["--ckpt", str(results / "t30.pt"), "--timing", "--timing-jets", "20"])
     assert Path("runs/mdma/t30/timing.json").exists() and sorted(results.iterdir()) == before
@@ -408,7 +492,7 @@ def test_evaluation_finds_the_jets_of_the_training(here, monkeypatch):
     Path("far/pythia").mkdir(parents=True)
     with h5py.File("far/pythia/w150.hdf5", "w") as f:
         f["particle_features"] = torch.cat([jets.particles, jets.mask[..., None]], 2).numpy()
-    smoke("X", "--dataset", "~/own.npz", "--steps", 1)                   # can be read from anywhere
+    smoke("X", "--dataset", "~/own.npz", "--steps", 1)  # can be read from anywhere
     smoke("Y", "--dataset", "pythia", "--jet-type", "w", "--data-dir", "far", "--steps", 1)
 
     class Found(Exception):
@@ -437,16 +521,24 @@ def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):
     assert "pt_rel has one value in all training jets" in capsys.readouterr().err
     metrics = mdma_eval.main(["--ckpt", "X", "--n", "300"])
     assert all(math.isfinite(v) for v in metrics.values())
-    assert metrics["w1m_exact_150_300"] == metrics["w1sumpt_exact_150_300"] == 0 < metrics["w1p_eta_bootstrap5_150"]
+    assert (
+        metrics["w1m_exact_150_300"]
+        == metrics["w1sumpt_exact_150_300"]
+        == 0
+        < metrics["w1p_eta_bootstrap5_150"]
+    )
     with Image.open("X/fig2.png") as image:
         assert np.asarray(image).std() > 0
 
 
 def test_a_feature_of_one_value_is_said_and_all_three_are_refused(capsys):
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    jets.particles[..., 0] = 0.1 * jets.mask                             # whose mean isn't exactly 0.1
+    jets.particles[..., 0] = 0.1 * jets.mask  # whose mean isn't exactly 0.1
     stats = train.statistics(jets)
-    assert capsys.readouterr().err == "eta_rel has one value in all training jets: it can't be learnt\n"
+    assert (
+        capsys.readouterr().err
+        == "eta_rel has one value in all training jets: it can't be learnt\n"
+    )
     assert stats["std"][0] == 1 and train.standardise(jets, stats)[..., 0].abs().max() < 1e-6
     assert (stats["std"][1:] < 1).all()
     jets.particles[...] = 0.1 * jets.mask[..., None]
@@ -458,22 +550,39 @@ def test_a_feature_of_one_value_is_said_and_all_three_are_refused(capsys):
 
 
 def test_table_1_shows_ours_in_the_papers_units_beside_the_papers():
-    metrics = {f"{name}{err}": value * scale for name, value in (
-        ("w1m_bootstrap5_26k", 5.7e-4), ("w1p_paper_bootstrap5_26k", 1e-4), ("w1efp_paper_bootstrap5_26k", 2.12e-5),
-        ("w1m_disjoint4_26k", 6e-4), ("kpd_10x5k_of_26k", -3e-6), ("fpd_10k_26k_of_26k", 5.3e-4),
-        ("fpd_line_10k_26k_of_26k", 9.0), ("fpd_20k_50k_of_26k", 9.0)) for err, scale in (("", 1), ("_err", 0.1))}
+    metrics = {
+        f"{name}{err}": value * scale
+        for name, value in (
+            ("w1m_bootstrap5_26k", 5.7e-4),
+            ("w1p_paper_bootstrap5_26k", 1e-4),
+            ("w1efp_paper_bootstrap5_26k", 2.12e-5),
+            ("w1m_disjoint4_26k", 6e-4),
+            ("kpd_10x5k_of_26k", -3e-6),
+            ("fpd_10k_26k_of_26k", 5.3e-4),
+            ("fpd_line_10k_26k_of_26k", 9.0),
+            ("fpd_20k_50k_of_26k", 9.0),
+        )
+        for err, scale in (("", 1), ("_err", 0.1))
+    }
     metrics["kpd_10x5k_of_26k_err"] = 2e-5
     text = mdma_eval.table1("t, pythia-30", "t", metrics, metrics)
     assert "JetNet" not in mdma_eval.table1("mine.h5", None, metrics, metrics)
-    assert "| t, JetNet-150 | EPiC, paper | 0.69 ± 0.08 | 0.65 ± 0.03 | 2.67 ± 0.39 | 1.7 ± 1.0 | 22 ± 1 |" in text
-    assert ("| t, pythia-30 | MDMA, ours, bootstrap5_26k | 0.570 ± 0.057 | 0.100 ± 0.010 | 2.12 ± 0.21 | "
-            "-0.03 ± 0.20 | 5.30 ± 0.53 |") in text
+    assert (
+        "| t, JetNet-150 | EPiC, paper | 0.69 ± 0.08 | 0.65 ± 0.03 | 2.67 ± 0.39 | 1.7 ± 1.0 | 22 ± 1 |"
+        in text
+    )
+    assert (
+        "| t, pythia-30 | MDMA, ours, bootstrap5_26k | 0.570 ± 0.057 | 0.100 ± 0.010 | 2.12 ± 0.21 | "
+        "-0.03 ± 0.20 | 5.30 ± 0.53 |"
+    ) in text
     assert "| t, pythia-30 | IN, ours, disjoint4_26k | 0.600 ± 0.060 | – | – |" in text
 
 
 def test_timing_counts_and_draws(trained, monkeypatch):
     monkeypatch.setattr(mdma_eval, "SCALING", (25, 50, 400))
-    result = mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--timing", "--timing-jets", "300"])
+    result = mdma_eval.main(
+        ["--ckpt", str(trained / "last.pt"), "--timing", "--timing-jets", "300"]
+    )
     assert [row["batch_size"] for row in result["generation"]] == [100, 1000, 10_000, 75_000]
     assert all(row["jets"] == 300 and row["us_cpu"] > 0 for row in result["generation"])
     assert [row["n"] for row in result["scaling"]] == [25, 50, 400]
@@ -485,7 +594,9 @@ def test_timing_counts_and_draws(trained, monkeypatch):
 def test_graphed_step_just_runs_without_cuda():
     calls = []
     step = GraphedStep(lambda *a: calls.append(a) or (a[0] + 1,), torch.device("cpu"))
-    assert step(torch.ones(2), True)[0].tolist() == [2, 2] and step(torch.zeros(3), False)[0].tolist() == [1, 1, 1]
+    assert step(torch.ones(2), True)[0].tolist() == [2, 2] and step(torch.zeros(3), False)[
+        0
+    ].tolist() == [1, 1, 1]
     assert [flag for _, flag in calls] == [True, False]
 
 
@@ -503,6 +614,7 @@ class FakeGraph:
 def test_graphed_step_runs_then_records_then_replays(monkeypatch):
     """With CUDA faked: a recorded step computes on its own copies of the arguments, and only at replay."""
     import contextlib
+
     recording, done = [], []
 
     @contextlib.contextmanager
@@ -513,9 +625,13 @@ def test_graphed_step_runs_then_records_then_replays(monkeypatch):
         recording.pop()
 
     fake_cuda = argparse.Namespace(
-        Stream=lambda: argparse.Namespace(wait_stream=lambda other: None), CUDAGraph=FakeGraph, graph=graph,
-        current_stream=lambda: argparse.Namespace(wait_stream=lambda other: None), graph_pool_handle=lambda: "one pool",
-        stream=lambda s: contextlib.nullcontext())
+        Stream=lambda: argparse.Namespace(wait_stream=lambda other: None),
+        CUDAGraph=FakeGraph,
+        graph=graph,
+        current_stream=lambda: argparse.Namespace(wait_stream=lambda other: None),
+        graph_pool_handle=lambda: "one pool",
+        stream=lambda s: contextlib.nullcontext(),
+    )
     monkeypatch.setattr("common.device.torch.cuda", fake_cuda)
 
     def double(x, flag):
@@ -531,23 +647,28 @@ def test_graphed_step_runs_then_records_then_replays(monkeypatch):
     step = GraphedStep(double, torch.device("cuda"))
     results = [step(torch.full((2,), float(i)), True)[0] for i in range(4)]
     assert [r.tolist() for r in results] == [[0, 0], [2, 2], [4, 4], [6, 6]]
-    assert step(torch.ones(3), True)[0].tolist() == [2, 2, 2] and step(torch.ones(2), False)[0].tolist() == [2, 2]
+    assert step(torch.ones(3), True)[0].tolist() == [2, 2, 2] and step(torch.ones(2), False)[
+        0
+    ].tolist() == [2, 2]
     assert len(step.recorded) == 3 and done == [True] * 5 + [False]
 
 
 def test_twin_table_compares_what_is_simulated(here, monkeypatch):
     import h5py
+
     Path("data/pythia").mkdir(parents=True)
     jets = load_jets("synthetic", "w", 40, "data", "train")
     with h5py.File("data/pythia/w150.hdf5", "w") as f:
         f["particle_features"] = torch.cat([jets.particles, jets.mask[..., None]], 2).numpy()
-    row, = mdma_eval.main(["--twin"])
+    (row,) = mdma_eval.main(["--twin"])
     n = jets.n.double()
     assert row["twin"]["n mean"] == pytest.approx(n.mean().item())
     assert row["twin"]["n sd"] == pytest.approx(n.std().item())
     assert row["twin"]["FPND"] is None and row["JetNet"] == {"n mean": 38.623, "n sd": 11.414}
     hardest = jets.particles[:, :30]
-    assert row["twin"]["pT mean"] == pytest.approx(hardest[..., 2].sum().item() / (hardest[..., 2] > 0).sum().item())
+    assert row["twin"]["pT mean"] == pytest.approx(
+        hardest[..., 2].sum().item() / (hardest[..., 2] > 0).sum().item()
+    )
     assert "(38.62)" in Path("runs/mdma/twin.md").read_text()
     with pytest.raises(UserError, match="no simulated jets"):
         mdma_eval.main(["--twin", "--data-dir", "elsewhere"])
@@ -564,7 +685,9 @@ def test_a_shipped_checkpoint_makes_jets_like_held_out_ones(checkpoint, slots):
     root = Path(__file__).resolve().parent
     with np.load(root / "data" / "pythia_top30_test_2000.npz") as f:
         real, other = torch.from_numpy(f["particles"].astype(np.float32)).split(1000)
-    G, trained, stats, _ = mdma_eval.load(root.parent / "mdma/results" / checkpoint, torch.device("cpu"))
+    G, trained, stats, _ = mdma_eval.load(
+        root.parent / "mdma/results" / checkpoint, torch.device("cpu")
+    )
     torch.manual_seed(0)
 
     def hardest(net):
@@ -572,5 +695,8 @@ def test_a_shipped_checkpoint_makes_jets_like_held_out_ones(checkpoint, slots):
         return jets.gather(1, jets[..., 2].topk(30).indices[..., None].expand(-1, -1, 3))
 
     made = [hardest(net) for net in (G, train.build(trained)[0].eval())]
-    w1m = [w1m_disjoint(jet_mass(real), jet_mass(jets), len(jets) // 1000)[0] for jets in (other, *made)]
+    w1m = [
+        w1m_disjoint(jet_mass(real), jet_mass(jets), len(jets) // 1000)[0]
+        for jets in (other, *made)
+    ]
     assert w1m[1] < 3 * w1m[0] and w1m[2] > 30 * w1m[0]

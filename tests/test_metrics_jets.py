@@ -14,13 +14,16 @@ from torch import nn
 from common.cli import UserError
 from common.metrics import jets as m
 
+
 def toy_jets(count, slots, seed=0, width=0.1, dtype=torch.float64):
     """Zero-padded jets with a steep pt spectrum, hardest first, of 1 to `slots` particles."""
     rng = torch.Generator().manual_seed(seed)
     n = torch.randint(1, slots + 1, (count,), generator=rng)
     mask = torch.arange(slots) < n[:, None]
     pt = (torch.rand(count, slots, generator=rng, dtype=dtype) ** 4 + 1e-3).masked_fill(~mask, 0)
-    kept = 1 - 0.2 * torch.rand(count, 1, generator=rng, dtype=dtype) ** 2  # the rest fell out of the jet
+    kept = (
+        1 - 0.2 * torch.rand(count, 1, generator=rng, dtype=dtype) ** 2
+    )  # the rest fell out of the jet
     pt = kept * pt.sort(1, descending=True).values / pt.sum(1, keepdim=True)
     angles = width * torch.randn(count, slots, 2, generator=rng, dtype=dtype)
     return torch.cat([angles, pt[..., None]], 2) * mask[..., None]
@@ -51,7 +54,9 @@ def test_mass_closed_forms():
     def mass(*particles):
         return m.jet_mass(torch.tensor([particles], dtype=torch.float64)).item()
 
-    assert mass((0, 0, 0.5), (0, math.pi, 0.5)) == pytest.approx(1, abs=1e-12)  # back to back: all of E
+    assert mass((0, 0, 0.5), (0, math.pi, 0.5)) == pytest.approx(
+        1, abs=1e-12
+    )  # back to back: all of E
     expected = math.sqrt(2 * 0.7 * 0.2 * (math.cosh(0.5) - math.cos(0.3)))
     assert mass((0.4, -0.1, 0.7), (-0.1, 0.2, 0.2), (0, 0, 0)) == pytest.approx(expected, rel=1e-12)
 
@@ -66,7 +71,9 @@ def test_mass_of_one_particle_is_zero():
 
 def test_mass_agrees_with_jetnet(jetnet):
     jets = toy_jets(400, 30)
-    np.testing.assert_allclose(m.jet_mass(jets), jetnet.utils.jet_features(jets.numpy())["mass"], atol=1e-6)
+    np.testing.assert_allclose(
+        m.jet_mass(jets), jetnet.utils.jet_features(jets.numpy())["mass"], atol=1e-6
+    )
 
 
 # --- energy flow polynomials
@@ -80,7 +87,10 @@ def test_efps_agree_with_energyflow(slots):
     expected = efpset.batch_compute(jets[..., [2, 0, 1]].numpy(), n_jobs=1)
     np.testing.assert_allclose(m.efps(jets), expected, rtol=1e-12, atol=1e-18)
     np.testing.assert_allclose(m.efps(jets.float()), expected, rtol=1e-5, atol=1e-9)
-    assert m.efps(jets.float()).dtype == torch.float32 and m.efps(jets.float(), torch.float64).dtype == torch.float64
+    assert (
+        m.efps(jets.float()).dtype == torch.float32
+        and m.efps(jets.float(), torch.float64).dtype == torch.float64
+    )
 
 
 def test_efps_of_one_and_two_particles():
@@ -89,7 +99,9 @@ def test_efps_of_one_and_two_particles():
     expected = torch.zeros(1, 36, dtype=torch.float64)
     expected[0, 0] = 0.6
     assert torch.equal(m.efps(one), expected)
-    two[0, [0, 3]] = torch.tensor([[0.1, 0.1, 1], [0.4, 0.5, 1]], dtype=torch.float64)  # pt 1, 1 at a distance of 0.5
+    two[0, [0, 3]] = torch.tensor(
+        [[0.1, 0.1, 1], [0.4, 0.5, 1]], dtype=torch.float64
+    )  # pt 1, 1 at a distance of 0.5
     R = 0.5
     first = torch.tensor([2, 2 * R, 2 * R**2, 2 * R**3, 2 * R**4, 2 * R**2], dtype=torch.float64)
     torch.testing.assert_close(m.efps(two)[0, :6], first, rtol=1e-13, atol=0)
@@ -106,7 +118,9 @@ def test_efps_know_no_order_no_padding_and_no_neighbours():
     torch.testing.assert_close(m.efps(padded), got, rtol=1e-12, atol=1e-18)
     padded[:, 40:, :2] = 7.0  # pt = 0 stays without weight, wherever it is
     torch.testing.assert_close(m.efps(padded), got, rtol=1e-12, atol=1e-18)
-    alone = torch.cat([m.efps(jet[None]) for jet in jets[:50]])  # chunks by size return in the order of the argument
+    alone = torch.cat(
+        [m.efps(jet[None]) for jet in jets[:50]]
+    )  # chunks by size return in the order of the argument
     torch.testing.assert_close(got[:50], alone, rtol=1e-12, atol=1e-18)
     assert m.efps(torch.zeros(2, 4, 3)).eq(0).all()
 
@@ -137,15 +151,17 @@ def test_disjoint_batches_share_no_jet():
     draws = m.disjoint(20, 1000, batches=10)
     assert torch.cat([j for _, j in draws]).unique().tolist() == list(range(200))
     assert all(i.tolist() == list(range(20)) for i, _ in draws)
-    few = m.disjoint(20, 57, batches=10)                # fewer batches, not smaller ones
-    assert [len(i) for i, _ in few] == [20] * 2 and torch.cat([j for _, j in few]).unique().numel() == 40
+    few = m.disjoint(20, 57, batches=10)  # fewer batches, not smaller ones
+    assert [len(i) for i, _ in few] == [20] * 2 and torch.cat(
+        [j for _, j in few]
+    ).unique().numel() == 40
     assert [(len(i), len(j)) for i, j in m.disjoint(20, 7, batches=10)] == [(7, 7)]
 
 
 def test_w1m_disjoint():
     rng = np.random.default_rng(0)
     real, fake = rng.normal(size=40), rng.normal(size=170)
-    values = [wasserstein_distance(real, fake[i:i + 40]) for i in range(0, 160, 40)]
+    values = [wasserstein_distance(real, fake[i : i + 40]) for i in range(0, 160, 40)]
     got = m.w1m_disjoint(torch.from_numpy(real), torch.from_numpy(fake), batches=4)
     assert got == pytest.approx((np.mean(values), np.std(values)), rel=1e-12)
 
@@ -155,11 +171,15 @@ def test_w1_with_jetnets_draws(metric, jetnet, monkeypatch):
     real, fake = toy_jets(150, 12), toy_jets(220, 10, seed=1, width=0.12)
     monkeypatch.setattr(jetnet, "rng", np.random.default_rng(5))
     options = {"efp_jobs": 1} if metric == "w1efp" else {}
-    expected, error = getattr(jetnet, metric)(real.numpy(), fake.numpy(), num_eval_samples=180, **options)
+    expected, error = getattr(jetnet, metric)(
+        real.numpy(), fake.numpy(), num_eval_samples=180, **options
+    )
     draws = m.bootstrap(150, 220, 180, np.random.default_rng(5))
-    values = {"w1m": lambda: m.w1(m.jet_mass(real)[None], m.jet_mass(fake)[None], draws)[:, 0],
-              "w1p": lambda: m.w1p(real, fake, draws),
-              "w1efp": lambda: m.w1(m.efps(real)[:, m.PRIME4].T, m.efps(fake)[:, m.PRIME4].T, draws)}[metric]()
+    values = {
+        "w1m": lambda: m.w1(m.jet_mass(real)[None], m.jet_mass(fake)[None], draws)[:, 0],
+        "w1p": lambda: m.w1p(real, fake, draws),
+        "w1efp": lambda: m.w1(m.efps(real)[:, m.PRIME4].T, m.efps(fake)[:, m.PRIME4].T, draws),
+    }[metric]()
     np.testing.assert_allclose(values.mean(0), expected, rtol=1e-6)
     np.testing.assert_allclose(values.std(0, correction=0), error, rtol=1e-6)
 
@@ -170,7 +190,10 @@ def test_variance_weighted_mean_is_the_papers():
     value, error = m.variance_weighted_mean(torch.tensor([0.788, 0.859, 0.333]), errors)
     assert round(value, 3) == 0.377 and round(error, 3) == 0.051
     assert error > 1.3 * errors.pow(-2).sum().rsqrt()  # 1/√Σ(1/s²), what it isn't
-    assert m.variance_weighted_mean(torch.tensor([1.0, 5.0]), torch.tensor([0.3, 0.0])) == (5.0, 0.0)
+    assert m.variance_weighted_mean(torch.tensor([1.0, 5.0]), torch.tensor([0.3, 0.0])) == (
+        5.0,
+        0.0,
+    )
 
 
 # --- FPD and KPD
@@ -180,7 +203,9 @@ def test_fpd_and_kpd_of_twos_and_zeros():
     """jetnet's own test values."""
     twos, zeros = 2 * torch.ones(60, 2), torch.zeros(60, 2)
     for normalise, fpd, kpd in ((True, 2, 15), (False, 8, 624)):
-        assert m.fpd(twos, zeros, batches=2, points=3, normalise=normalise)[0] == pytest.approx(fpd, rel=1e-6)
+        assert m.fpd(twos, zeros, batches=2, points=3, normalise=normalise)[0] == pytest.approx(
+            fpd, rel=1e-6
+        )
         assert m.kpd(twos, zeros, normalise=normalise) == pytest.approx((kpd, 0), abs=1e-9)
     curve = m.frechet_curve(zeros, zeros, batches=2, points=3)
     assert m.line_intercept(*curve) == (0, 0)
@@ -194,7 +219,13 @@ def features():
 
 
 def test_fpd_with_jetnets_draws(features, jetnet):
-    expected = jetnet.fpd(*(f.numpy() for f in features), min_samples=300, max_samples=700, num_batches=4, num_points=5)
+    expected = jetnet.fpd(
+        *(f.numpy() for f in features),
+        min_samples=300,
+        max_samples=700,
+        num_batches=4,
+        num_points=5,
+    )
     got = m.fpd(*features, min_samples=300, max_samples=700, batches=4, points=5)
     assert expected[0] > 1e-3
     assert got == pytest.approx(expected, rel=1e-6)
@@ -209,16 +240,18 @@ def test_fpds_fits():
     assert 4e-4 < value < 5e-4 and 2e-5 < error < 1e-4
     noisy = distances + 1e-5 * np.random.default_rng(0).normal(size=10)
     line = linregress(1 / sizes, noisy)
-    assert m.line_intercept(sizes, noisy) == pytest.approx((line.intercept, line.intercept_stderr), rel=1e-6)
+    assert m.line_intercept(sizes, noisy) == pytest.approx(
+        (line.intercept, line.intercept_stderr), rel=1e-6
+    )
     assert m.line_intercept(sizes, 6 / sizes - 1e-4)[0] == pytest.approx(-1e-4)
 
 
 def test_frechet_of_all_by_hand_and_where_the_extrapolation_is_blind(features):
     real = features[0]
-    moved = real + 0.5 * real.abs().amax(0)                      # every scaled mean by a half, the covariance stays
+    moved = real + 0.5 * real.abs().amax(0)  # every scaled mean by a half, the covariance stays
     assert m.frechet_of_all(real, moved) == pytest.approx(36 * 0.25, rel=1e-6)
     wild = real.clone()
-    wild[:2] *= 3                                                # two wild jets of 900
+    wild[:2] *= 3  # two wild jets of 900
     assert m.fpd(real, wild, batches=5)[0] < 1e-9 and m.frechet_of_all(real, wild) > 2e-3
 
 
@@ -231,7 +264,9 @@ def test_kpd_with_jetnets_draws(features, jetnet):
 
 def test_fpd_and_kpd_of_small_samples(features):
     real, fake = features[0][:50], features[1]
-    assert m.fpd(real, fake, batches=2) == m.fpd(real, fake, 20, 50, batches=2)  # 2/5 of the smaller sample
+    assert m.fpd(real, fake, batches=2) == m.fpd(
+        real, fake, 20, 50, batches=2
+    )  # 2/5 of the smaller sample
     assert m.kpd(real, fake) == m.kpd(real, fake, batch_size=50)
     with pytest.raises(ValueError, match="min_samples < max_samples"):
         m.fpd(real[:4], fake)
@@ -313,12 +348,31 @@ def scores():
 def test_keys_say_protocol_and_size(scores):
     scores = dict(scores)
     for protocol in ("bootstrap5_100", "disjoint10_100"):
-        for metric in ("w1m", "w1n", "w1sumpt", "w1p_eta", "w1p_phi", "w1p_pt", "w1p_mean", "w1p_paper", "w1efp_12",
-                       "w1efp_14", "w1efp_15", "w1efp_16", "w1efp_17", "w1efp_mean", "w1efp_paper"):
-            assert scores.pop(f"{metric}_{protocol}") > 0 and scores.pop(f"{metric}_{protocol}_err") > 0
+        for metric in (
+            "w1m",
+            "w1n",
+            "w1sumpt",
+            "w1p_eta",
+            "w1p_phi",
+            "w1p_pt",
+            "w1p_mean",
+            "w1p_paper",
+            "w1efp_12",
+            "w1efp_14",
+            "w1efp_15",
+            "w1efp_16",
+            "w1efp_17",
+            "w1efp_mean",
+            "w1efp_paper",
+        ):
+            assert (
+                scores.pop(f"{metric}_{protocol}") > 0
+                and scores.pop(f"{metric}_{protocol}_err") > 0
+            )
     with_error = ("fpd_40_100_of_100", "fpd_line_40_100_of_100", "kpd_10x100_of_100")
     assert set(scores) == {f"{key}_exact_100_1.1k" for key in ("w1m", "w1n", "w1sumpt")} | {
-        f"{key}{end}" for key in with_error for end in ("", "_err")}
+        f"{key}{end}" for key in with_error for end in ("", "_err")
+    }
 
 
 def test_scores_are_those_of_the_parts(scores):
@@ -327,10 +381,15 @@ def test_scores_are_those_of_the_parts(scores):
     assert scores["w1m_exact_100_1.1k"] == pytest.approx(wasserstein_distance(*mass), rel=1e-9)
     got = scores["w1m_disjoint10_100"], scores["w1m_disjoint10_100_err"]
     assert got == pytest.approx(m.w1m_disjoint(*mass))
-    sums = [wasserstein_distance(real[..., 2].sum(1), fake[i:i + 100, :, 2].sum(1)) for i in range(0, 1000, 100)]
+    sums = [
+        wasserstein_distance(real[..., 2].sum(1), fake[i : i + 100, :, 2].sum(1))
+        for i in range(0, 1000, 100)
+    ]
     assert scores["w1sumpt_disjoint10_100"] == pytest.approx(np.mean(sums), abs=1e-12)
-    n = [wasserstein_distance(real[..., 2].gt(0).sum(1), fake[i:i + 100, :, 2].gt(0).sum(1))
-         for i in range(0, 1000, 100)]
+    n = [
+        wasserstein_distance(real[..., 2].gt(0).sum(1), fake[i : i + 100, :, 2].gt(0).sum(1))
+        for i in range(0, 1000, 100)
+    ]
     assert scores["w1n_disjoint10_100"] == pytest.approx(np.mean(n))
     draws = m.bootstrap(100, 1100, 100, np.random.default_rng(3))
     eta, phi, pt = values = m.w1p(real, fake, draws).mean(0)
@@ -367,13 +426,20 @@ def test_large_samples_get_jetnets_fpd_too(monkeypatch):
     few = toy_jets(26_000, 3, dtype=torch.float32)
     scores = m.jet_metrics(few, few[:25_600], protocols=[], fpnd_type="t")
     assert (scores["fpd_20k_50k_of_25.6k"], scores["fpd_20k_50k_of_25.6k_err"]) == (20_000, 50_000)
-    assert (scores["fpd_line_10k_25.6k_of_25.6k"], scores["fpd_10k_25.6k_of_25.6k_err"]) == (-10_000, 25_600)
+    assert (scores["fpd_line_10k_25.6k_of_25.6k"], scores["fpd_10k_25.6k_of_25.6k_err"]) == (
+        -10_000,
+        25_600,
+    )
     assert scores["kpd_10x5k_of_25.6k"] == 0 and scores["fpnd_t_25.6k"] == 25_600
 
 
 def test_bad_jets_and_protocols():
     jets = toy_jets(20, 5)
-    for bad, match in ((jets[..., :2], "must be"), (jets[:5], "ten jets"), (jets / 0, "the fake jets have features")):
+    for bad, match in (
+        (jets[..., :2], "must be"),
+        (jets[:5], "ten jets"),
+        (jets / 0, "the fake jets have features"),
+    ):
         with pytest.raises(ValueError, match=match):
             m.jet_metrics(jets, bad)
     with pytest.raises(ValueError, match="unknown protocol bootstrap"):

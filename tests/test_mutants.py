@@ -28,7 +28,7 @@ def test_each_mutant_is_one_change_that_parses():
     assert ast.dump(ast.parse(SOURCE)) not in trees and len(set(trees)) == len(trees)
     for m in found:
         assert m.old in SOURCE and SOURCE.splitlines()[m.line - 1].find(m.old.splitlines()[0]) >= 0
-        left, right = SOURCE.encode()[:m.start].decode(), SOURCE.encode()[m.end:].decode()
+        left, right = SOURCE.encode()[: m.start].decode(), SOURCE.encode()[m.end :].decode()
         assert m.applied(SOURCE) == left + m.new + right
 
 

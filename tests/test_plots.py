@@ -27,7 +27,11 @@ def test_grid_layout():
         [W, W, W, W, W, W, W, W, W],
         [W, b, b, b, W, g, g, g, W],
         [W, b, b, b, W, g, g, g, W],
-        [W] * 9, [W] * 9, [W] * 9, [W] * 9]
+        [W] * 9,
+        [W] * 9,
+        [W] * 9,
+        [W] * 9,
+    ]
 
 
 def test_grid_keeps_orientation_and_clamps():
@@ -60,7 +64,9 @@ def axes_of(monkeypatch):
     """save_figure keeps the figure for us to look at."""
     kept = []
     original = plots.save_figure
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: (kept.append(figure), original(figure, path)))
+    monkeypatch.setattr(
+        plots, "save_figure", lambda figure, path: (kept.append(figure), original(figure, path))
+    )
     return lambda: kept[-1].axes
 
 
@@ -68,13 +74,18 @@ LOG = [{"step": 10 * i, "a": float(i), **({"b": 1.0} if i % 2 else {})} for i in
 
 
 def test_curves(tmp_path, axes_of):
-    plots.curves(LOG, [["a", "b", "absent"], ["a"]], tmp_path / "sub/curves.png", smooth=2,
-                 points={"b": ([15], [0.5], "paper"), "absent": ([1], [1], "no line, no dot")})
+    plots.curves(
+        LOG,
+        [["a", "b", "absent"], ["a"]],
+        tmp_path / "sub/curves.png",
+        smooth=2,
+        points={"b": ([15], [0.5], "paper"), "absent": ([1], [1], "no line, no dot")},
+    )
     assert read(tmp_path / "sub/curves.png")[0].std() > 0
     first, second = axes_of()
     lines = {line.get_label(): line.get_xydata().tolist() for line in first.lines}
     assert set(lines) == {"a", "b", "paper"}
-    assert lines["a"] == [[10 * i, i - 0.5] for i in range(2, 21)]                # a mean stands at its last step
+    assert lines["a"] == [[10 * i, i - 0.5] for i in range(2, 21)]  # a mean stands at its last step
     # seldom measured: not smoothed
     assert lines["b"] == [[10 * i, 1] for i in range(1, 21, 2)] and lines["paper"] == [[15, 0.5]]
     assert [line.get_label() for line in second.lines] == ["a"]
@@ -96,12 +107,18 @@ def test_figures_are_closed(tmp_path):
 def test_ratio_histogram(tmp_path):
     figure, (axis, ratio_axis) = plots.plt.subplots(2, 1)
     bins = np.array([0.0, 1.0, 3.0, 4.0])
-    reference = np.array([0.5] * 4 + [2.0] * 4)                  # densities 0.5, 0.25 (twice as wide), 0
-    plots.ratio_histogram(axis, ratio_axis, {"ours": np.array([0.5, 2.0, 2.0, 3.5])}, ("theirs", reference), bins)
+    reference = np.array([0.5] * 4 + [2.0] * 4)  # densities 0.5, 0.25 (twice as wide), 0
+    plots.ratio_histogram(
+        axis, ratio_axis, {"ours": np.array([0.5, 2.0, 2.0, 3.5])}, ("theirs", reference), bins
+    )
     stairs = {patch.get_label(): patch.get_data().values.tolist() for patch in axis.patches}
     assert stairs == {"theirs": [0.5, 0.25, 0.0], "ours": [0.25, 0.25, 0.25]}
     dots = ratio_axis.lines[0].get_xydata()
-    assert dots[:, 0].tolist() == [0.5, 2.0, 3.5] and dots[:2, 1].tolist() == [0.5, 1.0] and np.isnan(dots[2, 1])
+    assert (
+        dots[:, 0].tolist() == [0.5, 2.0, 3.5]
+        and dots[:2, 1].tolist() == [0.5, 1.0]
+        and np.isnan(dots[2, 1])
+    )
     plots.save_figure(figure, tmp_path / "ratio.png")
     assert read(tmp_path / "ratio.png")[0].std() > 0
 
@@ -110,7 +127,9 @@ def test_exported_samples_are_read_back(tmp_path):
     images = torch.tensor([-3.0, -1.0, 0.0, 1.0]).view(2, 1, 1, 2)
     plots.export_samples([images[:1], images[1:]], tmp_path / "images", labels=np.arange(2))
     with np.load(tmp_path / "images/samples.npz") as f:
-        assert f["images"].tolist() == [[[[0], [0]]], [[[128], [255]]]] and f["labels"].tolist() == [0, 1]
+        assert f["images"].tolist() == [[[[0], [0]]], [[[128], [255]]]] and f[
+            "labels"
+        ].tolist() == [0, 1]
     assert np.array(plots.Image.open(tmp_path / "images/000001.png")).tolist() == [[128, 255]]
     plots.export_samples([torch.tensor([[-3.0, 4.0]])], tmp_path / "points")
     with np.load(tmp_path / "points/samples.npz") as f:

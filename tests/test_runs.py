@@ -56,7 +56,11 @@ def leaves(value, path=""):
 def differing(a, b):
     a, b = checkpoint(a), checkpoint(b)
     assert a["step"] == b["step"]
-    return [x[0] for x, y in zip(leaves([a["state"], a["rng"]]), leaves([b["state"], b["rng"]]), strict=True) if x != y]
+    return [
+        x[0]
+        for x, y in zip(leaves([a["state"], a["rng"]]), leaves([b["state"], b["rng"]]), strict=True)
+        if x != y
+    ]
 
 
 def wait_for(condition, process, seconds=120):
@@ -78,16 +82,30 @@ def logged(directory):
 def test_terminated_then_killed_then_resumed_is_the_undisturbed_run(here, env, no_curves, capfd):
     """SIGTERM at some step; the command that it prints, executed as printed, is killed at a random later step by
     SIGKILL; what is left goes on here. Weights, optimisers, k_t and the log are the undisturbed run's."""
-    words = [*SMOKE, "--steps=60", "--save-every", "3", "--sample-every", "1000", "--log-every", "1"]
+    words = [
+        *SMOKE,
+        "--steps=60",
+        "--save-every",
+        "3",
+        "--sample-every",
+        "1000",
+        "--log-every",
+        "1",
+    ]
     start = dict(cwd=here, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    broken = "a broken run"                                      # the space must be quoted in what is printed
-    process = subprocess.Popen([sys.executable, "-m", "began.train", *words, "--out", broken], **start)
+    broken = "a broken run"  # the space must be quoted in what is printed
+    process = subprocess.Popen(
+        [sys.executable, "-m", "began.train", *words, "--out", broken], **start
+    )
     wait_for(lambda: len(logged(broken)) >= 2, process)
     process.send_signal(signal.SIGTERM)
     err = process.communicate(timeout=60)[1]
     assert process.returncode == 128 + signal.SIGTERM, err
     stopped = checkpoint(broken)["step"]
-    assert f"stopped by SIGTERM after step {stopped}, saved." in err and logged(broken)[-1] == stopped < 60
+    assert (
+        f"stopped by SIGTERM after step {stopped}, saved." in err
+        and logged(broken)[-1] == stopped < 60
+    )
     command = err.splitlines()[-1]
     assert command.startswith("  python -m began.train --resume ")
 
@@ -100,7 +118,7 @@ def test_terminated_then_killed_then_resumed_is_the_undisturbed_run(here, env, n
     saved = checkpoint(broken)["step"]
     assert saved % 3 == 0 and stopped < saved < 60, f"killed at {kill_at}, {stopped} {saved}"
     with open(f"{broken}/log.jsonl", "a") as f:
-        f.write('{"step": 59, "L_x"')                            # a line that the kill cut short
+        f.write('{"step": 59, "L_x"')  # a line that the kill cut short
 
     run_began("--resume", broken)
     run_began(*words, "--out", "whole")
@@ -111,9 +129,11 @@ def test_terminated_then_killed_then_resumed_is_the_undisturbed_run(here, env, n
 
     names = {leaf[0].split(".")[1] for leaf in leaves(checkpoint("whole")["state"])}
     assert {"G", "D", "opt_G", "opt_D", "k_t"} <= names and checkpoint("whole")["state"]["k_t"] > 0
-    run_began(*words, "--steps", 6, "--seed", 1, "--out", "other")    # the comparison can fail
+    run_began(*words, "--steps", 6, "--seed", 1, "--out", "other")  # the comparison can fail
     run_began(*words, "--steps", 6, "--out", "short")
-    assert {".0.G.net.0.weight", ".0.D.decoder.0.weight", ".0.k_t"} <= set(differing("other", "short"))
+    assert {".0.G.net.0.weight", ".0.D.decoder.0.weight", ".0.k_t"} <= set(
+        differing("other", "short")
+    )
 
 
 def test_resume_with_the_plateau_halving_of_learning_rates(here, no_curves):
@@ -127,7 +147,7 @@ def test_resume_with_the_plateau_halving_of_learning_rates(here, no_curves):
 
 def test_rerun_is_bit_identical_and_other_seeds_are_not(here, no_curves):
     for out, seed in (("a", 0), ("b", 0), ("c", 1)):
-        torch.rand(7)                                            # what happened before must not matter
+        torch.rand(7)  # what happened before must not matter
         run_began(*SMOKE, "--steps", 3, "--seed", seed, "--out", out)
     assert differing("a", "b") == [] and differing("a", "c")
 
@@ -161,11 +181,14 @@ def signal_in_step(monkeypatch, step, number=signal.SIGINT):
         if len(calls) == step:
             os.kill(os.getpid(), number)
         return original(*args)
+
     monkeypatch.setattr(train, "update_k", update_k)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_signals_finish_the_step_save_and_print_the_command(here, monkeypatch, no_curves, capsys, number):
+def test_signals_finish_the_step_save_and_print_the_command(
+    here, monkeypatch, no_curves, capsys, number
+):
     handler = signal.getsignal(number)
     with monkeypatch.context() as patch:
         signal_in_step(patch, 4, number)
@@ -181,7 +204,9 @@ def test_signals_finish_the_step_save_and_print_the_command(here, monkeypatch, n
     assert checkpoint("x")["step"] == 9 and logged("x") == [2, 4, 6, 8, 9]
 
 
-def test_the_printed_command_keeps_the_steps_that_a_resumption_asked_for(here, monkeypatch, no_curves, capsys):
+def test_the_printed_command_keeps_the_steps_that_a_resumption_asked_for(
+    here, monkeypatch, no_curves, capsys
+):
     run_began(*SMOKE, "--steps", 2, "--out", "x")
     signal_in_step(monkeypatch, 1)
     with pytest.raises(SystemExit):
@@ -190,16 +215,32 @@ def test_the_printed_command_keeps_the_steps_that_a_resumption_asked_for(here, m
     assert checkpoint("x")["step"] == 7
 
 
-def test_a_signal_after_the_last_chance_to_save_costs_one_more_step(here, monkeypatch, no_curves, capsys):
+def test_a_signal_after_the_last_chance_to_save_costs_one_more_step(
+    here, monkeypatch, no_curves, capsys
+):
     """It comes in step 4 after `due` has said that nothing is to be saved."""
+
     def due(self, step, every, original=Run.due):
         answer = original(self, step, every)
         if step == 4 and every == 100:
             os.kill(os.getpid(), signal.SIGTERM)
         return answer
+
     monkeypatch.setattr(Run, "due", due)
     with pytest.raises(SystemExit):
-        run_began(*SMOKE, "--steps", 9, "--log-every", 99, "--sample-every", 99, "--save-every", 100, "--out", "x")
+        run_began(
+            *SMOKE,
+            "--steps",
+            9,
+            "--log-every",
+            99,
+            "--sample-every",
+            99,
+            "--save-every",
+            100,
+            "--out",
+            "x",
+        )
     assert "after step 5, saved" in capsys.readouterr().err and checkpoint("x")["step"] == 5
 
 
@@ -244,8 +285,17 @@ def refused(capsys, directory, *argv):
     return lines[0]
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:len(b) // 2], lambda b: b[:10], lambda b: b"", lambda b: b"hello\n",
-                                    lambda b: b"\x80\x02e.", lambda b: b[:-1]])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda b: b[: len(b) // 2],
+        lambda b: b[:10],
+        lambda b: b"",
+        lambda b: b"hello\n",
+        lambda b: b"\x80\x02e.",
+        lambda b: b[:-1],
+    ],
+)
 def test_a_damaged_checkpoint_is_named(copy, capsys, damage):
     path = copy / "last.pt"
     path.write_bytes(damage(path.read_bytes()))
@@ -255,14 +305,18 @@ def test_a_damaged_checkpoint_is_named(copy, capsys, damage):
 def test_damage_is_described_in_whole_words(copy):
     path = copy / "last.pt"
     whole = path.read_bytes()
-    path.write_bytes(whole[:len(whole) // 2])
+    path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError) as e:
         runs.load_checkpoint(path)
-    assert re.fullmatch(r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\)", str(e.value))
+    assert re.fullmatch(
+        r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\)", str(e.value)
+    )
     path.write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(UserError, match="not a checkpoint: not only tensors and plain values$"):
         runs.load_checkpoint(path)
-    with pytest.raises(UserError, match="^run is a directory: name the checkpoint in it, such as run/last.pt$"):
+    with pytest.raises(
+        UserError, match="^run is a directory: name the checkpoint in it, such as run/last.pt$"
+    ):
         runs.load_checkpoint(copy)
 
 
@@ -287,7 +341,9 @@ def test_a_state_that_does_not_fit_names_the_tensor_and_its_shapes():
         runs.load_state(here, {"weight": state["weight"]}, "G in x")
     optimiser = torch.optim.Adam(here.parameters())
     other = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
-    with pytest.raises(UserError, match="^opt doesn't fit .*: ValueError: loaded state dict .*size of optimizer's"):
+    with pytest.raises(
+        UserError, match="^opt doesn't fit .*: ValueError: loaded state dict .*size of optimizer's"
+    ):
         runs.load_state(optimiser, other.state_dict(), "opt")
     with pytest.raises(UserError, match="^G doesn't fit"):
         runs.load_state(here, None, "G")
@@ -296,7 +352,9 @@ def test_a_state_that_does_not_fit_names_the_tensor_and_its_shapes():
 def test_any_damaged_bytes_end_in_a_user_error(copy):
     """torch.load lets out IndexError, KeyError, AssertionError, … of a pickle with flipped bytes."""
     path, rng, found = copy / "small.pt", random.Random(0), 0
-    runs.save_atomic({"format": 1, "paper": "began", "args": {"a": 1}, "state": {"w": torch.zeros(2)}}, path)
+    runs.save_atomic(
+        {"format": 1, "paper": "began", "args": {"a": 1}, "state": {"w": torch.zeros(2)}}, path
+    )
     whole = path.read_bytes()
     for _ in range(300):
         damaged = bytearray(whole)
@@ -311,14 +369,22 @@ def test_any_damaged_bytes_end_in_a_user_error(copy):
     assert found > 100
 
 
-@pytest.mark.parametrize("change, words", [(dict(paper="egan"), "is a checkpoint of egan, not of began"),
-                                           (dict(format=99), "has format 99"), (dict(format=None), "has format None")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(paper="egan"), "is a checkpoint of egan, not of began"),
+        (dict(format=99), "has format 99"),
+        (dict(format=None), "has format None"),
+    ],
+)
 def test_another_folders_or_formats_checkpoint_is_named(copy, capsys, change, words):
     torch.save(checkpoint(copy) | change, copy / "last.pt")
     assert f"run/last.pt {words}" in refused(capsys, "run")
 
 
-@pytest.mark.parametrize("content", [{"w": torch.zeros(2)}, [1, 2], torch.zeros(3), {"paper": "began"}])
+@pytest.mark.parametrize(
+    "content", [{"w": torch.zeros(2)}, [1, 2], torch.zeros(3), {"paper": "began"}]
+)
 def test_another_pt_file_is_named(copy, capsys, content):
     torch.save(content, copy / "last.pt")
     assert refused(capsys, "run").startswith("error: run/last.pt ")
@@ -328,6 +394,7 @@ def test_a_pickle_that_would_run_code_is_not_run(copy, capsys):
     class Evil:
         def __reduce__(self):
             return Path("hacked").touch, ()
+
     torch.save(checkpoint(copy) | {"evil": Evil()}, copy / "last.pt")
     assert "run/last.pt is damaged or not a checkpoint" in refused(capsys, "run")
 
@@ -399,6 +466,7 @@ def no_space(*args, **kwargs):
 def half_write(path, mode="r", *args, **kwargs):
     f = builtins.open(path, mode, *args, **kwargs)
     if "w" in mode:
+
         class Half:
             def __enter__(self):
                 return self
@@ -407,8 +475,9 @@ def half_write(path, mode="r", *args, **kwargs):
                 f.close()
 
             def write(self, data):
-                f.write(data[:len(data) // 2])
+                f.write(data[: len(data) // 2])
                 no_space()
+
         return Half()
     return f
 
@@ -423,13 +492,21 @@ def test_no_space_left_keeps_the_old_checkpoint(here, monkeypatch, where):
             patch.setattr(runs, "open", no_space if where == "open" else half_write, raising=False)
         else:
             patch.setattr(os, where, no_space)
-        with pytest.raises(UserError, match="can't write .*last.pt: No space left on device.*untouched"):
+        with pytest.raises(
+            UserError, match="can't write .*last.pt: No space left on device.*untouched"
+        ):
             runs.save_atomic({"new": torch.zeros(100)}, path)
-    assert snapshot(".") == before                               # and no temporary file
+    assert snapshot(".") == before  # and no temporary file
 
 
-@pytest.mark.parametrize("number, advice", [(errno.ENOSPC, "Make room"), (errno.EROFS, "Nothing can be written there"),
-                                            (errno.EACCES, "Ask its owner for permission")])
+@pytest.mark.parametrize(
+    "number, advice",
+    [
+        (errno.ENOSPC, "Make room"),
+        (errno.EROFS, "Nothing can be written there"),
+        (errno.EACCES, "Ask its owner for permission"),
+    ],
+)
 def test_a_run_directory_that_can_no_longer_be_written(copy, monkeypatch, capsys, number, advice):
     """At the log and at the checkpoint: one line, and everything written before is as it was."""
     before = snapshot(copy)
@@ -441,6 +518,7 @@ def test_a_run_directory_that_can_no_longer_be_written(copy, monkeypatch, capsys
 
     def replace(source, target):
         raise OSError(number, os.strerror(number), str(source), None, str(target))
+
     for where, name, refusing in ((runs, "open", open_), (os, "replace", replace)):
         with monkeypatch.context() as patch:
             patch.setattr(where, name, refusing, raising=False)
@@ -453,10 +531,13 @@ def test_a_run_directory_that_can_no_longer_be_written(copy, monkeypatch, capsys
 def test_a_disk_that_fills_up_in_a_run(here, monkeypatch, no_curves, capsys):
     def fsync(fd, original=os.fsync):
         return no_space() if logged("x")[-1:] == [4] else original(fd)
+
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(SystemExit) as e:
         run_main(lambda: run_began(*SMOKE, "--save-every", 2, "--steps", 9, "--out", "x"))
-    assert e.value.code == 2 and "x/last.pt: No space left" in capsys.readouterr().err.splitlines()[-1]
+    assert (
+        e.value.code == 2 and "x/last.pt: No space left" in capsys.readouterr().err.splitlines()[-1]
+    )
     assert checkpoint("x")["step"] == 2 and not list(here.rglob("*.tmp"))
 
 
@@ -465,7 +546,7 @@ def test_killed_while_writing_keeps_the_old_file(here):
     runs.save_atomic({"old": torch.ones(100)}, path)
     before = path.read_bytes()
     child = os.fork()
-    if child == 0:                                               # all but the last bytes are written, then SIGKILL
+    if child == 0:  # all but the last bytes are written, then SIGKILL
         os.fsync = lambda fd: (os.ftruncate(fd, 500), os.kill(os.getpid(), signal.SIGKILL))
         runs.save_atomic({"new": torch.zeros(100)}, path)
         os._exit(0)
@@ -477,26 +558,31 @@ def test_killed_while_writing_keeps_the_old_file(here):
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_non_finite_loss_stops_the_run_and_leaves_the_last_good_checkpoint(here, monkeypatch, no_curves, bad):
+def test_a_non_finite_loss_stops_the_run_and_leaves_the_last_good_checkpoint(
+    here, monkeypatch, no_curves, bad
+):
     calls = []
 
     def generator_loss(error):
         calls.append(1)
         return error.mean() * (bad if len(calls) == 5 else 1)
+
     words = "^step 5: L_G is (nan|inf). The last good checkpoint is x/last.pt at step 3$"
     with monkeypatch.context() as patch, pytest.raises(UserError, match=words):
         patch.setattr(train, "generator_loss", generator_loss)
         run_began(*SMOKE, "--steps", 9, "--save-every", 3, "--log-every", 100, "--out", "x")
     assert checkpoint("x")["step"] == 3 and runs.first_nonfinite(checkpoint("x")) is None
-    run_began("--resume", "x")                                   # from which one can go on
+    run_began("--resume", "x")  # from which one can go on
 
 
-SICK = {"began": ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"],
-        "bigan": ["--smoke"],
-        "cagan": ["--smoke", "--fid-samples", "20"],
-        "egan": ["--smoke", "--dataset", "synthetic", "--fid-samples", "16"],
-        "mdma": ["--smoke"],
-        "sagan_wgangp": ["--smoke", "--method", "gan", "--fid-samples", "16"]}
+SICK = {
+    "began": ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"],
+    "bigan": ["--smoke"],
+    "cagan": ["--smoke", "--fid-samples", "20"],
+    "egan": ["--smoke", "--dataset", "synthetic", "--fid-samples", "16"],
+    "mdma": ["--smoke"],
+    "sagan_wgangp": ["--smoke", "--method", "gan", "--fid-samples", "16"],
+}
 
 
 def watched(monkeypatch, poison):
@@ -511,6 +597,7 @@ def watched(monkeypatch, poison):
         for step in original(self, start, total):
             poison(step, parts)
             yield step
+
     monkeypatch.setattr(Run, "resume", resume)
     monkeypatch.setattr(Run, "steps", steps)
 
@@ -524,12 +611,25 @@ def fill_with_nan(net):
 def stops_at_step_3(monkeypatch, folder, poison, words):
     """A run that is poisoned at step 3, where it is measured, ends in one line; from step 2 one can go on."""
     module = importlib.import_module(f"{folder}.train")
-    for name in ("curves", "draw_features"):                     # mdma's pictures take seconds
+    for name in ("curves", "draw_features"):  # mdma's pictures take seconds
         monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
-    cadence = ["--steps", "6", "--save-every", "2", "--sample-every", "3", "--log-every", "3", "--out", "x"]
+    cadence = [
+        "--steps",
+        "6",
+        "--save-every",
+        "2",
+        "--sample-every",
+        "3",
+        "--log-every",
+        "3",
+        "--out",
+        "x",
+    ]
     with monkeypatch.context() as patch:
         watched(patch, poison)
-        with pytest.raises(UserError, match=f"^step 3: {words}. The last good checkpoint is x/last.pt at step 2$"):
+        with pytest.raises(
+            UserError, match=f"^step 3: {words}. The last good checkpoint is x/last.pt at step 2$"
+        ):
             module.main([*SICK[folder], *cadence])
     saved = runs.load_checkpoint("x/last.pt", folder)
     assert saved["step"] == 2 and runs.first_nonfinite(saved) is None
@@ -542,6 +642,7 @@ def test_losses_are_checked_before_anything_is_measured(here, monkeypatch, folde
     def poison(step, parts):
         if step == 3:
             fill_with_nan(parts["D"])
+
     stops_at_step_3(monkeypatch, folder, poison, r".*\b\w+ is nan")
 
 
@@ -552,7 +653,7 @@ def test_samples_that_are_not_finite_are_neither_drawn_nor_measured(here, monkey
     due = []
 
     def poison(step, parts):
-        if step == 3 and folder == "egan":                       # its generators are replaced each step
+        if step == 3 and folder == "egan":  # its generators are replaced each step
             due.append(step)
         elif step == 3:
             opt = parts["opt_GE" if folder == "bigan" else "opt_G"]
@@ -564,6 +665,7 @@ def test_samples_that_are_not_finite_are_neither_drawn_nor_measured(here, monkey
             due.clear()
             fill_with_nan(chosen.individuals[0][0])
         return chosen
+
     monkeypatch.setattr(SharedLoop, "survivors", survivors)
     stops_at_step_3(monkeypatch, folder, poison, "the (samples|jets) are not finite")
 
@@ -573,7 +675,9 @@ def test_each_batch_of_samples_is_checked(here):
     run.total = 4
     batches = [torch.zeros(2, 1), torch.zeros(2, 1), torch.tensor([[0.0], [float("inf")]])]
     assert len(list(run.checked(1, batches[:2]))) == 2
-    with pytest.raises(UserError, match="^step 1: the samples are not finite. No checkpoint had been saved in x$"):
+    with pytest.raises(
+        UserError, match="^step 1: the samples are not finite. No checkpoint had been saved in x$"
+    ):
         list(run.checked(1, batches))
 
 
@@ -589,12 +693,17 @@ def test_non_finite_states_are_never_saved(here):
     opt.step()
     run.save(1, net=net, opt=opt)
     good = Path("x/last.pt").read_bytes()
-    for name, tensor in (("net.weight", net.weight), ("net.running_var", net.running_var),
-                         ("opt.state.0.exp_avg", opt.state[net.weight]["exp_avg"])):
+    for name, tensor in (
+        ("net.weight", net.weight),
+        ("net.running_var", net.running_var),
+        ("opt.state.0.exp_avg", opt.state[net.weight]["exp_avg"]),
+    ):
         kept = tensor.detach().clone()
         with torch.no_grad():
             tensor[1] = float("nan")
-        with pytest.raises(UserError, match=f"step 2: state.{name} is not finite. The last good .* at step 1"):
+        with pytest.raises(
+            UserError, match=f"step 2: state.{name} is not finite. The last good .* at step 1"
+        ):
             run.save(2, net=net, opt=opt)
         with torch.no_grad():
             tensor.copy_(kept)
@@ -607,13 +716,26 @@ def test_non_finite_states_are_never_saved(here):
 
 
 def test_files_of_a_run(finished):
-    assert {p.name for p in finished.iterdir()} == {"args.json", "env.json", "log.jsonl", "last.pt", "samples"}
+    assert {p.name for p in finished.iterdir()} == {
+        "args.json",
+        "env.json",
+        "log.jsonl",
+        "last.pt",
+        "samples",
+    }
     args, env = (json.loads((finished / name).read_text()) for name in ("args.json", "env.json"))
     assert args["steps"] == 3 and args["size"] == 8 and args["channels"] == 1
-    assert {"commit", "command", "device", "torch", "python"} <= set(env) and env["torch"] == torch.__version__
-    saved = checkpoint(finished)                                 # weights_only=True
+    assert {"commit", "command", "device", "torch", "python"} <= set(env) and env[
+        "torch"
+    ] == torch.__version__
+    saved = checkpoint(finished)  # weights_only=True
     assert set(saved) == {"format", "paper", "step", "args", "state", "rng"}
-    assert (saved["format"], saved["paper"], saved["step"], saved["args"]["size"]) == (1, "began", 3, 8)
+    assert (saved["format"], saved["paper"], saved["step"], saved["args"]["size"]) == (
+        1,
+        "began",
+        3,
+        8,
+    )
     lines = read_log(finished / "log.jsonl")
     assert [line["step"] for line in lines] == [2, 3]
     assert set(lines[0]) == {"step", "L_x", "L_G", "L_D", "k", "M", "seconds"}

@@ -19,9 +19,22 @@ from common.metrics.toy import toy_data, toy_metrics
 from common.runs import read_log
 from sagan_wgangp import eval as sagan_eval
 from sagan_wgangp import train
-from sagan_wgangp.model import (Critic, Generator, SelfAttention, ToyCritic, clip_weights, gan_critic_loss,
-                                gan_generator_loss, gradient_penalty, hinge_critic_loss, pyramid,
-                                ready, wasserstein_critic_loss, wasserstein_distance, wasserstein_generator_loss)
+from sagan_wgangp.model import (
+    Critic,
+    Generator,
+    SelfAttention,
+    ToyCritic,
+    clip_weights,
+    gan_critic_loss,
+    gan_generator_loss,
+    gradient_penalty,
+    hinge_critic_loss,
+    pyramid,
+    ready,
+    wasserstein_critic_loss,
+    wasserstein_distance,
+    wasserstein_generator_loss,
+)
 
 T = torch.tensor
 TINY = ["--smoke", "--width", "4", "--z-dim", "6", "--batch-size", "4", "--n-critic", "1"]
@@ -37,8 +50,8 @@ def no_curves(monkeypatch):
 
 
 def test_gan_losses_by_hand():
-    assert gan_critic_loss(T([0.0]), T([0.0])).item() == pytest.approx(2 * math.log(2))          # D = 1/2
-    p, q = 0.9, 0.2                                                                              # D(x), D(G(z))
+    assert gan_critic_loss(T([0.0]), T([0.0])).item() == pytest.approx(2 * math.log(2))  # D = 1/2
+    p, q = 0.9, 0.2  # D(x), D(G(z))
     real, fake = T([math.log(p / (1 - p))]), T([math.log(q / (1 - q))])
     assert gan_critic_loss(real, fake).item() == pytest.approx(-math.log(p) - math.log(1 - q))
     assert gan_generator_loss(fake).item() == pytest.approx(-math.log(q))
@@ -47,17 +60,22 @@ def test_gan_losses_by_hand():
 def test_wasserstein_and_hinge_losses_by_hand():
     real, fake = T([1.0, 3.0]), T([-0.5, 0.0])
     assert wasserstein_distance(real, fake).item() == 2.25
-    assert wasserstein_critic_loss(real + 7, fake + 7).item() == -2.25                           # D + c: the same
+    assert wasserstein_critic_loss(real + 7, fake + 7).item() == -2.25  # D + c: the same
     assert wasserstein_generator_loss(fake).item() == 0.25
-    assert hinge_critic_loss(T([0.5, 3.0]), T([-2.0, 1.0])).item() == 0.25 + 1.0                 # (.5 + 0)/2, (0 + 2)/2
+    assert (
+        hinge_critic_loss(T([0.5, 3.0]), T([-2.0, 1.0])).item() == 0.25 + 1.0
+    )  # (.5 + 0)/2, (0 + 2)/2
 
 
 @pytest.mark.parametrize("shape", [(2,), (3, 5, 5)])
 def test_penalty_of_a_linear_critic_is_closed(shape):
     """D(x) = w·x has the gradient w everywhere: (‖w‖ − 1)², whatever data and ε are."""
     w, rng = torch.randn(shape, generator=step_rng(0, 1)), step_rng(0, 2)
-    x, fake, epsilon = (torch.randn(6, *shape, generator=rng), torch.randn(6, *shape, generator=rng),
-                        torch.rand(6, generator=rng))
+    x, fake, epsilon = (
+        torch.randn(6, *shape, generator=rng),
+        torch.randn(6, *shape, generator=rng),
+        torch.rand(6, generator=rng),
+    )
     found = gradient_penalty(lambda v: (v * w).flatten(1).sum(1), x, fake, epsilon)
     assert found.item() == pytest.approx((w.norm().item() - 1) ** 2, rel=1e-5)
 
@@ -73,7 +91,9 @@ def test_penalty_of_a_constant_critic_is_one_with_finite_gradient():
 def test_penalty_has_one_epsilon_a_sample():
     seen = []
     x, fake, epsilon = torch.randn(3, 2, 4, 4), torch.randn(3, 2, 4, 4), T([0.0, 0.25, 1.0])
-    gradient_penalty(lambda v: seen.append(v.detach()) or v.square().flatten(1).sum(1), x, fake, epsilon)
+    gradient_penalty(
+        lambda v: seen.append(v.detach()) or v.square().flatten(1).sum(1), x, fake, epsilon
+    )
     for i, e in enumerate(epsilon.tolist()):
         assert torch.allclose(seen[0][i], e * x[i] + (1 - e) * fake[i], atol=1e-6)
 
@@ -86,7 +106,7 @@ def test_penalty_differentiates_attention_twice_exactly():
     nn.init.constant_(block.gamma, 0.7)
     x, fake, epsilon = torch.randn(3, 1, 8, 8), torch.randn(3, 1, 8, 8), torch.rand(3)
     weight = block.g.weight
-    gradient, = torch.autograd.grad(gradient_penalty(D, x, fake, epsilon), weight)
+    (gradient,) = torch.autograd.grad(gradient_penalty(D, x, fake, epsilon), weight)
     direction = gradient / gradient.norm()
     with torch.no_grad():
         values = []
@@ -102,7 +122,9 @@ def test_penalty_stays_in_fp32_under_autocast():
     D, seen = ToyCritic(8), []
     D[0].register_forward_hook(lambda *a: seen.append(a[2].dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        penalty = gradient_penalty(D, torch.randn(4, 2).bfloat16(), torch.randn(4, 2).bfloat16(), torch.rand(4))
+        penalty = gradient_penalty(
+            D, torch.randn(4, 2).bfloat16(), torch.randn(4, 2).bfloat16(), torch.rand(4)
+        )
     assert penalty.dtype == torch.float32 and seen == [torch.float32]
 
 
@@ -110,15 +132,22 @@ def test_critic_of_two_point_masses_finds_their_distance():
     """Masses at 0 and a on a line: sup over 1-Lipschitz D of D(a) − D(0) is a (Eq. 3)."""
     torch.manual_seed(0)
     a, D = 1.7, nn.Sequential(nn.Linear(1, 16), nn.Softplus(), nn.Linear(16, 1), nn.Flatten(0))
-    nn.init.zeros_(D[2].weight)      # the penalty would keep a critic that starts with slope −1 there: |−1| = 1, too
+    nn.init.zeros_(
+        D[2].weight
+    )  # the penalty would keep a critic that starts with slope −1 there: |−1| = 1, too
     opt = torch.optim.Adam(D.parameters(), 2e-2, betas=(0.5, 0.9))
     real, fake = torch.full((16, 1), a), torch.zeros(16, 1)
     for _ in range(150):
         opt.zero_grad()
-        (wasserstein_critic_loss(D(real), D(fake)) + 10 * gradient_penalty(D, real, fake, torch.rand(16))).backward()
+        (
+            wasserstein_critic_loss(D(real), D(fake))
+            + 10 * gradient_penalty(D, real, fake, torch.rand(16))
+        ).backward()
         opt.step()
     # with λ = 10 the best slope is 1 + 1/(2λ)·a, by (d/ds) [−s a + λ (s − 1)²] = 0
-    assert wasserstein_distance(D(real), D(fake)).item() == pytest.approx(a * (1 + a / 20), rel=0.03)
+    assert wasserstein_distance(D(real), D(fake)).item() == pytest.approx(
+        a * (1 + a / 20), rel=0.03
+    )
 
 
 def test_clipping_bounds_every_parameter():
@@ -131,8 +160,17 @@ def test_clipping_bounds_every_parameter():
 # --- networks
 
 
-@pytest.mark.parametrize("size, sides", [(28, [28, 14, 7, 4]), (32, [32, 16, 8, 4]), (64, [64, 32, 16, 8, 4]),
-                                         (200, [200, 100, 50, 25, 13, 7, 4]), (33, [33, 17, 9, 5]), (6, [6, 3])])
+@pytest.mark.parametrize(
+    "size, sides",
+    [
+        (28, [28, 14, 7, 4]),
+        (32, [32, 16, 8, 4]),
+        (64, [64, 32, 16, 8, 4]),
+        (200, [200, 100, 50, 25, 13, 7, 4]),
+        (33, [33, 17, 9, 5]),
+        (6, [6, 3]),
+    ],
+)
 def test_generator_and_critic_mirror_each_other(size, sides):
     assert pyramid(size) == sides
     G, D = Generator(5, size, 3, 1), Critic(size, 3, 1)
@@ -150,8 +188,11 @@ def test_every_size_from_28_to_256_comes_back_to_itself():
         side = pyramid(size)[-1]
         for target in reversed(pyramid(size)[:-1]):
             kernel = 4 - target % 2
-            side = (side - 1) * 2 - 2 + kernel                     # a transposed convolution of stride 2, padding 1
-            assert side == target and (target + 2 - kernel) // 2 + 1 == pyramid(size)[pyramid(size).index(target) + 1]
+            side = (side - 1) * 2 - 2 + kernel  # a transposed convolution of stride 2, padding 1
+            assert (
+                side == target
+                and (target + 2 - kernel) // 2 + 1 == pyramid(size)[pyramid(size).index(target) + 1]
+            )
     with pytest.raises(ValueError, match="too small"):
         pyramid(5)
 
@@ -160,7 +201,9 @@ def test_first_images_are_not_saturated():
     """He's fan of a transposed convolution is the one that comes in: with torch's reading G began at ±1."""
     torch.manual_seed(0)
     for method, name in train.METHODS.items():
-        assert Generator(8, 32, 1, 32, init=name["init"])(torch.randn(16, 8)).abs().mean() < 0.6, method
+        assert Generator(8, 32, 1, 32, init=name["init"])(torch.randn(16, 8)).abs().mean() < 0.6, (
+            method
+        )
 
 
 def test_switches_put_layers_where_they_say():
@@ -168,16 +211,28 @@ def test_switches_put_layers_where_they_say():
         return [type(layer).__name__.removeprefix("Parametrized") for layer in net]
 
     G, D = Generator(8, 32, 1, 8, True, True, (16,)), Critic(32, 1, 8, True, True, (16, 8))
-    assert kinds(G).count("BatchNorm2d") == 3 and kinds(D).count("BatchNorm2d") == 2             # not on D's first
+    assert (
+        kinds(G).count("BatchNorm2d") == 3 and kinds(D).count("BatchNorm2d") == 2
+    )  # not on D's first
     assert kinds(G).count("SelfAttention") == 1 and kinds(D).count("SelfAttention") == 2
-    spectral = [hasattr(layer, "parametrizations") for net in (G, D) for layer in net if hasattr(layer, "weight")
-                and not isinstance(layer, nn.BatchNorm2d)]
-    assert spectral == [True] * 3 + [False] + [True] * 3 + [False]                               # all but the last
-    assert all(hasattr(conv, "parametrizations") for conv in G[kinds(G).index("SelfAttention")].children())
+    spectral = [
+        hasattr(layer, "parametrizations")
+        for net in (G, D)
+        for layer in net
+        if hasattr(layer, "weight") and not isinstance(layer, nn.BatchNorm2d)
+    ]
+    assert spectral == [True] * 3 + [False] + [True] * 3 + [False]  # all but the last
+    assert all(
+        hasattr(conv, "parametrizations") for conv in G[kinds(G).index("SelfAttention")].children()
+    )
     plain = Critic(32, 1, 8)
-    assert not any(isinstance(m, (nn.BatchNorm2d, SelfAttention)) or hasattr(m, "parametrizations")
-                   for m in plain.modules())
-    assert max(Critic(200, 3, 8).state_dict()[f"{i}.weight"].shape[0] for i in range(0, 12, 2)) == 64   # 8 x width
+    assert not any(
+        isinstance(m, (nn.BatchNorm2d, SelfAttention)) or hasattr(m, "parametrizations")
+        for m in plain.modules()
+    )
+    assert (
+        max(Critic(200, 3, 8).state_dict()[f"{i}.weight"].shape[0] for i in range(0, 12, 2)) == 64
+    )  # 8 x width
 
 
 def test_initial_weights_and_biases():
@@ -185,15 +240,20 @@ def test_initial_weights_and_biases():
     assert conv.weight.std().item() == pytest.approx(0.02, rel=0.03) and not conv.bias.any()
 
 
-@pytest.mark.parametrize("layer, dim", [(nn.Conv2d(3, 7, 4), 0), (nn.ConvTranspose2d(6, 3, 4), 1),
-                                        (nn.Linear(9, 4), 0)])
+@pytest.mark.parametrize(
+    "layer, dim", [(nn.Conv2d(3, 7, 4), 0), (nn.ConvTranspose2d(6, 3, 4), 1), (nn.Linear(9, 4), 0)]
+)
 def test_spectral_norm_against_svd(layer, dim):
     torch.manual_seed(0)
     layer = ready(layer, "he", True)
-    for _ in range(200):                                           # each forward pass in train mode: one iteration
+    for _ in range(200):  # each forward pass in train mode: one iteration
         weight = layer.weight
-    sigma = torch.linalg.svdvals(layer.parametrizations.weight.original.movedim(dim, 0).flatten(1))[0]
-    assert torch.linalg.svdvals(weight.detach().movedim(dim, 0).flatten(1))[0].item() == pytest.approx(1, abs=1e-3)
+    sigma = torch.linalg.svdvals(layer.parametrizations.weight.original.movedim(dim, 0).flatten(1))[
+        0
+    ]
+    assert torch.linalg.svdvals(weight.detach().movedim(dim, 0).flatten(1))[
+        0
+    ].item() == pytest.approx(1, abs=1e-3)
     assert torch.allclose(weight * sigma, layer.parametrizations.weight.original, rtol=1e-3)
 
 
@@ -227,7 +287,9 @@ def test_attention_is_its_formula(block):
     """Place by place in fp64: softmax over the keys i of f(x_i)ᵀ g(x_j), without a scale; both kernels."""
     nn.init.constant_(block.gamma, 0.3)
     x = torch.randn(2, 16, 3, 4)
-    f, g, h, v = (conv.weight.detach()[:, :, 0, 0].double() for conv in (block.f, block.g, block.h, block.v))
+    f, g, h, v = (
+        conv.weight.detach()[:, :, 0, 0].double() for conv in (block.f, block.g, block.h, block.v)
+    )
     expected = torch.empty(2, 16, 12, dtype=torch.float64)
     for b in range(2):
         places = x[b].flatten(1).T.double()
@@ -256,7 +318,9 @@ def test_attention_commutes_with_permutations_of_places(block):
 
 
 def test_attention_without_a_penalty_takes_the_fused_kernel(block):
-    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):                  # raises where the kernel does not take the tensors
+    with sdpa_kernel(
+        SDPBackend.FLASH_ATTENTION
+    ):  # raises where the kernel does not take the tensors
         block(torch.randn(2, 16, 8, 8, requires_grad=True)).sum().backward()
 
 
@@ -280,10 +344,18 @@ def observed(monkeypatch, tmp_path, watch_steps, *flags, steps):
     def look(optimiser):
         assert nets["G"].training and nets["D"].training
         stepping = optimiser.param_groups[0]["params"][0]
-        seen.append({"net": "G" if stepping is next(nets["G"].parameters()) else "D",
-                     "grads": {k: [None if p.grad is None else p.grad.clone() for p in n.parameters()]
-                               for k, n in nets.items()},
-                     "state": {k: {a: t.clone() for a, t in n.state_dict().items()} for k, n in nets.items()}})
+        seen.append(
+            {
+                "net": "G" if stepping is next(nets["G"].parameters()) else "D",
+                "grads": {
+                    k: [None if p.grad is None else p.grad.clone() for p in n.parameters()]
+                    for k, n in nets.items()
+                },
+                "state": {
+                    k: {a: t.clone() for a, t in n.state_dict().items()} for k, n in nets.items()
+                },
+            }
+        )
 
     monkeypatch.setattr(train, "build", remember)
     watch_steps(train, "make_optimizer", look)
@@ -301,16 +373,20 @@ def test_critic_step_has_the_gradient_of_eq_4_in_one_backward(observe):
     G, D = train.build(args)
     G.load_state_dict(seen[1]["state"]["G"])
     D.load_state_dict(first["state"]["D"])
-    opt_state = seen[2]["state"]["G"]                              # G as it was after its first step
+    opt_state = seen[2]["state"]["G"]  # G as it was after its first step
     G.load_state_dict(opt_state)
     rng = step_rng(0, 2)
     z, epsilon = torch.randn(4, 6, generator=rng), torch.rand(4, generator=rng)
     x = load_images("synthetic", None, "train", 16, 1).batch(1, 4, 0)[0]
     fake = G(z).detach()
     penalty = gradient_penalty(D, x, fake, epsilon)
-    expected = torch.autograd.grad(D(fake).mean() - D(x).mean() + 3 * penalty, list(D.parameters()), allow_unused=True)
+    expected = torch.autograd.grad(
+        D(fake).mean() - D(x).mean() + 3 * penalty, list(D.parameters()), allow_unused=True
+    )
     for found, wanted in zip(first["grads"]["D"], expected):
-        assert torch.allclose(found, wanted if wanted is not None else torch.zeros_like(found), atol=1e-6, rtol=1e-4)
+        assert torch.allclose(
+            found, wanted if wanted is not None else torch.zeros_like(found), atol=1e-6, rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("method", ["gan", "sagan", "sagan_wgan_gp"])
@@ -318,31 +394,60 @@ def test_each_step_leaves_the_other_network_alone(observe, method):
     seen, _, _ = observe("--method", method, steps=2)
     D1, G1, D2 = seen[:3]
     assert all(g is None for g in D1["grads"]["G"]), "D's step reached G"
-    weights = [name for name in D1["state"]["G"] if "running" not in name and "num_batches" not in name
-               and not name.endswith(("_u", "_v"))]
-    assert all(torch.equal(D1["state"]["G"][n], G1["state"]["G"][n]) for n in weights), "D's step moved G"
-    assert all(torch.equal(a, b) for a, b in zip(D1["grads"]["D"], G1["grads"]["D"])), "G's step wrote into D's grad"
-    assert any(not torch.equal(G1["state"]["G"][n], D2["state"]["G"][n]) for n in weights), "G did not move"
+    weights = [
+        name
+        for name in D1["state"]["G"]
+        if "running" not in name and "num_batches" not in name and not name.endswith(("_u", "_v"))
+    ]
+    assert all(torch.equal(D1["state"]["G"][n], G1["state"]["G"][n]) for n in weights), (
+        "D's step moved G"
+    )
+    assert all(torch.equal(a, b) for a, b in zip(D1["grads"]["D"], G1["grads"]["D"])), (
+        "G's step wrote into D's grad"
+    )
+    assert any(not torch.equal(G1["state"]["G"][n], D2["state"]["G"][n]) for n in weights), (
+        "G did not move"
+    )
 
 
 def test_clip_bound_holds_after_each_critic_step(observe):
     seen, _, nets = observe("--method", "wgan", "--n-critic", "3", steps=2)
-    bounds = [max(t.abs().max().item() for n, t in s["state"]["D"].items() if n.endswith(("weight", "bias")))
-              for s in seen]
-    assert bounds[0] > 0.01 and max(bounds[1:]) <= 0.01 + 1e-9       # the first: before any clipping
+    bounds = [
+        max(
+            t.abs().max().item()
+            for n, t in s["state"]["D"].items()
+            if n.endswith(("weight", "bias"))
+        )
+        for s in seen
+    ]
+    assert bounds[0] > 0.01 and max(bounds[1:]) <= 0.01 + 1e-9  # the first: before any clipping
     assert [s["net"] for s in seen] == ["D", "D", "D", "G"] * 2
 
 
 @pytest.mark.parametrize("decay", [[], ["--lr-decay"]])
 def test_lr_decay_is_linear_to_zero(observe, decay):
     """Adam without memory moves each weight by the rate: 1, 3/4, 1/2 and 1/4 of it in a run of 4 steps."""
-    flags = ["--method", "gan", "--beta1", "0", "--beta2", "0", "--lr-g", "1e-3", "--lr-d", "2e-3", *decay]
+    flags = [
+        "--method",
+        "gan",
+        "--beta1",
+        "0",
+        "--beta2",
+        "0",
+        "--lr-g",
+        "1e-3",
+        "--lr-d",
+        "2e-3",
+        *decay,
+    ]
     seen, _, nets = observe(*flags, steps=4)
     states = [s["state"] for s in seen] + [{k: net.state_dict() for k, net in nets.items()}]
     for net, lr, first in (("D", 2e-3, 0), ("G", 1e-3, 1)):
         names = [name for name, _ in nets[net].named_parameters()]
-        moved = [max((states[i][net][n] - states[i + 1][net][n]).abs().max().item() for n in names)
-                 for i in range(first, 8, 2)]
+        moved = [
+            max((states[i][net][n] - states[i + 1][net][n]).abs().max().item() for n in names)
+            for i in range(first, 8, 2)
+        ]
         assert moved == pytest.approx([lr * (1 - k / 4 * bool(decay)) for k in range(4)], rel=1e-3)
 
 
@@ -366,19 +471,25 @@ def test_gradients_are_of_one_step(observe, monkeypatch):
         assert all(torch.allclose(grad, grads[0], atol=1e-6) for grad in grads)
 
 
-@pytest.mark.parametrize("method, G, D", [
-    ("gan", {"lr": 2e-4, "betas": (0.5, 0.999)}, {"lr": 2e-4, "betas": (0.5, 0.999)}),
-    ("wgan", {"lr": 5e-5, "alpha": 0.99}, {"lr": 5e-5, "alpha": 0.99}),
-    ("wgan_gp", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 1e-4, "betas": (0.0, 0.9)}),
-    ("sagan", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 4e-4, "betas": (0.0, 0.9)}),
-    ("sagan_wgan_gp", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 4e-4, "betas": (0.0, 0.9)})])
+@pytest.mark.parametrize(
+    "method, G, D",
+    [
+        ("gan", {"lr": 2e-4, "betas": (0.5, 0.999)}, {"lr": 2e-4, "betas": (0.5, 0.999)}),
+        ("wgan", {"lr": 5e-5, "alpha": 0.99}, {"lr": 5e-5, "alpha": 0.99}),
+        ("wgan_gp", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 1e-4, "betas": (0.0, 0.9)}),
+        ("sagan", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 4e-4, "betas": (0.0, 0.9)}),
+        ("sagan_wgan_gp", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 4e-4, "betas": (0.0, 0.9)}),
+    ],
+)
 def test_each_methods_optimisers(tmp_path, method, G, D):
     train.main([*TINY, "--method", method, "--steps", "1", "--out", str(tmp_path / "r")])
     state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
     for opt, expected in (("opt_G", G), ("opt_D", D)):
         group = state[opt]["param_groups"][0]
         assert {k: tuple(group[k]) if k == "betas" else group[k] for k in expected} == expected
-    wgan = train.make_optimizer(nn.Linear(1, 1), 1e-3, train.parse_args(["--method", "wgan", "--beta2", "0.7"]), None)
+    wgan = train.make_optimizer(
+        nn.Linear(1, 1), 1e-3, train.parse_args(["--method", "wgan", "--beta2", "0.7"]), None
+    )
     assert wgan.param_groups[0]["alpha"] == 0.7
 
 
@@ -402,8 +513,25 @@ def test_fixed_z_and_fid_samples_are_the_same_at_each_time(tmp_path, monkeypatch
 
     monkeypatch.setattr(train, "Tracker", Track)
     monkeypatch.setattr(train, "draw", lambda G, D, data, z, *rest: drawn.append(z))
-    train.main([*TINY, "--method", "wgan_gp", "--lr-g", "0", "--batch-norm", "none", "--fid-samples", "30", "--steps",
-                "2", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            *TINY,
+            "--method",
+            "wgan_gp",
+            "--lr-g",
+            "0",
+            "--batch-norm",
+            "none",
+            "--fid-samples",
+            "30",
+            "--steps",
+            "2",
+            "--sample-every",
+            "1",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert len(tracked) == 2 and len(tracked[0]) == 30 and torch.equal(tracked[0], tracked[1])
     z = torch.randn(25, 6, generator=step_rng(0, 0))
     assert all(torch.equal(z, found) for found in drawn)
@@ -414,17 +542,29 @@ def test_flags_of_the_networks_reach_their_network():
         return any(isinstance(m, kind) for m in net.modules())
 
     for letter, place in (("g", 0), ("d", 1)):
-        args = train.parse_args(["--smoke", "--method", "gan", "--batch-norm", letter, "--spectral", letter])
+        args = train.parse_args(
+            ["--smoke", "--method", "gan", "--batch-norm", letter, "--spectral", letter]
+        )
         args.channels = 1
         nets = train.build(args)
         assert [has(net, nn.BatchNorm2d) for net in nets] == [place == 0, place == 1]
         assert [any("parametrizations" in name for name in net.state_dict()) for net in nets] == [
-            place == 0, place == 1]
+            place == 0,
+            place == 1,
+        ]
 
 
 def test_number_of_critic_steps():
     args = train.parse_args(["--method", "wgan"])
-    assert [train.critic_steps(s, args) for s in (1, 25, 26, 500, 501, 502, 1001)] == [100, 100, 5, 5, 100, 5, 100]
+    assert [train.critic_steps(s, args) for s in (1, 25, 26, 500, 501, 502, 1001)] == [
+        100,
+        100,
+        5,
+        5,
+        100,
+        5,
+        100,
+    ]
     args = train.parse_args(["--method", "sagan"])
     assert {train.critic_steps(s, args) for s in (1, 500, 501)} == {1}
 
@@ -444,60 +584,156 @@ def assert_same(a, b, name):
 @pytest.mark.parametrize("method", ["wgan", "sagan_wgan_gp"])
 def test_resume_is_exact(tmp_path, method):
     """Also the power iterations' u and v, the batches used, and whatever is drawn in between."""
-    flags = [*TINY, "--method", method, "--n-critic", "2", "--n-critic-warm", "3" if method == "wgan" else "0"]
+    flags = [
+        *TINY,
+        "--method",
+        method,
+        "--n-critic",
+        "2",
+        "--n-critic-warm",
+        "3" if method == "wgan" else "0",
+    ]
     train.main([*flags, "--steps", "5", "--out", str(tmp_path / "whole")])
     train.main([*flags, "--steps", "2", "--out", str(tmp_path / "parts"), "--sample-every", "1"])
     train.main(["--resume", str(tmp_path / "parts"), "--steps", "5"])
-    whole, parts = (torch.load(tmp_path / name / "last.pt", weights_only=True)["state"] for name in ("whole", "parts"))
+    whole, parts = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["state"]
+        for name in ("whole", "parts")
+    )
     assert whole["batch"] == parts["batch"] == (15 if method == "wgan" else 10)
     for net in ("G", "D", "opt_G", "opt_D"):
         assert_same(whole[net], parts[net], net)
-    last = [{k: v for k, v in read_log(tmp_path / name / "log.jsonl")[-1].items() if k not in ("seconds", "peak_MiB")}
-            for name in ("whole", "parts")]
+    last = [
+        {
+            k: v
+            for k, v in read_log(tmp_path / name / "log.jsonl")[-1].items()
+            if k not in ("seconds", "peak_MiB")
+        }
+        for name in ("whole", "parts")
+    ]
     assert last[0]["L_D"] == last[1]["L_D"]
 
 
 def test_drawing_leaves_spectral_norm_alone(tmp_path):
     """A toy's surface is D in the plane: in train mode it would be a power iteration more."""
     for every, name in (("1", "often"), ("9", "never")):
-        train.main(["--dataset", "25gaussians", "--method", "wgan_gp", "--spectral", "gd", "--width", "8", "--steps",
-                    "3", "--batch-size", "8", "--sample-every", every, "--out", str(tmp_path / name)])
-    often, never = (torch.load(tmp_path / name / "last.pt", weights_only=True)["state"]["D"]
-                    for name in ("often", "never"))
+        train.main(
+            [
+                "--dataset",
+                "25gaussians",
+                "--method",
+                "wgan_gp",
+                "--spectral",
+                "gd",
+                "--width",
+                "8",
+                "--steps",
+                "3",
+                "--batch-size",
+                "8",
+                "--sample-every",
+                every,
+                "--out",
+                str(tmp_path / name),
+            ]
+        )
+    often, never = (
+        torch.load(tmp_path / name / "last.pt", weights_only=True)["state"]["D"]
+        for name in ("often", "never")
+    )
     assert all(torch.equal(value, never[name]) for name, value in often.items())
 
 
 def test_methods_are_their_papers():
     gan, wgan, gp, sagan, both = (train.parse_args(["--method", m]) for m in train.METHODS)
-    assert (gan.optimizer, gan.lr_g, gan.lr_d, gan.beta1, gan.beta2) == ("adam", 2e-4, 2e-4, 0.5, 0.999)
-    assert (wgan.optimizer, wgan.lr_g, wgan.clip, wgan.n_critic, wgan.n_critic_warm) == ("rmsprop", 5e-5, 0.01, 5, 100)
-    assert (gp.lr_g, gp.lr_d, gp.beta1, gp.beta2, gp.gp, gp.n_critic) == (1e-4, 1e-4, 0.0, 0.9, 10.0, 5)
-    assert [m.init for m in (gan, wgan, gp, sagan, both)] == ["normal", "normal", "he", "xavier", "xavier"]
+    assert (gan.optimizer, gan.lr_g, gan.lr_d, gan.beta1, gan.beta2) == (
+        "adam",
+        2e-4,
+        2e-4,
+        0.5,
+        0.999,
+    )
+    assert (wgan.optimizer, wgan.lr_g, wgan.clip, wgan.n_critic, wgan.n_critic_warm) == (
+        "rmsprop",
+        5e-5,
+        0.01,
+        5,
+        100,
+    )
+    assert (gp.lr_g, gp.lr_d, gp.beta1, gp.beta2, gp.gp, gp.n_critic) == (
+        1e-4,
+        1e-4,
+        0.0,
+        0.9,
+        10.0,
+        5,
+    )
+    assert [m.init for m in (gan, wgan, gp, sagan, both)] == [
+        "normal",
+        "normal",
+        "he",
+        "xavier",
+        "xavier",
+    ]
     assert [m.z_dim for m in (gan, wgan, gp, sagan, both)] == [100, 100, 128, 128, 128]
-    assert train.parse_args(["--dataset", "folder"]).images == train.parse_args(["--dataset", "mnist"]).images == 0
+    assert (
+        train.parse_args(["--dataset", "folder"]).images
+        == train.parse_args(["--dataset", "mnist"]).images
+        == 0
+    )
     quick = train.parse_args(["--quick", "--method", "wgan"])
-    assert (quick.n_critic_warm, quick.lr_d, quick.size, quick.images, quick.batch_size) == (10, 2e-4, 32, 0, 32)
+    assert (quick.n_critic_warm, quick.lr_d, quick.size, quick.images, quick.batch_size) == (
+        10,
+        2e-4,
+        32,
+        0,
+        32,
+    )
     assert train.parse_args(["--quick", "--dataset", "25gaussians"]).lr_decay
     assert (sagan.loss, sagan.lr_d, sagan.lr_g, sagan.beta1, sagan.n_critic, sagan.spectral) == (
-        "hinge", 4e-4, 1e-4, 0.0, 1, "gd")
+        "hinge",
+        4e-4,
+        1e-4,
+        0.0,
+        1,
+        "gd",
+    )
     assert (both.loss, both.gp, both.lr_d, both.lr_g, both.attention, both.clip) == (
-        "wasserstein", 10.0, 4e-4, 1e-4, "auto", 0.0)
+        "wasserstein",
+        10.0,
+        4e-4,
+        1e-4,
+        "auto",
+        0.0,
+    )
     assert {a.batch_norm for a in (gp, sagan, both)} == {"g"} and gan.batch_norm == "gd"
     assert (both.dataset, both.size, both.images) == ("celeba", 200, 8000)
     assert train.attention_sides(both) == [25] and not train.attention_sides(gan)
     toy = train.parse_args(["--dataset", "25gaussians", "--method", "wgan_gp"])
     assert not toy.lr_decay
-    assert (toy.gp, toy.lr_g, toy.beta1, toy.beta2, toy.n_critic, toy.batch_size) == (0.1, 1e-4, 0.5, 0.9, 5, 256)
+    assert (toy.gp, toy.lr_g, toy.beta1, toy.beta2, toy.n_critic, toy.batch_size) == (
+        0.1,
+        1e-4,
+        0.5,
+        0.9,
+        5,
+        256,
+    )
 
 
-@pytest.mark.parametrize("flags, message", [
-    (["--method", "wgan_gp", "--batch-norm", "gd"], "BatchNorm in D mixes"),
-    (["--method", "gan", "--gp", "10"], "BatchNorm in D mixes"),
-    (["--method", "sagan", "--attention", "40"], "maps of side 100, 50, 25, 13, 7, 4, not 40"),
-    (["--attention", "wide"], "--attention wide"), (["--size", "4"], "too small"),
-    (["--dataset", "8gaussians", "--attention", "16"], "no attention"), (["--clip", "-1"], "at least 0"),
-    (["--beta2", "1"], "at most"),
-])
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--method", "wgan_gp", "--batch-norm", "gd"], "BatchNorm in D mixes"),
+        (["--method", "gan", "--gp", "10"], "BatchNorm in D mixes"),
+        (["--method", "sagan", "--attention", "40"], "maps of side 100, 50, 25, 13, 7, 4, not 40"),
+        (["--attention", "wide"], "--attention wide"),
+        (["--size", "4"], "too small"),
+        (["--dataset", "8gaussians", "--attention", "16"], "no attention"),
+        (["--clip", "-1"], "at least 0"),
+        (["--beta2", "1"], "at most"),
+    ],
+)
 def test_wrong_flags_are_refused_in_one_line(flags, message):
     with pytest.raises(UserError, match=message) as e:
         train.parse_args(flags)
@@ -505,8 +741,21 @@ def test_wrong_flags_are_refused_in_one_line(flags, message):
 
 
 def test_bf16_trains_with_spectral_norm_and_penalty(tmp_path):
-    metrics = train.main([*TINY, "--method", "sagan_wgan_gp", "--spectral", "gd", "--amp", "bf16", "--steps", "2",
-                          "--out", str(tmp_path / "r")])
+    metrics = train.main(
+        [
+            *TINY,
+            "--method",
+            "sagan_wgan_gp",
+            "--spectral",
+            "gd",
+            "--amp",
+            "bf16",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     assert math.isfinite(metrics["L_D"]) and metrics["GP"] >= 0
 
 
@@ -520,12 +769,23 @@ def test_images_are_a_choice_that_the_seed_fixes(tmp_path):
 
     def chosen(seed, n=5):
         data = load_images("folder", tmp_path, size=8, limit=n, limit_seed=seed)
-        return sorted(((data.images_at(range(len(data)))[:, 0, 0, 0] + 1) * 127.5).round().int().tolist())
+        return sorted(
+            ((data.images_at(range(len(data)))[:, 0, 0, 0] + 1) * 127.5).round().int().tolist()
+        )
 
-    assert chosen(0) == chosen(0) != chosen(1) and len(set(chosen(0))) == 5 and chosen(0, 99) == list(range(12))
+    assert (
+        chosen(0) == chosen(0) != chosen(1)
+        and len(set(chosen(0))) == 5
+        and chosen(0, 99) == list(range(12))
+    )
     words = ["--dataset", "folder", "--data-dir", str(tmp_path), "--images", "5", "--size", "8"]
-    assert [len(train.load_data(train.parse_args(words), split)) for split in ("train", "test")] == [5, 12]
-    files = [{str(f) for f in train.load_data(train.parse_args([*words, "--seed", seed])).files} for seed in "001"]
+    assert [
+        len(train.load_data(train.parse_args(words), split)) for split in ("train", "test")
+    ] == [5, 12]
+    files = [
+        {str(f) for f in train.load_data(train.parse_args([*words, "--seed", seed])).files}
+        for seed in "001"
+    ]
     assert files[0] == files[1] != files[2], "--seed fixes the choice"
     a, b = (load_images("synthetic", None, limit=7, limit_seed=seed).images for seed in (3, 4))
     assert len(a) == 7 and not torch.equal(a, b)
@@ -537,8 +797,24 @@ def test_200x200_rgb_from_a_folder(tmp_path):
     for i in range(6):
         noise = np.random.default_rng(i).integers(0, 256, (218, 178, 3), np.uint8)
         Image.fromarray(noise).save(tmp_path / "d" / f"{i}.png")
-    metrics = train.main(["--dataset", "folder", "--data-dir", str(tmp_path / "d"), "--width", "2", "--batch-size", "3",
-                          "--steps", "2", "--log-every", "1", "--out", str(tmp_path / "r")])
+    metrics = train.main(
+        [
+            "--dataset",
+            "folder",
+            "--data-dir",
+            str(tmp_path / "d"),
+            "--width",
+            "2",
+            "--batch-size",
+            "3",
+            "--steps",
+            "2",
+            "--log-every",
+            "1",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     with Image.open(tmp_path / "r/samples/step_00000002.png") as image:
         assert image.size == (5 * 202 + 2, 5 * 202 + 2) and image.mode == "RGB"
     assert metrics["peak_MiB"] > 50 and "gamma_D" in metrics
@@ -548,7 +824,7 @@ def test_swiss_roll():
     data = toy_data("swissroll")
     points, t = data.sample(20_000, step_rng(0, 1))
     radius = points.norm(dim=1)
-    assert abs((radius - t / 7.5).std().item() - 0.25 / 7.5) < 0.003                # noise along the radius
+    assert abs((radius - t / 7.5).std().item() - 0.25 / 7.5) < 0.003  # noise along the radius
     assert t.min() >= 1.5 * math.pi and t.max() <= 4.5 * math.pi and radius.max() < 2.1
     assert torch.equal(data.batch(3, 8, 0)[0], data.batch(3, 8, 0)[0])
     metrics = toy_metrics(data.sample(500, step_rng(0, 2))[0], data)
@@ -563,16 +839,21 @@ def test_diversity_within_a_batch():
     assert sagan_eval.intra_batch_diversity(real, real) == 1
     assert sagan_eval.intra_batch_diversity(real, real[:1].repeat(128, 1)) == 0
     assert sagan_eval.intra_batch_diversity(real, 3 * real) == pytest.approx(3)
-    classes = torch.arange(4.0).repeat_interleave(64)[:, None] + 0.1 * torch.randn(256, 2, generator=step_rng(0, 3))
+    classes = torch.arange(4.0).repeat_interleave(64)[:, None] + 0.1 * torch.randn(
+        256, 2, generator=step_rng(0, 3)
+    )
     mixed = classes[torch.randperm(256, generator=step_rng(0, 4))]
-    assert sagan_eval.intra_batch_diversity(classes, mixed) == pytest.approx(1, abs=0.05)   # a folder, sorted by class
+    assert sagan_eval.intra_batch_diversity(classes, mixed) == pytest.approx(
+        1, abs=0.05
+    )  # a folder, sorted by class
 
 
 def test_stability_of_a_loss():
-    log = [{"step": s, "L_D": 5.0} for s in range(50)] + [{"step": 50 + i, "L_D": 2 + i / 49 + 0.1 * (-1) ** i}
-                                                          for i in range(50)]
+    log = [{"step": s, "L_D": 5.0} for s in range(50)] + [
+        {"step": 50 + i, "L_D": 2 + i / 49 + 0.1 * (-1) ** i} for i in range(50)
+    ]
     found = sagan_eval.stability(log, "L_D")
-    assert found["noise"] == pytest.approx(0.1 / 2.5, rel=0.02)      # about a line from 2 to 3
+    assert found["noise"] == pytest.approx(0.1 / 2.5, rel=0.02)  # about a line from 2 to 3
     assert found["drift"] == pytest.approx(1 / 2.5, rel=0.02)
     assert math.isnan(sagan_eval.stability(log[:2], "L_D")["noise"])
 
@@ -580,8 +861,11 @@ def test_stability_of_a_loss():
 def test_correlation_of_loss_and_quality():
     def log(sign):
         measured = {"fid_lenet_2k_test": 100, "is_lenet_2k": 1.0}
-        return [{"step": s, "L_D": sign * s} | {k: v - s for k, v in measured.items() if s % 5 == 0}
-                for s in range(1, 31)]
+        return [
+            {"step": s, "L_D": sign * s} | {k: v - s for k, v in measured.items() if s % 5 == 0}
+            for s in range(1, 31)
+        ]
+
     assert sagan_eval.loss_versus_quality(log(1)) == pytest.approx(-1)
     assert sagan_eval.loss_versus_quality(log(-1)) == pytest.approx(1)
     assert math.isnan(sagan_eval.loss_versus_quality(log(1)[:15]))
@@ -590,12 +874,14 @@ def test_correlation_of_loss_and_quality():
 def test_attention_map_is_the_row_of_the_pixel():
     torch.manual_seed(0)
     G = Generator(6, 16, 1, 8, attention=(8,)).eval()
-    images, maps = sagan_eval.attention_maps(G, torch.randn(3, 6), (15, 2), 16)        # row 7, column 1 of 8x8
+    images, maps = sagan_eval.attention_maps(
+        G, torch.randn(3, 6), (15, 2), 16
+    )  # row 7, column 1 of 8x8
     seen = {}
     block = next(layer for layer in G if isinstance(layer, SelfAttention))
     block.register_forward_pre_hook(lambda _, inputs: seen.update(x=inputs[0]))
     torch.manual_seed(0)
-    Generator(6, 16, 1, 8, attention=(8,))                                             # the same z again
+    Generator(6, 16, 1, 8, attention=(8,))  # the same z again
     z = torch.randn(3, 6)
     G(z)
     assert images.shape == (3, 1, 16, 16)
@@ -604,10 +890,27 @@ def test_attention_map_is_the_row_of_the_pixel():
 
 @pytest.mark.parametrize("dataset", ["25gaussians", "swissroll"])
 def test_toys_train_and_are_measured(tmp_path, dataset):
-    train.main(["--dataset", dataset, "--method", "wgan_gp", "--quick", "--width", "8", "--batch-size", "8", "--steps",
-                "2", "--out", str(tmp_path / "r")])
+    train.main(
+        [
+            "--dataset",
+            dataset,
+            "--method",
+            "wgan_gp",
+            "--quick",
+            "--width",
+            "8",
+            "--batch-size",
+            "8",
+            "--steps",
+            "2",
+            "--out",
+            str(tmp_path / "r"),
+        ]
+    )
     metrics = sagan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "300"])
-    assert "mmd2_unbiased_s1_300" in metrics and ("modes_300" in metrics) == (dataset == "25gaussians")
+    assert "mmd2_unbiased_s1_300" in metrics and ("modes_300" in metrics) == (
+        dataset == "25gaussians"
+    )
     with Image.open(tmp_path / "r/samples.png") as image:
         assert np.asarray(image).std() > 10
 
@@ -615,19 +918,44 @@ def test_toys_train_and_are_measured(tmp_path, dataset):
 def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = "--smoke --width 4 --n-critic 1 --steps 8 --fid-samples 80"
-    argv = ["--compare", "--no-quick", "--train-flags", flags, "--points", "4", "--seeds", "2", "--jobs", "1",
-            "--n", "70", "--only", "GAN", "SAGAN + WGAN-GP"]
+    argv = [
+        "--compare",
+        "--no-quick",
+        "--train-flags",
+        flags,
+        "--points",
+        "4",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+        "--n",
+        "70",
+        "--only",
+        "GAN",
+        "SAGAN + WGAN-GP",
+    ]
     rows = sagan_eval.main(argv)
     assert [(r["row"], r["seeds"], r["steps"]) for r in rows] == [
-        ("GAN", [0, 1], 8), ("SAGAN + WGAN-GP", [0, 1], 8)]
+        ("GAN", [0, 1], 8),
+        ("SAGAN + WGAN-GP", [0, 1], 8),
+    ]
     folder = Path("runs/sagan_wgangp/compare")
-    assert {p.name for p in folder.iterdir()} >= {"compare.md", "compare.json", "quality.png", "losses.png",
-                                                  "grids.png"}
-    text, saved = (folder / "compare.md").read_text(), json.loads((folder / "compare.json").read_text())
+    assert {p.name for p in folder.iterdir()} >= {
+        "compare.md",
+        "compare.json",
+        "quality.png",
+        "losses.png",
+        "grids.png",
+    }
+    text, saved = (
+        (folder / "compare.md").read_text(),
+        json.loads((folder / "compare.json").read_text()),
+    )
     assert "The paper: best is SAGAN + WGAN-GP" in text and text.count("\n| ") == 2
     assert saved["rows"][1]["FID"]["mean"] == pytest.approx(np.mean(rows[1]["FID"]["runs"]))
     before = (folder / "results.jsonl").read_text()
-    sagan_eval.main(argv)                                          # all there: nothing is trained again
+    sagan_eval.main(argv)  # all there: nothing is trained again
     assert (folder / "results.jsonl").read_text() == before
     with pytest.raises(UserError, match="the rows are GAN"):
         sagan_eval.main(["--compare", "--only", "VAE"])
@@ -639,15 +967,30 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
 def test_part_of_w1_that_a_linear_critic_sees_is_closed():
     """D = 3 x₁: slope 3, so E x₁ − E x̃₁ whatever the factor; and that is all of W₁ if x̃ is x moved along x₁."""
     x = torch.randn(50, 2, generator=step_rng(0, 1))
-    found = sagan_eval.distance_seen(lambda points: 3 * points[:, 0], x, x - T([0.7, 0.0]), torch.rand(50))
+    found = sagan_eval.distance_seen(
+        lambda points: 3 * points[:, 0], x, x - T([0.7, 0.0]), torch.rand(50)
+    )
     assert found == pytest.approx((0.7, 3.0), rel=1e-5)
 
 
 def test_surfaces_hold_the_penalised_critic_to_slope_one(tmp_path, monkeypatch):
     """WGAN-GP's Fig. 1a, short: slope near 1, more of W₁ seen than by the clipped critic, never more than all of it."""
     monkeypatch.setattr(sagan_eval, "TOYS", ("8gaussians",))
-    flags = ["--n", "300", "--train-flags", "--width 64 --steps 200 --lr-d 2e-3", "--out", str(tmp_path)]
+    flags = [
+        "--n",
+        "300",
+        "--train-flags",
+        "--width 64 --steps 200 --lr-d 2e-3",
+        "--out",
+        str(tmp_path),
+    ]
     found = {row["method"]: row for row in sagan_eval.main(["--surfaces", *flags])}
     assert 0.7 < found["wgan_gp"]["slope"] < 2
-    assert found["wgan"]["W1_seen"] < found["wgan_gp"]["W1_seen"] < 1.1 * found["wgan_gp"]["W1_exact_300"]
-    assert (tmp_path / "surfaces.png").exists() and json.loads((tmp_path / "surfaces.json").read_text())["rows"]
+    assert (
+        found["wgan"]["W1_seen"]
+        < found["wgan_gp"]["W1_seen"]
+        < 1.1 * found["wgan_gp"]["W1_exact_300"]
+    )
+    assert (tmp_path / "surfaces.png").exists() and json.loads(
+        (tmp_path / "surfaces.json").read_text()
+    )["rows"]

@@ -14,14 +14,18 @@ FOLDERS = sorted(path.parent.name for path in REPO.glob("*/train.py"))
 
 
 def files(directory):
-    return {str(p.relative_to(directory)) for p in Path(directory).rglob("*") if "__pycache__" not in p.parts}
+    return {
+        str(p.relative_to(directory))
+        for p in Path(directory).rglob("*")
+        if "__pycache__" not in p.parts
+    }
 
 
 def test_tests_have_no_network():
     for address in (("192.0.2.1", 80), ("example.org", 80)):
         with pytest.raises(OSError, match="tests have no network"):
             socket.create_connection(address, timeout=1)
-    with pytest.raises(ConnectionRefusedError):                         # this machine is there
+    with pytest.raises(ConnectionRefusedError):  # this machine is there
         socket.create_connection(("127.0.0.1", 1), timeout=1)
 
 
@@ -45,7 +49,10 @@ def test_smoke(folder, python, here, monkeypatch):
     succeeds(f"{folder}.train", "--resume", "X", "--steps", 12)
     steps = [json.loads(line)["step"] for line in Path("X/log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 12
-    assert {path.name for path in Path("X/samples").iterdir()} == {"step_00000006.png", "step_00000012.png"}
+    assert {path.name for path in Path("X/samples").iterdir()} == {
+        "step_00000006.png",
+        "step_00000012.png",
+    }
 
     succeeds(f"{folder}.eval", "--ckpt", "X/last.pt", "--n", 64)
     result = json.loads(Path("X/eval_12.json").read_text())
@@ -55,7 +62,9 @@ def test_smoke(folder, python, here, monkeypatch):
             assert np.asarray(image).std() > 0, f"{path} is blank"
     assert not list(Path("X").rglob("*.tmp"))
 
-    eval_main = importlib.import_module(f"{folder}.eval").main          # the rest here: a process costs seconds
+    eval_main = importlib.import_module(
+        f"{folder}.eval"
+    ).main  # the rest here: a process costs seconds
     before = files("X")
     eval_main(["--ckpt", "X/last.pt", "--samples", "4", "--grid-out", "new/g.png"])
     with Image.open("new/g.png") as image:

@@ -37,7 +37,7 @@ def trained(folder, out, flags, *more):
     words = ["--steps", STEPS, "--log-every", 1, "--seed", 5, *flags.split(), *more]
     checkpoint = smoke_run(folder, out, *words)
     args = Namespace(**checkpoint["args"])
-    seed_all(args.seed)                      # which the networks are the first to draw from
+    seed_all(args.seed)  # which the networks are the first to draw from
     state = checkpoint["state"] | {"metrics": checkpoint["metrics"]}
     return importlib.import_module(f"{folder}.train"), args, state
 
@@ -76,20 +76,23 @@ def interpolate(a, b, u):
 
 def penalty(D, x_hat):
     """E (‖∇_x̂ D(x̂)‖ − 1)²."""
-    with sdpa_kernel(SDPBackend.MATH):       # the only kernel of attention with a second derivative
-        gradient, = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):  # the only kernel of attention with a second derivative
+        (gradient,) = torch.autograd.grad(D(x_hat).sum(), x_hat, create_graph=True)
     return ((gradient.square().flatten(1).sum(1).sqrt() - 1) ** 2).mean()
 
 
 # --- BEGAN: L_D = L(x) − k L(G(z_D)), L_G = L(G(z_G)), k += λ_k (γ L(x) − L_G) -------------------
 
 
-@pytest.mark.parametrize("flags", [
-    "--lambda-k 2 --gamma 1",
-    "--lambda-k 2 --gamma 1 --z-dist uniform --target-norm 2 --beta1 0.3",
-    "--arch berthelot --width 4 --code-dim 8 --z-dim 6 --lambda-k 3 --gamma 0.9 --beta1 0.4",
-    "--lambda-k 0.1 --lr-halve-patience 2 --steps 6 --lr-g 0.05 --lr-d 0.1 --gamma 0.2",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--lambda-k 2 --gamma 1",
+        "--lambda-k 2 --gamma 1 --z-dist uniform --target-norm 2 --beta1 0.3",
+        "--arch berthelot --width 4 --code-dim 8 --z-dim 6 --lambda-k 3 --gamma 0.9 --beta1 0.4",
+        "--lambda-k 0.1 --lr-halve-patience 2 --steps 6 --lr-g 0.05 --lr-d 0.1 --gamma 0.2",
+    ],
+)
 def test_began(tmp_path, flags):
     rates = "" if "--lr-g" in flags else " --lr-g 1e-3 --lr-d 3e-3"
     train, args, state = trained("began", tmp_path / "run", flags + rates, "--sample-every", 2)
@@ -147,19 +150,23 @@ MUTATIONS = {
 }
 
 
-@pytest.mark.parametrize("flags", [
-    "--population loop",
-    "--population batch --mu 2",
-    "--population batch --mu 2 --n-d 2 --gamma 20 --eval-batch 5",
-    "--mutations least-squares --beta1 0.7 --beta1-d 0.3 --beta2 0.9",
-    "--mutations minimax heuristic --selection random --mu 4",
-    "--gp 3 --d-norm none --init he --n-d 2 --mu 2",
-    "--dataset synthetic --width-g 4 --width-d 4 --mu 2 --gamma 0.5 --n-d 1",
-    "--dataset synthetic --width-g 4 --width-d 4 --population batch --gp 10 --d-norm none",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--population loop",
+        "--population batch --mu 2",
+        "--population batch --mu 2 --n-d 2 --gamma 20 --eval-batch 5",
+        "--mutations least-squares --beta1 0.7 --beta1-d 0.3 --beta2 0.9",
+        "--mutations minimax heuristic --selection random --mu 4",
+        "--gp 3 --d-norm none --init he --n-d 2 --mu 2",
+        "--dataset synthetic --width-g 4 --width-d 4 --mu 2 --gamma 0.5 --n-d 1",
+        "--dataset synthetic --width-g 4 --width-d 4 --population batch --gp 10 --d-norm none",
+    ],
+)
 def test_egan(tmp_path, flags):
-    train, args, state = trained("egan", tmp_path / "run", flags, "--lr-g", 2e-3, "--lr-d", 5e-3,
-                                 "--z-dim", 3)
+    train, args, state = trained(
+        "egan", tmp_path / "run", flags, "--lr-g", 2e-3, "--lr-d", 5e-3, "--z-dim", 3
+    )
     parents, D = train.build(args)
     opt_D = torch.optim.Adam(D.parameters(), lr=args.lr_d, betas=(args.beta1_d, args.beta2))
     data, m, mu = train.load_data(args), args.batch_size, args.mu
@@ -189,10 +196,10 @@ def test_egan(tmp_path, flags):
         rng = step_rng(args.seed, step)
         x, _ = data.batch(step - 1, args.n_d * m + args.eval_batch, args.seed)
         for k in range(args.n_d):
-            x_k, z = x[k * m:(k + 1) * m], noise(mu, m // mu, rng=rng)
+            x_k, z = x[k * m : (k + 1) * m], noise(mu, m // mu, rng=rng)
             fake = torch.cat([G(z_j) for (G, _), z_j in zip(parents, z)]).detach()
             loss = L_D(x_k, fake)
-            logged = loss.item()                                         # without the penalty
+            logged = loss.item()  # without the penalty
             if args.gp:
                 x_hat = interpolate(x_k, fake, torch.rand(m, generator=rng))
                 loss = loss + args.gp * penalty(D, x_hat)
@@ -206,7 +213,7 @@ def test_egan(tmp_path, flags):
                 descend(child_opt, MUTATIONS[name](D(child(z[j * n_m + h]))))
                 children.append((child, child_opt))
         z = noise(args.eval_batch, rng=rng)
-        F_qd = [fitness(child, x[args.n_d * m:], z) for child, _ in children]
+        F_qd = [fitness(child, x[args.n_d * m :], z) for child, _ in children]
         F_all = [F_q + args.gamma * F_d for F_q, F_d in F_qd]
         if n_m == 1:
             places = list(range(mu))
@@ -220,30 +227,35 @@ def test_egan(tmp_path, flags):
         found = {name: stack[r] for name, stack in state["population"]["params"].items()}
         assert_agree(found, G.state_dict(), f"G_{r}")
     F_q, F_d = F_qd[places[0]]
-    shares = {f"selected_{name}": sum(r % n_m == h for r in places) / mu
-              for h, name in enumerate(wanted)}
+    shares = {
+        f"selected_{name}": sum(r % n_m == h for r in places) / mu for h, name in enumerate(wanted)
+    }
     assert_logged(state, L_D=logged, F_q=F_q, F_d=F_d, **shares)
 
 
 # --- MDMA, §3.1 and §3.2 -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flags", [
-    "--matching-weight 0.3 --matching 2",
-    "--matching 0 --weight-decay 0.5 --beta1 0.5 --beta2 0.9",
-    "--objective vanilla --ema 0.9 --lr-ratio 0.3",
-    "--objective wgan-gp --gp 3 --bucket 1",
-    "--head-start 1 --g-every 2 --steps 4 --jitter 0.1",
-    "--adaptive --adaptive-after 1 --steps 6 --pt log",
-    "--pt softplus --paper-code --warmup 5 --lr-total 4",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--matching-weight 0.3 --matching 2",
+        "--matching 0 --weight-decay 0.5 --beta1 0.5 --beta2 0.9",
+        "--objective vanilla --ema 0.9 --lr-ratio 0.3",
+        "--objective wgan-gp --gp 3 --bucket 1",
+        "--head-start 1 --g-every 2 --steps 4 --jitter 0.1",
+        "--adaptive --adaptive-after 1 --steps 6 --pt log",
+        "--pt softplus --paper-code --warmup 5 --lr-total 4",
+    ],
+)
 def test_mdma(tmp_path, flags):
     train, args, state = trained("mdma", tmp_path / "run", "--lr 1e-3 " + flags)
     G, D = train.build(args)
     shadow = copy.deepcopy(G)
     opt_G = torch.optim.Adam(G.parameters(), betas=(args.beta1, args.beta2), eps=1e-14)
-    opt_D = torch.optim.AdamW(D.parameters(), betas=(args.beta1, args.beta2), eps=1e-14,
-                              weight_decay=args.weight_decay)
+    opt_D = torch.optim.AdamW(
+        D.parameters(), betas=(args.beta1, args.beta2), eps=1e-14, weight_decay=args.weight_decay
+    )
     jets = train.load_jets("synthetic", args.jet_type, args.num_particles, "none", "train")
     balance, pause = 1.0, args.g_every
 
@@ -273,7 +285,7 @@ def test_mdma(tmp_path, flags):
         fake = G(z, mask)
         (d_real, field_real), (d_fake, _) = D(x, mask), D(fake.detach(), mask)
         if args.objective == "lsgan":
-            L_D = ((d_real - 1) ** 2).mean() + (d_fake ** 2).mean()
+            L_D = ((d_real - 1) ** 2).mean() + (d_fake**2).mean()
         elif args.objective == "vanilla":
             L_D = -torch.sigmoid(d_real).log().mean() - (1 - torch.sigmoid(d_fake)).log().mean()
         else:
@@ -285,8 +297,11 @@ def test_mdma(tmp_path, flags):
         L_G = L_match = 0.0
         if step > args.head_start and step % pause == 0:
             d_fake, field = D(fake, mask)
-            L_G = {"lsgan": ((d_fake - 1) ** 2).mean() / 2, "wgan-gp": -d_fake.mean(),
-                   "vanilla": -torch.sigmoid(d_fake).log().mean()}[args.objective]
+            L_G = {
+                "lsgan": ((d_fake - 1) ** 2).mean() / 2,
+                "wgan-gp": -d_fake.mean(),
+                "vanilla": -torch.sigmoid(d_fake).log().mean(),
+            }[args.objective]
             L_match = ((field - field_real) ** 2).mean()
             weight = args.matching_weight if step <= args.matching else 0
             descend(opt_G, L_G + weight * L_match)
@@ -306,17 +321,20 @@ def test_mdma(tmp_path, flags):
 # --- GAN, WGAN, WGAN-GP, SAGAN, SAGAN + WGAN-GP: Eq. 1-4 -----------------------------------------
 
 
-@pytest.mark.parametrize("flags", [
-    "--method gan --n-critic 1",
-    "--method wgan --lr-d 3e-3 --beta2 0.8",
-    "--method wgan --batch-norm g --n-critic-warm 3 --optimizer adam --beta1 0.3",
-    "--method wgan_gp --gp 3",
-    "--method sagan --lr-decay --beta1 0.2 --beta2 0.8",
-    "--method sagan_wgan_gp --steps 4 --sample-every 2",
-    "--method sagan --gp 10 --clip 0.02 --n-critic 1",
-    "--dataset 25gaussians --method wgan_gp",
-    "--dataset swissroll --method gan --clip 0.5 --loss hinge",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--method gan --n-critic 1",
+        "--method wgan --lr-d 3e-3 --beta2 0.8",
+        "--method wgan --batch-norm g --n-critic-warm 3 --optimizer adam --beta1 0.3",
+        "--method wgan_gp --gp 3",
+        "--method sagan --lr-decay --beta1 0.2 --beta2 0.8",
+        "--method sagan_wgan_gp --steps 4 --sample-every 2",
+        "--method sagan --gp 10 --clip 0.02 --n-critic 1",
+        "--dataset 25gaussians --method wgan_gp",
+        "--dataset swissroll --method gan --clip 0.5 --loss hinge",
+    ],
+)
 def test_sagan_wgangp(tmp_path, flags):
     train, args, state = trained("sagan_wgangp", tmp_path / "run", flags + " --lr-g 2e-3")
     G, D = train.build(args)
@@ -333,7 +351,7 @@ def test_sagan_wgangp(tmp_path, flags):
         if args.lr_decay:
             opt_G.param_groups[0]["lr"] = args.lr_g * (args.steps - step + 1) / args.steps
             opt_D.param_groups[0]["lr"] = args.lr_d * (args.steps - step + 1) / args.steps
-        for _ in range(args.n_critic_warm or args.n_critic):             # warm: the first 25 steps
+        for _ in range(args.n_critic_warm or args.n_critic):  # warm: the first 25 steps
             x, _ = data.batch(batch, B, args.seed)
             batch += 1
             fake = G(torch.randn(B, args.z_dim, generator=rng)).detach()
@@ -369,34 +387,50 @@ def test_sagan_wgangp(tmp_path, flags):
 # --- CA-GAN (17), (18); AC-GAN (1), (2); modified AC-GAN (7), (8) --------------------------------
 
 
-ADVERSARIAL = {                              # of D's output d: f in L_d of x, in L_d of x', in L_g
-    "lsgan": (lambda d: (d - 1) ** 2, lambda d: d ** 2, lambda d: (d - 1) ** 2),
-    "minimax": (lambda d: -torch.sigmoid(d).log(), lambda d: -(1 - torch.sigmoid(d)).log(),
-                lambda d: (1 - torch.sigmoid(d)).log()),
-    "vanilla": (lambda d: -torch.sigmoid(d).log(), lambda d: -(1 - torch.sigmoid(d)).log(),
-                lambda d: -torch.sigmoid(d).log()),
+ADVERSARIAL = {  # of D's output d: f in L_d of x, in L_d of x', in L_g
+    "lsgan": (lambda d: (d - 1) ** 2, lambda d: d**2, lambda d: (d - 1) ** 2),
+    "minimax": (
+        lambda d: -torch.sigmoid(d).log(),
+        lambda d: -(1 - torch.sigmoid(d)).log(),
+        lambda d: (1 - torch.sigmoid(d)).log(),
+    ),
+    "vanilla": (
+        lambda d: -torch.sigmoid(d).log(),
+        lambda d: -(1 - torch.sigmoid(d)).log(),
+        lambda d: -torch.sigmoid(d).log(),
+    ),
     "hinge": (lambda d: (1 - d).clamp(min=0), lambda d: (1 + d).clamp(min=0), lambda d: -d),
     "wgan-gp": (lambda d: -d, lambda d: d, lambda d: -d),
 }
 LOSSES = ("ca", "ac", "modified_ac", "modified_ac_with_generated")
 
 
-@pytest.mark.parametrize("flags", [
-    *(f"--loss {loss} --adv {adv}" for loss in LOSSES for adv in ADVERSARIAL if adv != "wgan-gp"),
-    *(f"--loss {loss} --adv wgan-gp --lambda-gp 3 --n-critic 1" for loss in LOSSES),
-    "--adv wgan-gp --norm none --n-critic 2 --steps 4 --targets data",
-    "--norm batch --mix-from 0 --beta1 0.5 --beta2 0.9 --targets data",
-    "--norm batch --norm-inner --mix-ramp 0.3 --unbalanced 2 1 --loss ac",
-    "--norm batch --mix-from 1 --unbalanced 2 1 --n-critic 2 --lambda-cls 0.7 --loss modified_ac",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        *(
+            f"--loss {loss} --adv {adv}"
+            for loss in LOSSES
+            for adv in ADVERSARIAL
+            if adv != "wgan-gp"
+        ),
+        *(f"--loss {loss} --adv wgan-gp --lambda-gp 3 --n-critic 1" for loss in LOSSES),
+        "--adv wgan-gp --norm none --n-critic 2 --steps 4 --targets data",
+        "--norm batch --mix-from 0 --beta1 0.5 --beta2 0.9 --targets data",
+        "--norm batch --norm-inner --mix-ramp 0.3 --unbalanced 2 1 --loss ac",
+        "--norm batch --mix-from 1 --unbalanced 2 1 --n-critic 2 --lambda-cls 0.7 --loss modified_ac",
+    ],
+)
 def test_cagan(tmp_path, flags):
     train, args, state = trained("cagan", tmp_path / "run", "--width 4 --lr 2e-3 " + flags)
     G, D = train.build(args, [10])
-    opt_G, opt_D = (torch.optim.Adam(net.parameters(), lr=args.lr, betas=(args.beta1, args.beta2))
-                    for net in (G, D))
+    opt_G, opt_D = (
+        torch.optim.Adam(net.parameters(), lr=args.lr, betas=(args.beta1, args.beta2))
+        for net in (G, D)
+    )
     data, B = train.load_images("synthetic", "none", "train", size=16, channels=1), args.batch_size
     if args.unbalanced:
-        keep = [(data.labels == c).nonzero()[:, 0][:args.unbalanced[c > 0]] for c in range(10)]
+        keep = [(data.labels == c).nonzero()[:, 0][: args.unbalanced[c > 0]] for c in range(10)]
         data.images, data.labels = data.images[torch.cat(keep)], data.labels[torch.cat(keep)]
     f_real, f_fake, f_G = ADVERSARIAL[args.adv]
     ca, weight = args.loss == "ca", 1.0 if args.loss == "ac" else args.lambda_cls
@@ -422,8 +456,8 @@ def test_cagan(tmp_path, flags):
 
         fake = G(z, asked)
         first, second = D(torch.cat([x[s:], fake[:s]])), D(torch.cat([fake[s:], x[:s]]))
-        d_real = torch.cat([second[B - s:], first[:B - s]])
-        d_fake = torch.cat([first[B - s:], second[:B - s]])
+        d_real = torch.cat([second[B - s :], first[: B - s]])
+        d_fake = torch.cat([first[B - s :], second[: B - s]])
         if ca:
             L_D = (cnd * f_real(d_real)).sum() / B + (asked * f_fake(d_fake)).sum() / B
             L_G = (asked * f_G(d_fake)).sum() / B
@@ -438,7 +472,7 @@ def test_cagan(tmp_path, flags):
             x_hat = interpolate(x, G(z_penalty, cnd), torch.rand(B, generator=rng))
             out, active = D(x_hat), cnd if ca else torch.ones(B, 1)
             for c in range(active.shape[1]):
-                gradient, = torch.autograd.grad(out[:, c].sum(), x_hat, create_graph=True)
+                (gradient,) = torch.autograd.grad(out[:, c].sum(), x_hat, create_graph=True)
                 norm = gradient.square().flatten(1).sum(1).sqrt()
                 GP = GP + args.lambda_gp * (active[:, c] * (norm - 1) ** 2).mean()
         if step % args.n_critic == 0:
@@ -448,30 +482,42 @@ def test_cagan(tmp_path, flags):
         assert s > 0, "nothing was mixed"
     assert_agree(state["G"], G.state_dict(), "G")
     assert_agree(state["D"], D.state_dict(), "D")
-    heads = [(out * c).sum() / B if ca else out[:, 0].mean()
-             for out, c in ((d_real, cnd), (d_fake, asked))]
-    assert_logged(state, L_d=L_D + GP, L_g=L_G, D_real=heads[0], D_fake=heads[1], share=share,
-                  **({"penalty": GP} if args.adv == "wgan-gp" else {}))
+    heads = [
+        (out * c).sum() / B if ca else out[:, 0].mean()
+        for out, c in ((d_real, cnd), (d_fake, asked))
+    ]
+    assert_logged(
+        state,
+        L_d=L_D + GP,
+        L_g=L_G,
+        D_real=heads[0],
+        D_fake=heads[1],
+        share=share,
+        **({"penalty": GP} if args.adv == "wgan-gp" else {}),
+    )
 
 
 # --- BiGAN, ALI, ALICE and the baselines: §3.4, §4.1, §4.2 ---------------------------------------
 
 
-@pytest.mark.parametrize("flags", [
-    "--method bigan --lr-final 0.5 --lr-steps 4",
-    "--method bigan --prior normal --cycle 0.7 --lr-ratio 0.3 --weight-decay 0.1",
-    "--method bigan --arch conv --beta1 0.8",
-    "--method ali --cycle 2 --lr-steps 2",
-    "--method ali --arch conv",
-    "--method latent-regressor",
-    "--method latent-regressor --prior normal --lr-weight 0.9",
-    "--method joint-lr --lr-weight 0.6",
-    "--method joint-lr --prior normal --weight-decay 0",
-    "--method ae-l1",
-    "--method ae-l2 --weight-decay 0.3",
-    "--dataset 25gaussians --method ali --width 8",
-    "--dataset 8gaussians --method bigan --width 8 --cycle 0.5",
-])
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--method bigan --lr-final 0.5 --lr-steps 4",
+        "--method bigan --prior normal --cycle 0.7 --lr-ratio 0.3 --weight-decay 0.1",
+        "--method bigan --arch conv --beta1 0.8",
+        "--method ali --cycle 2 --lr-steps 2",
+        "--method ali --arch conv",
+        "--method latent-regressor",
+        "--method latent-regressor --prior normal --lr-weight 0.9",
+        "--method joint-lr --lr-weight 0.6",
+        "--method joint-lr --prior normal --weight-decay 0",
+        "--method ae-l1",
+        "--method ae-l2 --weight-decay 0.3",
+        "--dataset 25gaussians --method ali --width 8",
+        "--dataset 8gaussians --method bigan --width 8 --cycle 0.5",
+    ],
+)
 def test_bigan(tmp_path, flags):
     train, args, state = trained("bigan", tmp_path / "run", "--lr 2e-3 --sample-every 2 " + flags)
     G, E, D = train.build(args)
@@ -481,7 +527,7 @@ def test_bigan(tmp_path, flags):
     data, B, pairs = train.load_data(args), args.batch_size, args.method in ("bigan", "ali")
     for step in range(1, STEPS + 1):
         second_half = min(1, max(0, 2 * step / args.lr_steps - 1))
-        rate = args.lr * args.lr_final ** second_half
+        rate = args.lr * args.lr_final**second_half
         opt_D.param_groups[0]["lr"], opt_GE.param_groups[0]["lr"] = rate, rate * args.lr_ratio
         rng = step_rng(args.seed, step)
         x, _ = data.batch(step - 1, B, args.seed)
@@ -493,7 +539,7 @@ def test_bigan(tmp_path, flags):
 
         if args.method in ("ae-l1", "ae-l2"):
             error = x - G(E(x))
-            L_GE, logged = (error.abs() if args.method == "ae-l1" else error ** 2).mean(), {}
+            L_GE, logged = (error.abs() if args.method == "ae-l1" else error**2).mean(), {}
             descend(opt_GE, L_GE)
             continue
         if pairs:
@@ -520,5 +566,5 @@ def test_bigan(tmp_path, flags):
         descend(opt_GE, L_GE, retain_graph=True)
         descend(opt_D, L_D)
     assert_logged(state, L_GE=L_GE, **logged)
-    for name, net in (("G", G), ("E", E), ("D", D)):         # the last sampling set new statistics
+    for name, net in (("G", G), ("E", E), ("D", D)):  # the last sampling set new statistics
         assert_agree(state[name], net.state_dict(), name, ignore=("running_", "num_batches"))

@@ -11,7 +11,9 @@ from common.sweep import only, sweep
 
 
 def namespace(**more):
-    return argparse.Namespace(**{"jobs": 1, "threads": 1, "device": "cpu", "data_dir": "data", "n": 100} | more)
+    return argparse.Namespace(
+        **{"jobs": 1, "threads": 1, "device": "cpu", "data_dir": "data", "n": 100} | more
+    )
 
 
 def cells(n):
@@ -22,7 +24,10 @@ def train(argv):
     """A run that leaves a checkpoint and nothing else."""
     where = Path(argv[argv.index("--out") + 1])
     where.mkdir()
-    save_atomic({"format": 1, "paper": "none", "step": 2, "args": {"steps": 2}, "state": {}}, where / "last.pt")
+    save_atomic(
+        {"format": 1, "paper": "none", "step": 2, "args": {"steps": 2}, "state": {}},
+        where / "last.pt",
+    )
 
 
 def measure(where, cell, args):
@@ -42,11 +47,25 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, capsys):
 
     for _ in range(2):
         found = sweep(cells(2), fails, None, namespace(), tmp_path, ["--quick"])
-        assert [(r["name"], r["error"]) for r in found] == [("run0", "no such data"), ("run1", "no such data")]
+        assert [(r["name"], r["error"]) for r in found] == [
+            ("run0", "no such data"),
+            ("run1", "no such data"),
+        ]
     assert "run0: FAILED: no such data" in capsys.readouterr().err
     assert len(seen) == 4 == len(read_log(tmp_path / "results.jsonl"))
-    assert seen[1] == ["--seed", "1", "--device", "cpu", "--data-dir", "data", "--quick", "--lr", "1",
-                       "--out", str(tmp_path / "run1")]
+    assert seen[1] == [
+        "--seed",
+        "1",
+        "--device",
+        "cpu",
+        "--data-dir",
+        "data",
+        "--quick",
+        "--lr",
+        "1",
+        "--out",
+        str(tmp_path / "run1"),
+    ]
 
 
 def test_several_processes_find_the_same(tmp_path):
@@ -61,7 +80,9 @@ def test_other_flags_are_refused_in_the_same_folder(tmp_path):
     for args, shared in ((namespace(), ["--steps", "9"]), (namespace(n=200), ["--quick"])):
         with pytest.raises(UserError, match="other flags"):
             sweep([], train, measure, args, tmp_path, shared)
-    sweep([], train, measure, namespace(jobs=2), tmp_path, ["--quick"])      # how many at a time changes no result
+    sweep(
+        [], train, measure, namespace(jobs=2), tmp_path, ["--quick"]
+    )  # how many at a time changes no result
 
 
 @pytest.mark.parametrize("content", [b"", b'{"train": ', b"\xff\xfe"])

@@ -42,7 +42,9 @@ from . import count_tag, efficientnet, lenet
 from .lenet import LeNet, match_channels
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-INCEPTION_URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+INCEPTION_URL = (
+    f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
+)
 # The full sum as torch-fidelity pins it; its first digits are in the file's name.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
@@ -69,9 +71,11 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     if n < 2:
         raise ValueError(f"a covariance needs two samples or more, not {n}")
     if n <= dim:
-        warnings.warn(f"{n} samples of {dim} features give a singular covariance: "
-                      f"the Fréchet distance is strongly biased upwards; use more than {dim} samples",
-                      stacklevel=2)
+        warnings.warn(
+            f"{n} samples of {dim} features give a singular covariance: "
+            f"the Fréchet distance is strongly biased upwards; use more than {dim} samples",
+            stacklevel=2,
+        )
     mu = features.mean(0, dtype=torch.float64)
     sigma = torch.zeros(dim, dim, dtype=torch.float64, device=features.device)
     for block in features.split(4096):  # blockwise, so that no float64 copy of all features is made
@@ -87,7 +91,9 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     Σ₁Σ₂ is similar to the symmetric Σ₁^½ Σ₂ Σ₁^½, so the trace is a sum of roots of real eigenvalues, and no
     matrix square root with an imaginary part to throw away is needed.
     """
-    mu1, sigma1, mu2, sigma2 = (torch.as_tensor(x, dtype=torch.float64) for x in (mu1, sigma1, mu2, sigma2))
+    mu1, sigma1, mu2, sigma2 = (
+        torch.as_tensor(x, dtype=torch.float64) for x in (mu1, sigma1, mu2, sigma2)
+    )
     if not all(x.isfinite().all() for x in (mu1, sigma1, mu2, sigma2)):
         raise ValueError("the features are not finite, so they have no Fréchet distance")
     values, vectors = torch.linalg.eigh(sigma1)
@@ -98,8 +104,9 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     return max(distance.item(), 0.0)
 
 
-def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset_size: int = 1000,
-                              seed: int = 0) -> tuple[float, float]:
+def kernel_inception_distance(
+    f1: Tensor, f2: Tensor, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
     """Unbiased MMD² under k(x, y) = (x·y/D + 1)³, Bińkowski et al. 2018 (arXiv:1801.01401), §4.
 
     f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets, in
@@ -132,9 +139,12 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
     real (N, D), fake (M, D); N, M > k.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"precision and recall need more than k = {k} samples, "
-                         f"got {len(real)} and {len(fake)}")
-    centre = real.mean(0, dtype=torch.float64)  # a common shift keeps distances, and saves digits below
+        raise ValueError(
+            f"precision and recall need more than k = {k} samples, got {len(real)} and {len(fake)}"
+        )
+    centre = real.mean(
+        0, dtype=torch.float64
+    )  # a common shift keeps distances, and saves digits below
     real, fake = real.double() - centre, fake.double() - centre
     return _share_inside(fake, real, k), _share_inside(real, fake, k)
 
@@ -143,7 +153,7 @@ def _squared_distances(points: Tensor, others: Tensor, block: int = 1024):
     """Blocks (start, |a|² + |b|² − 2ab (block, M), its rounding error): never all pairs in memory at once."""
     norms = others.square().sum(1)
     for start in range(0, len(points), block):
-        a = points[start:start + block]
+        a = points[start : start + block]
         sums = a.square().sum(1, keepdim=True) + norms
         yield start, torch.addmm(sums, a, others.T, alpha=-2), 1e-13 * sums
 
@@ -171,7 +181,9 @@ def inception_score(logits: Tensor, splits: int = 1) -> tuple[float, float]:
     give a different number; one split (sd 0) does not depend on the order.
     """
     if not 1 <= splits <= len(logits):
-        raise ValueError(f"splits must be in 1..{len(logits)} (the number of samples), not {splits}")
+        raise ValueError(
+            f"splits must be in 1..{len(logits)} (the number of samples), not {splits}"
+        )
     scores = []
     for part in logits.double().softmax(1).tensor_split(splits):
         # E KL(p(y|x) ‖ p(y)) = H(E p(y|x)) − E H(p(y|x)): entropies need no care at p = 0
@@ -189,8 +201,11 @@ def class_histogram(logits: Tensor) -> dict:
     """
     counts = torch.bincount(logits.argmax(1), minlength=logits.shape[1])
     shares = counts.double() / len(logits)
-    return {"counts": counts.tolist(), "entropy": torch.special.entr(shares).sum().item(),
-            "coverage": (counts * 100 >= len(logits)).double().mean().item()}
+    return {
+        "counts": counts.tolist(),
+        "entropy": torch.special.entr(shares).sum().item(),
+        "coverage": (counts * 100 >= len(logits)).double().mean().item(),
+    }
 
 
 # --- Inception v3 as TensorFlow's FID has it
@@ -230,11 +245,15 @@ class InceptionTF(nn.Module):
         self.fc = nn.Linear(2048, 1008)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        x = F.interpolate(match_channels(images, 3), (299, 299), mode="bilinear", align_corners=False)
+        x = F.interpolate(
+            match_channels(images, 3), (299, 299), mode="bilinear", align_corners=False
+        )
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))  # (B, 64, 147, 147)
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(_halve(x)))  # (B, 192, 71, 71)
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(_halve(x))))  # (B, 288, 35, 35)
-        x = self.Mixed_6e(self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x)))))  # (B, 768, 17, 17)
+        x = self.Mixed_6e(
+            self.Mixed_6d(self.Mixed_6c(self.Mixed_6b(self.Mixed_6a(x))))
+        )  # (B, 768, 17, 17)
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))  # (B, 2048, 8, 8)
         features = x.mean((2, 3))
         return features, F.linear(features, self.fc.weight)
@@ -304,42 +323,79 @@ def _halve(x):
 
 
 def _block_a(c_in, pool_channels):
-    return _Mixed(c_in, {
-        "branch1x1": [("", 64, 1)],
-        "branch5x5": [("_1", 48, 1), ("_2", 64, 5)],
-        "branch3x3dbl": [("_1", 64, 1), ("_2", 96, 3), ("_3", 96, 3)],
-    }, _average_pool, pool_channels)
+    return _Mixed(
+        c_in,
+        {
+            "branch1x1": [("", 64, 1)],
+            "branch5x5": [("_1", 48, 1), ("_2", 64, 5)],
+            "branch3x3dbl": [("_1", 64, 1), ("_2", 96, 3), ("_3", 96, 3)],
+        },
+        _average_pool,
+        pool_channels,
+    )
 
 
 def _block_b(c_in):
-    return _Mixed(c_in, {
-        "branch3x3": [("", 384, "s2")],
-        "branch3x3dbl": [("_1", 64, 1), ("_2", 96, 3), ("_3", 96, "s2")],
-    }, _halve)
+    return _Mixed(
+        c_in,
+        {
+            "branch3x3": [("", 384, "s2")],
+            "branch3x3dbl": [("_1", 64, 1), ("_2", 96, 3), ("_3", 96, "s2")],
+        },
+        _halve,
+    )
 
 
 def _block_c(c_in, c):
-    return _Mixed(c_in, {
-        "branch1x1": [("", 192, 1)],
-        "branch7x7": [("_1", c, 1), ("_2", c, (1, 7)), ("_3", 192, (7, 1))],
-        "branch7x7dbl": [("_1", c, 1), ("_2", c, (7, 1)), ("_3", c, (1, 7)),
-                         ("_4", c, (7, 1)), ("_5", 192, (1, 7))],
-    }, _average_pool, 192)
+    return _Mixed(
+        c_in,
+        {
+            "branch1x1": [("", 192, 1)],
+            "branch7x7": [("_1", c, 1), ("_2", c, (1, 7)), ("_3", 192, (7, 1))],
+            "branch7x7dbl": [
+                ("_1", c, 1),
+                ("_2", c, (7, 1)),
+                ("_3", c, (1, 7)),
+                ("_4", c, (7, 1)),
+                ("_5", 192, (1, 7)),
+            ],
+        },
+        _average_pool,
+        192,
+    )
 
 
 def _block_d(c_in):
-    return _Mixed(c_in, {
-        "branch3x3": [("_1", 192, 1), ("_2", 320, "s2")],
-        "branch7x7x3": [("_1", 192, 1), ("_2", 192, (1, 7)), ("_3", 192, (7, 1)), ("_4", 192, "s2")],
-    }, _halve)
+    return _Mixed(
+        c_in,
+        {
+            "branch3x3": [("_1", 192, 1), ("_2", 320, "s2")],
+            "branch7x7x3": [
+                ("_1", 192, 1),
+                ("_2", 192, (1, 7)),
+                ("_3", 192, (7, 1)),
+                ("_4", 192, "s2"),
+            ],
+        },
+        _halve,
+    )
 
 
 def _block_e(c_in, pool):
-    return _Mixed(c_in, {
-        "branch1x1": [("", 320, 1)],
-        "branch3x3": [("_1", 384, 1), [("_2a", 384, (1, 3)), ("_2b", 384, (3, 1))]],
-        "branch3x3dbl": [("_1", 448, 1), ("_2", 384, 3), [("_3a", 384, (1, 3)), ("_3b", 384, (3, 1))]],
-    }, pool, 192)
+    return _Mixed(
+        c_in,
+        {
+            "branch1x1": [("", 320, 1)],
+            "branch3x3": [("_1", 384, 1), [("_2a", 384, (1, 3)), ("_2b", 384, (3, 1))]],
+            "branch3x3dbl": [
+                ("_1", 448, 1),
+                ("_2", 384, 3),
+                [("_3a", 384, (1, 3)), ("_3b", 384, (3, 1))],
+            ],
+        },
+        pool,
+        192,
+    )
 
 
 # --- extractors
@@ -348,8 +404,15 @@ def _block_e(c_in, pool):
 KINDS = ("auto", "lenet", "inception", "efficientnet")
 
 
-def load_extractor(kind: str, dataset: str, device="cpu", data_dir="data", inception_weights=None,
-                   download: bool = True, labelled: bool = True) -> nn.Module | None:
+def load_extractor(
+    kind: str,
+    dataset: str,
+    device="cpu",
+    data_dir="data",
+    inception_weights=None,
+    download: bool = True,
+    labelled: bool = True,
+) -> nn.Module | None:
     """The frozen feature extractor `kind`, one of KINDS, in eval mode on `device`.
 
     It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1]
@@ -400,9 +463,12 @@ def _first_at_hand(dataset, data_dir, download, labelled):
         try:
             net = _efficientnet()
         except UserError:
-            print(f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is "
-                  f"measured. For FID and its like: {efficientnet.INSTALL}; or --inception-weights "
-                  f"FILE, the file from {INCEPTION_URL}", file=sys.stderr)
+            print(
+                f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is "
+                f"measured. For FID and its like: {efficientnet.INSTALL}; or --inception-weights "
+                f"FILE, the file from {INCEPTION_URL}",
+                file=sys.stderr,
+            )
             return None
     print(f"features are {net.name}'s: {'; '.join(missing)}", file=sys.stderr)
     return net
@@ -417,8 +483,9 @@ def _build(make, state_dict=None, path=None):
         try:
             net.load_state_dict(state_dict)
         except (RuntimeError, AttributeError, TypeError) as e:
-            raise UserError(f"{path} holds no weights of {type(net).__name__}. "
-                            "Delete it or name another file") from e
+            raise UserError(
+                f"{path} holds no weights of {type(net).__name__}. Delete it or name another file"
+            ) from e
     return net
 
 
@@ -448,7 +515,9 @@ def _trained_lenet(dataset, data_dir):
     path = _lenet_file(dataset, data_dir)
     if path is None:
         path = lenet.weights_file(dataset, data_dir)
-        raise UserError(f"no LeNet weights for {dataset}: looked for {path}. Train it with: {train_it}")
+        raise UserError(
+            f"no LeNet weights for {dataset}: looked for {path}. Train it with: {train_it}"
+        )
     saved = _load(path)
     try:
         state_dict, meta = saved["state_dict"], saved["meta"]
@@ -457,10 +526,15 @@ def _trained_lenet(dataset, data_dir):
         shape = {key: meta[key] for key in ("channels", "size", "classes")} | {"name": name}
         accuracy = meta["accuracy"]
     except (KeyError, TypeError) as e:
-        raise UserError(f"{path} is not a weights file of this LeNet. Delete it. "
-                        f"Train it with: {train_it}") from e
-    lenet.check_accuracy(accuracy, meta["classes"], f"the LeNet in {path}",
-                         f"Train it longer: {train_it} --epochs {2 * meta.get('epochs', 7)}")
+        raise UserError(
+            f"{path} is not a weights file of this LeNet. Delete it. Train it with: {train_it}"
+        ) from e
+    lenet.check_accuracy(
+        accuracy,
+        meta["classes"],
+        f"the LeNet in {path}",
+        f"Train it longer: {train_it} --epochs {2 * meta.get('epochs', 7)}",
+    )
     return _build(lambda: LeNet(**shape), state_dict, path)
 
 
@@ -472,8 +546,11 @@ def _lenet_trained_now(dataset, data_dir):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_atomic({"state_dict": net.state_dict(), "meta": meta}, path)
     except (OSError, UserError) as e:
-        print(f"warning: the LeNet of {dataset} can't be kept ({_cause(e)}) "
-              "and is trained anew each time", file=sys.stderr)
+        print(
+            f"warning: the LeNet of {dataset} can't be kept ({_cause(e)}) "
+            "and is trained anew each time",
+            file=sys.stderr,
+        )
         lenet.check_accuracy(meta["accuracy"], meta["classes"], f"the LeNet of {dataset}")
         weights = b"".join(value.numpy().tobytes() for value in net.state_dict().values())
         net.name = f"lenet_{hashlib.sha256(weights).hexdigest()[:8]}"
@@ -495,25 +572,32 @@ def _inception(data_dir, weights, download):
     if weights is not None:
         path = Path(weights).expanduser()
         if not path.is_file():
-            raise UserError(f"--inception-weights {path}: no such file. It can be had from {INCEPTION_URL}")
+            raise UserError(
+                f"--inception-weights {path}: no such file. It can be had from {INCEPTION_URL}"
+            )
         digest = _sha256(path)
         if digest != INCEPTION_SHA256:
             name = f"inception_{digest[:8]}"
-            warnings.warn(f"{path} is not the FID weights file ({INCEPTION_FILE}): its numbers compare with "
-                          f"no published FID, and their keys say {name}", stacklevel=3)
+            warnings.warn(
+                f"{path} is not the FID weights file ({INCEPTION_FILE}): its numbers compare with "
+                f"no published FID, and their keys say {name}",
+                stacklevel=3,
+            )
     else:
         path = data_dir / INCEPTION_FILE
         if not path.is_file():
             _download_inception(path, download)
         elif _sha256(path) != INCEPTION_SHA256:
-            raise UserError(f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then "
-                            f"run again or put the file from {INCEPTION_URL} there")
+            raise UserError(
+                f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then "
+                f"run again or put the file from {INCEPTION_URL} there"
+            )
     return _build(lambda: InceptionTF(name), _load(path), path)
 
 
 def _answers(url, seconds=5):
     """Whether a server can be reached in so many seconds, even if its name's look-up hangs."""
-    if urllib.request.getproxies():          # the way there isn't a direct one
+    if urllib.request.getproxies():  # the way there isn't a direct one
         return True
     connected = []
 
@@ -531,14 +615,19 @@ def _answers(url, seconds=5):
 
 def _download_inception(path, download, timeout=10):
     """Fetch the weights to a temporary file, check, rename. Without a network it fails within seconds."""
-    by_hand = (f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with "
-               "--inception-weights FILE; --extractor auto goes on without it")
+    by_hand = (
+        f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with "
+        "--inception-weights FILE; --extractor auto goes on without it"
+    )
     if not download:
         raise UserError(f"no Inception weights at {path}. {by_hand}")
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response, temporary.open("wb") as file:
+        with (
+            urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response,
+            temporary.open("wb") as file,
+        ):
             while chunk := response.read(1 << 20):
                 file.write(chunk)
         if _sha256(temporary) != INCEPTION_SHA256:
@@ -554,8 +643,10 @@ def _load(path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch.load has no common error class for damaged files
-        raise UserError(f"{path} cannot be read as weights ({type(e).__name__}): it is damaged or foreign. "
-                        "Delete it or name another file") from e
+        raise UserError(
+            f"{path} cannot be read as weights ({type(e).__name__}): it is damaged or foreign. "
+            "Delete it or name another file"
+        ) from e
 
 
 def _sha256(path):
@@ -567,8 +658,9 @@ def _sha256(path):
 
 
 @torch.no_grad()
-def collect(extractor: nn.Module, batches: Iterable[Tensor], n: int | None = None,
-            amp: bool = False) -> tuple[Tensor, Tensor]:
+def collect(
+    extractor: nn.Module, batches: Iterable[Tensor], n: int | None = None, amp: bool = False
+) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits (N, classes), float32 on the CPU, of image batches in [-1, 1].
 
     Images are read as they come, quantised and dropped, so `batches` may be a generator of 50,000
@@ -588,12 +680,21 @@ def collect(extractor: nn.Module, batches: Iterable[Tensor], n: int | None = Non
         if n is not None and count >= n:
             break
     if count == 0 or (n is not None and count < n):
-        raise ValueError(f"{'some' if n is None else n} images are needed, but the batches held {count}")
+        raise ValueError(
+            f"{'some' if n is None else n} images are needed, but the batches held {count}"
+        )
     return torch.cat(features), torch.cat(logits)
 
 
-def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: int = 0, batch_size: int = 256,
-                  device="cpu", cache_dir=None) -> tuple[Tensor, Tensor]:
+def real_features(
+    extractor: nn.Module,
+    image_set,
+    n: int | None = None,
+    seed: int = 0,
+    batch_size: int = 256,
+    device="cpu",
+    cache_dir=None,
+) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or too many).
 
     image_set: has `len`, .name .split .size .channels, images_at(index, device) -> (B, C, H, W) in
@@ -612,7 +713,9 @@ def real_features(extractor: nn.Module, image_set, n: int | None = None, seed: i
         path = Path(cache_dir).expanduser() / _cache_name(extractor, image_set, n, seed)
         if (saved := _read_cache(path, n)) is not None:
             return saved
-    features, logits = collect(extractor, (image_set.images_at(i, device) for i in index.split(batch_size)))
+    features, logits = collect(
+        extractor, (image_set.images_at(i, device) for i in index.split(batch_size))
+    )
     if path is not None:
         _write_cache({"features": features, "logits": logits}, path)
     return features, logits
@@ -623,8 +726,10 @@ def _write_cache(value, path):
         path.parent.mkdir(parents=True, exist_ok=True)
         save_atomic(value, path)
     except (OSError, UserError) as e:
-        _warn_once(f"features of real images can't be kept in {path.parent} ({_cause(e)}) "
-                   "and are computed each time")
+        _warn_once(
+            f"features of real images can't be kept in {path.parent} ({_cause(e)}) "
+            "and are computed each time"
+        )
 
 
 @functools.cache
@@ -638,8 +743,10 @@ def _cache_name(extractor, image_set, n, seed):
         if not key.endswith("num_batches_tracked"):
             weights.update(key.encode() + value.detach().cpu().contiguous().numpy().tobytes())
     shape = f"{image_set.channels}x{image_set.size}-8bit"
-    name = (f"{extractor.name}-{weights.hexdigest()[:10]}_{image_set.name}-{image_set.split}-"
-            f"{shape}-{image_set.fingerprint()[:16]}_n{n}_seed{seed}.pt")
+    name = (
+        f"{extractor.name}-{weights.hexdigest()[:10]}_{image_set.name}-{image_set.split}-"
+        f"{shape}-{image_set.fingerprint()[:16]}_n{n}_seed{seed}.pt"
+    )
     return re.sub(r"[^\w.-]", "-", name)
 
 
@@ -651,7 +758,15 @@ def _read_cache(path, n):
         if len(saved["features"]) == len(saved["logits"]) == n:
             return saved["features"], saved["logits"]
         cause = "it holds another number of samples"
-    except (OSError, EOFError, RuntimeError, ValueError, LookupError, TypeError, pickle.UnpicklingError) as e:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        LookupError,
+        TypeError,
+        pickle.UnpicklingError,
+    ) as e:
         cause = type(e).__name__
     warnings.warn(f"{path} is damaged ({cause}); its features are computed again", stacklevel=3)
     return None
@@ -660,8 +775,15 @@ def _read_cache(path, n):
 # --- all scores
 
 
-def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extractor_name: str, split: str,
-                  kid_subsets: int = 100, seed: int = 0, max_neighbours: int = 10_000) -> dict[str, float]:
+def image_metrics(
+    real: tuple[Tensor, Tensor],
+    fake: tuple[Tensor, Tensor],
+    extractor_name: str,
+    split: str,
+    kid_subsets: int = 100,
+    seed: int = 0,
+    max_neighbours: int = 10_000,
+) -> dict[str, float]:
     """All scores of `fake` against `real`, each a (features, logits) pair of `collect` or `real_features`.
 
     Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5, "is_lenet_10k": …}.
@@ -669,10 +791,14 @@ def image_metrics(real: tuple[Tensor, Tensor], fake: tuple[Tensor, Tensor], extr
     """
     (real_f, _), (fake_f, fake_logits) = real, fake
     if min(len(real_f), len(fake_f)) < 4:
-        raise UserError(f"{len(fake_f)} samples, {len(real_f)} real images: precision and recall look at three "
-                        "neighbours of each. Give --n 4 or more")
+        raise UserError(
+            f"{len(fake_f)} samples, {len(real_f)} real images: precision and recall look at three "
+            "neighbours of each. Give --n 4 or more"
+        )
     generator = torch.Generator().manual_seed(seed)
-    near = [f[torch.randperm(len(f), generator=generator)[:max_neighbours]] for f in (real_f, fake_f)]
+    near = [
+        f[torch.randperm(len(f), generator=generator)[:max_neighbours]] for f in (real_f, fake_f)
+    ]
     precision, recall = precision_recall(*near)
     kid, kid_std = kernel_inception_distance(real_f, fake_f, subsets=kid_subsets, seed=seed)
     tag, near_tag = (f"{extractor_name}_{count_tag(len(f))}" for f in (fake_f, near[1]))
@@ -696,13 +822,17 @@ class Tracker:
     def __init__(self, image_set, dataset: str, device="cpu", data_dir="data", kind: str = "lenet"):
         self.split = image_set.split
         if len(image_set) < 2:
-            raise UserError(f"{dataset} has {len(image_set)} {self.split} image, and FID needs two. "
-                            "Give --fid-samples 0")
-        self.extractor = load_extractor(kind, dataset, device, data_dir,
-                                        labelled=image_set.labels is not None)
+            raise UserError(
+                f"{dataset} has {len(image_set)} {self.split} image, and FID needs two. "
+                "Give --fid-samples 0"
+            )
+        self.extractor = load_extractor(
+            kind, dataset, device, data_dir, labelled=image_set.labels is not None
+        )
         if self.extractor is not None:
-            features, _ = real_features(self.extractor, image_set, device=device,
-                                        cache_dir=Path(data_dir) / "cache")
+            features, _ = real_features(
+                self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache"
+            )
             self.real = moments(features)
 
     def __call__(self, batches: Iterable[Tensor], n: int) -> dict[str, float]:
@@ -711,5 +841,7 @@ class Tracker:
             return {}
         features, logits = collect(self.extractor, batches, n)
         tag = f"{self.extractor.name}_{count_tag(n)}"
-        return {f"fid_{tag}_{self.split}": frechet_distance(*self.real, *moments(features)),
-                f"is_{tag}": inception_score(logits)[0]}
+        return {
+            f"fid_{tag}_{self.split}": frechet_distance(*self.real, *moments(features)),
+            f"is_{tag}": inception_score(logits)[0],
+        }

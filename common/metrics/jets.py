@@ -45,7 +45,9 @@ def jet_mass(particles: Tensor) -> Tensor:
     A boost along the beam and a turn around it don't change m, so the hardest particle is put at eta = phi = 0: that
     leaves less to cancel, and gives exactly 0 for one particle.
     """
-    return torch.cat([_mass(jets) for jets in particles.split(50_000)])  # a few hundred MB at 150 particles
+    return torch.cat(
+        [_mass(jets) for jets in particles.split(50_000)]
+    )  # a few hundred MB at 150 particles
 
 
 def _mass(particles):
@@ -59,7 +61,9 @@ def _mass(particles):
 
 def observables(particles: Tensor) -> Tensor:
     """(3, J) float64: mass, number of particles, sum of pt."""
-    return torch.stack([jet_mass(particles), float64(present(particles).sum(1)), float64(particles[..., 2]).sum(1)])
+    return torch.stack(
+        [jet_mass(particles), float64(present(particles).sum(1)), float64(particles[..., 2]).sum(1)]
+    )
 
 
 def efps(particles: Tensor, dtype: torch.dtype | None = None) -> Tensor:
@@ -78,7 +82,7 @@ def efps(particles: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     found, lengths, start = particles.new_empty(len(particles), 36), lengths.tolist(), 0
     while start < len(order):
         longest = lengths[start]
-        chunk = order[start:start + max(1, budget // longest**2)]
+        chunk = order[start : start + max(1, budget // longest**2)]
         found[chunk] = _efps(particles[chunk, :longest])
         start += len(chunk)
     return found
@@ -101,13 +105,51 @@ def _efps(particles: Tensor) -> Tensor:
     closed = paths * theta
     triangle, doubled = over(closed, z), over(closed.mul_(theta), z)
     square = over(paths.square_(), z)
-    rooted = torch.stack([
-        torch.ones_like(a), a, b, c, d, a**2, a * b, a * c, b**2, triangle, doubled, a**3, a**2 * b, a * aa, b * aa,
-        a * ba, a * triangle, square, a**4, a**2 * aa, aa**2], 1)  # (C, 21, N)
+    rooted = torch.stack(
+        [
+            torch.ones_like(a),
+            a,
+            b,
+            c,
+            d,
+            a**2,
+            a * b,
+            a * c,
+            b**2,
+            triangle,
+            doubled,
+            a**3,
+            a**2 * b,
+            a * aa,
+            b * aa,
+            a * ba,
+            a * triangle,
+            square,
+            a**4,
+            a**2 * aa,
+            aa**2,
+        ],
+        1,
+    )  # (C, 21, N)
     e = over(rooted, z)  # the 21 connected graphs
     e1, e2, e5 = e[:, 1], e[:, 2], e[:, 5]
-    products = [e1**2, e1 * e2, e1 * e[:, 3], e2**2, e1 * e5, e2 * e5, e1 * e[:, 6], e1 * e[:, 9], e1**3,
-                e1 * e[:, 11], e1 * e[:, 13], e5**2, e1**2 * e2, e1**2 * e5, e1**4]
+    products = [
+        e1**2,
+        e1 * e2,
+        e1 * e[:, 3],
+        e2**2,
+        e1 * e5,
+        e2 * e5,
+        e1 * e[:, 6],
+        e1 * e[:, 9],
+        e1**3,
+        e1 * e[:, 11],
+        e1 * e[:, 13],
+        e5**2,
+        e1**2 * e2,
+        e1**2 * e5,
+        e1**4,
+    ]
     return torch.cat([e, torch.stack(products, 1)], 1)
 
 
@@ -133,13 +175,17 @@ def wasserstein1(x: Tensor, y: Tensor) -> Tensor:
     return (steps[..., :-1].abs() * values.gather(-1, order).double().diff()).sum(-1) / (n * m)
 
 
-def bootstrap(n_real: int, n_fake: int, size: int, rng: np.random.Generator, batches: int = 5) -> list:
+def bootstrap(
+    n_real: int, n_fake: int, size: int, rng: np.random.Generator, batches: int = 5
+) -> list:
     """Indices (real, fake) of `batches` samples of `size` jets a side, with replacement: jetnet's draws from `rng`.
 
     Drawing both sides makes W1 too large: it is not 0 even if real and fake jets are the same ones.
     """
-    return [(torch.from_numpy(rng.choice(n_real, size)), torch.from_numpy(rng.choice(n_fake, size)))
-            for _ in range(batches)]
+    return [
+        (torch.from_numpy(rng.choice(n_real, size)), torch.from_numpy(rng.choice(n_fake, size)))
+        for _ in range(batches)
+    ]
 
 
 def disjoint(n_real: int, n_fake: int, batches: int = 10) -> list:
@@ -160,11 +206,16 @@ def w1(real: Tensor, fake: Tensor, draws: list) -> Tensor:
 
 def w1p(real: Tensor, fake: Tensor, draws: list) -> Tensor:
     """W1 of eta_rel, phi_rel, pt_rel over the particles that are there, in each draw: (draws, 3) float64."""
+
     def features(particles):
         return particles[present(particles)].T.contiguous()  # (3, number of particles)
 
-    return torch.stack([torch.stack([wasserstein1(x, y) for x, y in zip(features(real[i]), features(fake[j]))])
-                        for i, j in _on(real.device, draws)])
+    return torch.stack(
+        [
+            torch.stack([wasserstein1(x, y) for x, y in zip(features(real[i]), features(fake[j]))])
+            for i, j in _on(real.device, draws)
+        ]
+    )
 
 
 def _on(device, draws):
@@ -188,20 +239,40 @@ def variance_weighted_mean(values: Tensor, errors: Tensor) -> tuple[float, float
     if (errors == 0).any():
         return values[errors == 0].mean().item(), 0.0
     weights = errors**-2
-    return ((values * weights).sum() / weights.sum()).item(), ((1 / errors).sum() / weights.sum()).item()
+    return ((values * weights).sum() / weights.sum()).item(), (
+        (1 / errors).sum() / weights.sum()
+    ).item()
 
 
 # --- FPD and KPD
 
 
-def fpd(real: Tensor, fake: Tensor, min_samples: int | None = None, max_samples: int | None = None, batches: int = 20,
-        points: int = 10, normalise: bool = True, seed: int = 42) -> tuple[float, float]:
+def fpd(
+    real: Tensor,
+    fake: Tensor,
+    min_samples: int | None = None,
+    max_samples: int | None = None,
+    batches: int = 20,
+    points: int = 10,
+    normalise: bool = True,
+    seed: int = 42,
+) -> tuple[float, float]:
     """Fréchet physics distance of features (J, 36), (K, 36) as jetnet fits it: value and error, `jetnet_intercept`."""
-    return jetnet_intercept(*frechet_curve(real, fake, min_samples, max_samples, batches, points, normalise, seed))
+    return jetnet_intercept(
+        *frechet_curve(real, fake, min_samples, max_samples, batches, points, normalise, seed)
+    )
 
 
-def frechet_curve(real: Tensor, fake: Tensor, min_samples: int | None = None, max_samples: int | None = None,
-                  batches: int = 20, points: int = 10, normalise: bool = True, seed: int = 42) -> tuple:
+def frechet_curve(
+    real: Tensor,
+    fake: Tensor,
+    min_samples: int | None = None,
+    max_samples: int | None = None,
+    batches: int = 20,
+    points: int = 10,
+    normalise: bool = True,
+    seed: int = 42,
+) -> tuple:
     """Fréchet distance of features (J, 36), (K, 36) against sample size: sizes and distances, arrays (points,).
 
     The sizes are equidistant in 1/size from min_samples to max_samples, each distance is the mean of `batches` draws
@@ -214,13 +285,24 @@ def frechet_curve(real: Tensor, fake: Tensor, min_samples: int | None = None, ma
     if min_samples is None:
         min_samples = min(10_000, max_samples * 2 // 5)
     if not 2 <= min_samples < max_samples:
-        raise ValueError(f"FPD needs 2 <= min_samples < max_samples, not {min_samples} and {max_samples} "
-                         f"({len(real)} real, {len(fake)} fake jets)")
+        raise ValueError(
+            f"FPD needs 2 <= min_samples < max_samples, not {min_samples} and {max_samples} "
+            f"({len(real)} real, {len(fake)} fake jets)"
+        )
     x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     rng = np.random.default_rng(seed)
     sizes = (1 / np.linspace(1 / min_samples, 1 / max_samples, points)).astype(int)
-    return sizes, np.array([np.mean([frechet_distance(*_drawn_moments(x, rng, size), *_drawn_moments(y, rng, size))
-                                     for _ in range(batches)]) for size in sizes])
+    return sizes, np.array(
+        [
+            np.mean(
+                [
+                    frechet_distance(*_drawn_moments(x, rng, size), *_drawn_moments(y, rng, size))
+                    for _ in range(batches)
+                ]
+            )
+            for size in sizes
+        ]
+    )
 
 
 def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
@@ -231,8 +313,13 @@ def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, f
     `line_intercept`.
     """
     from scipy.optimize import curve_fit
-    fit, covariance = curve_fit(lambda t, intercept, slope: intercept + slope * t, 1 / sizes, distances,
-                                bounds=([0, 0], [np.inf, np.inf]))
+
+    fit, covariance = curve_fit(
+        lambda t, intercept, slope: intercept + slope * t,
+        1 / sizes,
+        distances,
+        bounds=([0, 0], [np.inf, np.inf]),
+    )
     return float(fit[0]), float(covariance[0, 0] ** 0.5)
 
 
@@ -268,8 +355,14 @@ def _drawn_moments(x, rng, size):
     return centre + mean, ((x * often[:, None]).T @ x - size * mean.outer(mean)) / (size - 1)
 
 
-def kpd(real: Tensor, fake: Tensor, batches: int = 10, batch_size: int = 5000, normalise: bool = True,
-        seed: int = 42) -> tuple[float, float]:
+def kpd(
+    real: Tensor,
+    fake: Tensor,
+    batches: int = 10,
+    batch_size: int = 5000,
+    normalise: bool = True,
+    seed: int = 42,
+) -> tuple[float, float]:
     """Kernel physics distance of features (J, 36), (K, 36): the unbiased MMD² under k(x, y) = (x·y/36 + 1)⁴.
 
     Median over `batches` draws with replacement of `batch_size` a side (at most the smaller sample), and half the
@@ -278,14 +371,21 @@ def kpd(real: Tensor, fake: Tensor, batches: int = 10, batch_size: int = 5000, n
     x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     size = min(batch_size, len(x), len(y))
     if size < 2:
-        raise ValueError(f"KPD needs two jets or more of each kind, got {len(real)} and {len(fake)}")
+        raise ValueError(
+            f"KPD needs two jets or more of each kind, got {len(real)} and {len(fake)}"
+        )
     values = []
     for batch in range(batches):
         rng = np.random.default_rng(seed + 1000 * batch)
         a = x[torch.from_numpy(rng.choice(len(x), size)).to(x.device)]
         b = y[torch.from_numpy(rng.choice(len(y), size)).to(x.device)]
-        within = _kernel_sum(a, a) + _kernel_sum(b, b) - sum(  # a jet isn't paired with itself
-            (v.square().mean(1) + 1).pow(4).sum().item() for v in (a, b))
+        within = (
+            _kernel_sum(a, a)
+            + _kernel_sum(b, b)
+            - sum(  # a jet isn't paired with itself
+                (v.square().mean(1) + 1).pow(4).sum().item() for v in (a, b)
+            )
+        )
         values.append(within / (size * (size - 1)) - 2 * _kernel_sum(a, b) / size**2)
     low, median, high = np.percentile(values, [16.275, 50, 83.725])
     return float(median), float(high - low) / 2
@@ -310,10 +410,14 @@ def fpnd(particles: Tensor, jet_type: str) -> float:
     files that the installed jetnet package ships. Raises UserError if it isn't there or has none for such jets.
     """
     if jet_type not in FPND_TYPES or particles.shape[1] != 30:
-        raise UserError(f"FPND has statistics for jets of 30 particles and the types {', '.join(FPND_TYPES)}, not for "
-                        f"{particles.shape[1]} particles of type {jet_type!r}: leave it out")
+        raise UserError(
+            f"FPND has statistics for jets of 30 particles and the types {', '.join(FPND_TYPES)}, not for "
+            f"{particles.shape[1]} particles of type {jet_type!r}: leave it out"
+        )
     blocks, head, mu, sigma = _fpnd_files(jet_type)
-    blocks = [[(w.to(particles.device), b.to(particles.device)) for w, b in block] for block in blocks]
+    blocks = [
+        [(w.to(particles.device), b.to(particles.device)) for w, b in block] for block in blocks
+    ]
     head = [t.to(particles.device) for t in head]
     # jetnet's fixed scaling: the largest |feature| of the real jets, and pt to -0.5 … 0.5
     scale = particles.new_tensor([1.6211985349655151, 0.520724892616272, 0.8934717178344727])
@@ -327,19 +431,34 @@ def fpnd(particles: Tensor, jet_type: str) -> float:
 @functools.cache
 def _fpnd_files(jet_type):
     """ParticleNet's three blocks of three linear layers (W, b), its head (W, b), and real jets' moments."""
-    package = importlib.util.find_spec("jetnet")  # finds it without importing it, which takes seconds
-    folder = Path(package.origin).parent / "evaluation/fpnd_resources/jetnet/30_particles" if package else Path()
+    package = importlib.util.find_spec(
+        "jetnet"
+    )  # finds it without importing it, which takes seconds
+    folder = (
+        Path(package.origin).parent / "evaluation/fpnd_resources/jetnet/30_particles"
+        if package
+        else Path()
+    )
     try:
         state = torch.load(folder / "pnet_state_dict.pt", map_location="cpu", weights_only=True)
-        mu, sigma = (torch.from_numpy(np.loadtxt(folder / f"{jet_type}_{name}.txt")) for name in ("mu", "sigma"))
+        mu, sigma = (
+            torch.from_numpy(np.loadtxt(folder / f"{jet_type}_{name}.txt"))
+            for name in ("mu", "sigma")
+        )
     except OSError as e:
-        raise UserError(f"FPND needs ParticleNet's files, which the jetnet package ships, in {folder}: "
-                        "pip install jetnet, or leave FPND out") from e
+        raise UserError(
+            f"FPND needs ParticleNet's files, which the jetnet package ships, in {folder}: "
+            "pip install jetnet, or leave FPND out"
+        ) from e
 
-    def layer(prefix, linear):  # a linear layer and the frozen BatchNorm after it are one linear layer
+    def layer(
+        prefix, linear
+    ):  # a linear layer and the frozen BatchNorm after it are one linear layer
         weight, bias = (state[f"{prefix}.{linear}.{name}"] for name in ("weight", "bias"))
-        gain, shift, mean, var = (state[f"{prefix}.{linear + 1}.{name}"]
-                                  for name in ("weight", "bias", "running_mean", "running_var"))
+        gain, shift, mean, var = (
+            state[f"{prefix}.{linear + 1}.{name}"]
+            for name in ("weight", "bias", "running_mean", "running_var")
+        )
         gain = gain / (var + 1e-5).sqrt()
         return weight * gain[:, None], (bias - mean) * gain + shift
 
@@ -358,7 +477,9 @@ def _particlenet(x: Tensor, blocks, head) -> Tensor:
         distance = torch.cdist(near, near, compute_mode="donot_use_mm_for_euclid_dist")
         distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         neighbours = distance.topk(16, largest=False).indices  # (B, N, 16)
-        w_i, w_j = weight.chunk(2, dim=1)  # W[x_i, x_j − x_i] = (W_i − W_j) x_i + W_j x_j: per particle, not per pair
+        w_i, w_j = weight.chunk(
+            2, dim=1
+        )  # W[x_i, x_j − x_i] = (W_i − W_j) x_i + W_j x_j: per particle, not per pair
         ours, theirs = F.linear(x, w_i - w_j, bias), F.linear(x, w_j)
         jets = torch.arange(len(x), device=x.device)[:, None, None]
         h = (ours[:, :, None] + theirs[jets, neighbours]).relu_()  # (B, N, 16, F)
@@ -371,8 +492,14 @@ def _particlenet(x: Tensor, blocks, head) -> Tensor:
 # --- all of them
 
 
-def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootstrap5", "disjoint10"),
-                fpnd_type: str | None = None) -> dict[str, float]:
+def jet_metrics(
+    real: Tensor,
+    fake: Tensor,
+    *,
+    seed: int = 0,
+    protocols=("bootstrap5", "disjoint10"),
+    fpnd_type: str | None = None,
+) -> dict[str, float]:
     """Every score of fake (K, N, 3) against real jets (J, N', 3); for each key also `key_err`, but the exact W1.
 
     <protocol>_<size> is the size of a batch, e.g. `bootstrap5_26k`; with too few fakes disjoint10 becomes disjoint4
@@ -389,7 +516,9 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
     """
     for name, particles in (("real", real), ("fake", fake)):
         if particles.ndim != 3 or particles.shape[2] != 3 or len(particles) < 10:
-            raise ValueError(f"{name} must be (jets, particles, 3), ten jets or more, not {tuple(particles.shape)}")
+            raise ValueError(
+                f"{name} must be (jets, particles, 3), ten jets or more, not {tuple(particles.shape)}"
+            )
         if not particles.isfinite().all():
             raise ValueError(f"the {name} jets have features that are not finite")
     if unknown := set(protocols) - {"bootstrap5", "disjoint10"}:
@@ -413,29 +542,41 @@ def jet_metrics(real: Tensor, fake: Tensor, *, seed: int = 0, protocols=("bootst
     splits = disjoint(n, k)
     real_jet, fake_jet = observables(real), observables(fake)
     real_efp = float64(efps(real))
-    fake_efp = float64(efps(fake[:common * (len(splits) if "disjoint10" in protocols else 1)]))
+    fake_efp = float64(efps(fake[: common * (len(splits) if "disjoint10" in protocols else 1)]))
 
     exact = wasserstein1(real_jet, fake_jet)
     for name, value in zip(("w1m", "w1n", "w1sumpt"), exact):
         note(f"{name}_exact_{count_tag(n)}_{count_tag(k)}", value)
     for protocol in protocols:
         if protocol == "bootstrap5":
-            suffix, draws = f"bootstrap5_{count_tag(n)}", bootstrap(n, k, n, np.random.default_rng(seed))
+            suffix, draws = (
+                f"bootstrap5_{count_tag(n)}",
+                bootstrap(n, k, n, np.random.default_rng(seed)),
+            )
             efp_draws = bootstrap(n, common, n, np.random.default_rng(seed))
         else:
             suffix, draws = f"disjoint{len(splits)}_{count_tag(min(n, k))}", splits
             efp_draws = draws
         values = w1(real_jet, fake_jet, draws)
-        for name, x, s in zip(("w1m", "w1n", "w1sumpt"), values.mean(0), values.std(0, correction=0)):
+        for name, x, s in zip(
+            ("w1m", "w1n", "w1sumpt"), values.mean(0), values.std(0, correction=0)
+        ):
             note(f"{name}_{suffix}", x, s)
         note_features("w1p", ("eta", "phi", "pt"), w1p(real, fake, draws), suffix)
-        values = w1(real_efp[:, PRIME4].T.contiguous(), fake_efp[:, PRIME4].T.contiguous(), efp_draws)
+        values = w1(
+            real_efp[:, PRIME4].T.contiguous(), fake_efp[:, PRIME4].T.contiguous(), efp_draws
+        )
         note_features("w1efp", PRIME4, values, suffix)
 
     x, y, of = real_efp[:common], fake_efp[:common], f"of_{count_tag(common)}"
-    limits = {(min(10_000, common * 2 // 5), common)} | ({(20_000, 50_000)} if common >= 20_000 else set())
+    limits = {(min(10_000, common * 2 // 5), common)} | (
+        {(20_000, 50_000)} if common >= 20_000 else set()
+    )
     for low, high in sorted(limits):
-        curve, sizes = frechet_curve(x, y, low, high, seed=42 + seed), f"{count_tag(low)}_{count_tag(high)}_{of}"
+        curve, sizes = (
+            frechet_curve(x, y, low, high, seed=42 + seed),
+            f"{count_tag(low)}_{count_tag(high)}_{of}",
+        )
         note(f"fpd_{sizes}", *jetnet_intercept(*curve))
         note(f"fpd_line_{sizes}", *line_intercept(*curve))
     note(f"kpd_10x{count_tag(min(5000, common))}_{of}", *kpd(x, y, seed=42 + seed))

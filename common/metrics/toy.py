@@ -42,7 +42,9 @@ class Mixture:
     def batch(self, step: int, batch_size: int, seed: int, device="cpu") -> tuple[Tensor, Tensor]:
         """Batch number `step`: as `sample`, on `device`; the same for the same arguments."""
         # spawn_key: other noise than that of common.device.step_rng, which a training step draws z from
-        entropy = np.random.SeedSequence([seed % 2**64, step], spawn_key=(2,)).generate_state(1, np.uint64)
+        entropy = np.random.SeedSequence([seed % 2**64, step], spawn_key=(2,)).generate_state(
+            1, np.uint64
+        )
         rng = torch.Generator().manual_seed(int(entropy[0]))
         points, labels = self.sample(batch_size, rng)
         return points.to(device), labels.to(device)
@@ -104,9 +106,13 @@ def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
     n, m, found = len(x), len(y), {}
     sums = [_kernel_sums(a, b, bandwidths) for a, b in ((x, x), (y, y), (x, y))]
     for s, k_xx, k_yy, k_xy in zip(bandwidths, *sums):
-        found[s] = {"biased": max(k_xx / n**2 + k_yy / m**2 - 2 * k_xy / (n * m), 0.0),
-                    # k(a, a) = 1: the diagonals sum to n and m
-                    "unbiased": (k_xx - n) / (n * (n - 1)) + (k_yy - m) / (m * (m - 1)) - 2 * k_xy / (n * m)}
+        found[s] = {
+            "biased": max(k_xx / n**2 + k_yy / m**2 - 2 * k_xy / (n * m), 0.0),
+            # k(a, a) = 1: the diagonals sum to n and m
+            "unbiased": (k_xx - n) / (n * (n - 1))
+            + (k_yy - m) / (m * (m - 1))
+            - 2 * k_xy / (n * m),
+        }
     return found
 
 
@@ -133,20 +139,27 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
     K, good = len(data.centres), distance <= 3 * data.sd
     shares = torch.bincount(nearest, minlength=K).double() / len(samples)
     counts = torch.bincount(nearest[good], minlength=K)
-    return {"modes": int((counts * K >= min_share * len(samples)).logical_and(counts > 0).sum()),
-            "modes_hit": int((shares > 0).sum()),
-            "high_quality": good.double().mean().item(),
-            "mode_kl": max(math.log(K) - torch.special.entr(shares).sum().item(), 0.0)}
+    return {
+        "modes": int((counts * K >= min_share * len(samples)).logical_and(counts > 0).sum()),
+        "modes_hit": int((shares > 0).sum()),
+        "high_quality": good.double().mean().item(),
+        "mode_kl": max(math.log(K) - torch.special.entr(shares).sum().item(), 0.0),
+    }
 
 
-def toy_metrics(samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTHS, seed: int = 0) -> dict:
+def toy_metrics(
+    samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTHS, seed: int = 0
+) -> dict:
     """MMD² at each bandwidth, both estimators, against as many fresh points; of a Mixture `mode_metrics`, too.
 
     Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, modes_hit_<N>, high_quality_<N>, mode_kl_<N>.
     """
     samples, n = samples.detach().cpu(), count_tag(len(samples))
     real, _ = data.sample(len(samples), torch.Generator().manual_seed(seed))
-    found = {f"mmd2_{kind}_s{s:g}_{n}": value for s, both in mmd2s(samples, real, bandwidths).items()
-             for kind, value in both.items()}
+    found = {
+        f"mmd2_{kind}_s{s:g}_{n}": value
+        for s, both in mmd2s(samples, real, bandwidths).items()
+        for kind, value in both.items()
+    }
     modes = mode_metrics(samples, data) if isinstance(data, Mixture) else {}
     return found | {f"{key}_{n}": value for key, value in modes.items()}
