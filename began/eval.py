@@ -31,7 +31,7 @@ if not __package__:  # started as a file: relative imports can't work
 from common import plots
 from common.cli import add_device_args, add_eval_args, file_path, new_parser, run_main
 from common.data import load_images
-from common.device import autocast, choose_device, import_torchvision
+from common.device import autocast, choose_device
 from common.errors import UserError
 from common.evaluate import (
     checkpoint_path,
@@ -70,8 +70,6 @@ def load(path, device):
     """(G, D, training args, checkpoint) from a checkpoint file alone."""
     checkpoint = load_checkpoint(path, "began")
     trained = argparse.Namespace(**checkpoint["args"])
-    if trained.encoder == "resnet18":
-        import_torchvision()
     G, D = build(trained, trained.channels)
     for name, net in (("G", G), ("D", D)):
         load_state(net, checkpoint["state"][name], f"{name} in {path}")

@@ -33,19 +33,9 @@ from common.cli import (
     run_main,
 )
 from common.data import DATASETS, load_images
-from common.device import (
-    autocast,
-    average,
-    average_gradients,
-    bf16_if_fast,
-    check_batch_norm,
-    choose_device,
-    fused_adam,
-    init_processes,
-    seed_all,
-    shard,
-    step_rng,
-)
+from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device, fused_adam
+from common.distributed import average, average_gradients, init_processes, shard
+from common.rng import seed_all, step_rng
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 

@@ -36,21 +36,12 @@ from common.cli import (
     run_main,
 )
 from common.data import DATASETS, load_images
-from common.device import (
-    autocast,
-    average,
-    average_gradients,
-    bf16_if_fast,
-    check_batch_norm,
-    choose_device,
-    fused_adam,
-    init_processes,
-    seed_all,
-    shard,
-    step_rng,
-)
+from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device, fused_adam
+from common.distributed import average, average_gradients, init_processes, shard
+from common.rng import seed_all, step_rng
 from common.metrics import count_tag
-from common.metrics.toy import MIXTURES, mixture, mode_metrics
+from common.toys import MIXTURES, mixture
+from common.metrics.toy import mode_metrics
 from common.plots import curves, densities, save_grid
 from common.runs import Run, read_log
 

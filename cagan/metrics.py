@@ -6,14 +6,9 @@ from pathlib import Path
 import torch
 
 from common.metrics import count_tag
-from common.metrics.images import (
-    class_histogram,
-    collect,
-    frechet_distance,
-    load_extractor,
-    moments,
-    real_features,
-)
+from common.metrics.distances import class_histogram, frechet_distance, moments
+from common.metrics.images import collect, real_features
+from common.metrics.extractors import load_extractor
 
 
 class ConditionalScores:

@@ -29,7 +29,8 @@ if not __package__:  # started as a file: relative imports can't work
 
 from common import plots
 from common.cli import UserError, file_path, new_parser, positive_int, run_main
-from common.device import choose_device, fused_adam, seed_all
+from common.device import choose_device, fused_adam
+from common.rng import seed_all
 from common.runs import environment, replace_file, write_json
 
 from .model import (

@@ -76,7 +76,7 @@ class EvalArgs:
     data_dir: FilePath | None = (
         None  # where data sets and features are; none: where the training's were
     )
-    # features for FID and KID; auto: the first that can be had, see common/metrics/images.py
+    # features for FID and KID; auto: the first that can be had, see common/metrics/extractors.py
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
     n: int = 10_000  # samples for the metrics

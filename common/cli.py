@@ -145,7 +145,7 @@ def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", 
         "--extractor",
         choices=("auto", "lenet", "inception", "efficientnet"),
         default="auto",
-        help="features for FID and KID; auto: the first that can be had, see common/metrics/images.py",
+        help="features for FID and KID; auto: the first that can be had, see common/metrics/extractors.py",
     )
     parser.add_argument(
         "--inception-weights",

@@ -32,7 +32,7 @@ import torch.nn.functional as F
 
 from .cli import file_path, new_parser, run_main
 from .errors import UserError
-from .device import import_torchvision
+from .torchvision_cpu import import_torchvision
 
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")

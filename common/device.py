@@ -3,12 +3,8 @@
 import contextlib
 import copy
 import os
-import random
-import sys
 
-import numpy as np
 import torch
-import torch.distributed as dist
 
 from .errors import UserError
 
@@ -80,100 +76,7 @@ def fused_adam(params, device, **kwargs):
     )
 
 
-class GraphedStep:
-    """`step(*arguments)`, on CUDA recorded as a graph: small networks' kernels take longer to launch than to run.
-
-    There is one graph for each combination of tensor shapes and other arguments. Its first call just runs (on a side
-    stream, as a warm-up), its second records, and from then on the graph is replayed. On other devices, and under
-    torchrun, every call just runs. What `step` must keep to: it changes only tensors that stay where they are
-    (parameters, optimisers with capturable=True and a tensor as learning rate), draws no random numbers, and
-    nowhere waits for the GPU. Returns what `step` returns, a tuple of tensors.
-    """
-
-    def __init__(self, step, device):
-        self.step, self.recorded = step, {}
-        self.graphed = device.type == "cuda" and not dist.is_initialized()
-        self.pool = (
-            torch.cuda.graph_pool_handle() if self.graphed else None
-        )  # one memory for all graphs
-
-    def __call__(self, *arguments):
-        if not self.graphed:
-            return self.step(*arguments)
-        key = tuple(tuple(a.shape) if torch.is_tensor(a) else a for a in arguments)
-        if key not in self.recorded:
-            self.recorded[key] = None
-            side = torch.cuda.Stream()
-            side.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side):
-                results = self.step(*arguments)
-            torch.cuda.current_stream().wait_stream(side)
-            return results
-        if self.recorded[key] is None:
-            static = [a.clone() if torch.is_tensor(a) else a for a in arguments]
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool):
-                results = self.step(*static)
-            self.recorded[key] = graph, static, results
-        graph, static, results = self.recorded[key]
-        for mine, given in zip(static, arguments):
-            if torch.is_tensor(given):
-                mine.copy_(given)
-        graph.replay()
-        return tuple(r.clone() for r in results)
-
-
-def peak_memory(device):
-    """MiB at most so far: of the GPU's memory by tensors; on a CPU, of the process, libraries included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource  # not on Windows
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
 # --- randomness ---------------------------------------------------------------------------------------------
-
-
-def seed_all(seed):
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def step_rng(seed, step):
-    """A CPU generator that depends on (seed, step) alone, so that a step's noise is the same after a resume,
-    on any device, and in any number of processes."""
-    entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(step,)).generate_state(2, np.uint32)
-    return torch.Generator().manual_seed(int(entropy[0]) << 32 | int(entropy[1]))
-
-
-def rng_state():
-    """Every global generator's state, as tensors and plain Python (loadable with weights_only=True)."""
-    kind, keys, pos, has_gauss, gauss = np.random.get_state()
-    return {
-        "python": random.getstate(),
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "numpy": (
-            kind,
-            torch.from_numpy(keys.astype(np.int64)),
-            int(pos),
-            int(has_gauss),
-            float(gauss),
-        ),
-    }
-
-
-def set_rng_state(state):
-    version, internal, gauss_next = state["python"]
-    random.setstate((version, tuple(internal), gauss_next))
-    torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-    kind, keys, pos, has_gauss, gauss = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), pos, has_gauss, gauss))
 
 
 # --- weight averages ----------------------------------------------------------------------------------------
@@ -205,27 +108,6 @@ class EMA:
 # --- several processes (torchrun) ---------------------------------------------------------------------------
 
 
-def init_processes(device):
-    """Join torchrun's process group, if there is one. Returns (rank, world size)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        return 0, 1
-    if not dist.is_initialized():
-        if device.type == "cuda":
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return dist.get_rank(), dist.get_world_size()
-
-
-def shard(batch):
-    """This process's share of a global batch (B, …): all of it without torchrun."""
-    if not dist.is_initialized():
-        return batch
-    world = dist.get_world_size()
-    if len(batch) % world:
-        raise UserError(f"--batch-size {len(batch)} can't be split evenly over {world} processes")
-    return batch.chunk(world)[dist.get_rank()]
-
-
 @torch.no_grad()
 def check_batch_norm(flag, value, world, *networks):
     """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel in train mode.
@@ -249,49 +131,4 @@ def check_batch_norm(flag, value, world, *networks):
             ) from None
 
 
-@torch.no_grad()
-def average_gradients(net):
-    """Average .grad over processes with one flat all-reduce; does nothing without torchrun. Call before step()."""
-    if dist.is_initialized():
-        grads = [p.grad for p in net.parameters() if p.grad is not None]
-        flat = torch.cat([g.flatten() for g in grads])
-        dist.all_reduce(flat)
-        for grad, averaged in zip(
-            grads, flat.div_(dist.get_world_size()).split([g.numel() for g in grads])
-        ):
-            grad.copy_(averaged.view_as(grad))
-
-
-def average(value):
-    """The mean of a scalar tensor over processes, detached."""
-    value = value.detach().clone()
-    if dist.is_initialized():
-        dist.all_reduce(value)
-        value /= dist.get_world_size()
-    return value
-
-
 # --- torchvision --------------------------------------------------------------------------------------------
-
-_kept = []  # a Library lives as long as its Python object
-
-
-def import_torchvision():
-    """torchvision, also beside a CPU torch.
-
-    PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled operators can't be loaded, and its import
-    stops at "operator torchvision::nms does not exist". We call none of them, so it is enough to declare them.
-    """
-    try:
-        import torchvision
-    except RuntimeError as e:
-        if "torchvision::" not in str(e):
-            raise
-        for module in [m for m in sys.modules if m.partition(".")[0] == "torchvision"]:
-            del sys.modules[module]
-        library = torch.library.Library("torchvision", "DEF")
-        for name in ("nms", "qnms"):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
-        import torchvision
-    return torchvision

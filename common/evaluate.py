@@ -18,7 +18,9 @@ from tqdm import tqdm
 
 from .errors import UserError
 from .metrics import count_tag
-from .metrics.images import class_histogram, collect, image_metrics, load_extractor, real_features
+from .metrics.distances import class_histogram
+from .metrics.images import collect, image_metrics, real_features
+from .metrics.extractors import load_extractor
 from .runs import environment, newest_checkpoint, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent

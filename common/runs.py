@@ -24,7 +24,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .device import device_name, rng_state, set_rng_state
+from .device import device_name
+from .rng import rng_state, set_rng_state
 from .errors import ADVICE, UserError
 
 FORMAT = 1

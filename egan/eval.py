@@ -53,7 +53,8 @@ from common.evaluate import (
 )
 from common.metrics import pick
 from common.metrics.images import image_metrics, real_features
-from common.metrics.toy import MIXTURES, mixture, toy_metrics
+from common.toys import MIXTURES, mixture
+from common.metrics.toy import toy_metrics
 from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_sweep_args, sweep
 

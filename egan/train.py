@@ -37,9 +37,11 @@ from common.cli import (
     run_main,
 )
 from common.data import DATASETS, load_images
-from common.device import autocast, check_batch_norm, choose_device, fused_adam, seed_all, step_rng
+from common.device import autocast, check_batch_norm, choose_device, fused_adam
+from common.rng import seed_all, step_rng
 from common.metrics.images import Tracker
-from common.metrics.toy import MIXTURES, mixture, mmd2, mode_metrics
+from common.toys import MIXTURES, mixture
+from common.metrics.toy import mmd2, mode_metrics
 from common.plots import curves, densities, save_grid
 from common.runs import Run, read_log
 

@@ -37,18 +37,10 @@ from common.cli import (
     positive_int,
     run_main,
 )
-from common.device import (
-    EMA,
-    GraphedStep,
-    average,
-    average_gradients,
-    choose_device,
-    fused_adam,
-    init_processes,
-    seed_all,
-    shard,
-    step_rng,
-)
+from common.device import EMA, choose_device, fused_adam
+from common.cuda import GraphedStep
+from common.distributed import average, average_gradients, init_processes, shard
+from common.rng import seed_all, step_rng
 from common.metrics.jets import efps, frechet_of_all, jet_mass, present, w1m_disjoint
 from common.plots import curves, plt, ratio_histogram, save_figure
 from common.runs import Run, read_log

@@ -37,7 +37,8 @@ if not __package__:  # started as a file: relative imports can't work
 
 from common import plots
 from common.cli import add_device_args, add_eval_args, new_parser, positive_int, run_main
-from common.device import autocast, choose_device, seed_all, step_rng
+from common.device import autocast, choose_device
+from common.rng import seed_all, step_rng
 from common.errors import UserError
 from common.evaluate import (
     checkpoint_path,
@@ -50,7 +51,8 @@ from common.evaluate import (
     write_eval,
 )
 from common.metrics import count_tag, pick
-from common.metrics.toy import TOYS, toy_data, toy_metrics
+from common.toys import TOYS, toy_data
+from common.metrics.toy import toy_metrics
 from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, write_json
 from common.sweep import add_only_arg, add_sweep_args, only, sweep
 

@@ -36,21 +36,13 @@ from common.cli import (
     run_main,
 )
 from common.data import DATASETS, load_images
-from common.device import (
-    autocast,
-    average,
-    average_gradients,
-    check_batch_norm,
-    choose_device,
-    fused_adam,
-    init_processes,
-    peak_memory,
-    seed_all,
-    shard,
-    step_rng,
-)
+from common.device import autocast, check_batch_norm, choose_device, fused_adam
+from common.distributed import average, average_gradients, init_processes, shard
+from common.cuda import peak_memory
+from common.rng import seed_all, step_rng
 from common.metrics.images import Tracker
-from common.metrics.toy import TOYS, mode_metrics, toy_data
+from common.toys import TOYS, toy_data
+from common.metrics.toy import mode_metrics
 from common.plots import curves, save_grid, surface
 from common.runs import Run, read_log
 

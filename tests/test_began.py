@@ -25,7 +25,8 @@ from began.model import (
     update_k,
 )
 from common.cli import UserError
-from common.device import import_torchvision, step_rng
+from common.torchvision_cpu import import_torchvision
+from common.rng import step_rng
 from common.metrics import pick
 from common.runs import read_log
 

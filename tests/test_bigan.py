@@ -26,7 +26,7 @@ from bigan.model import (
 )
 from common.cli import UserError
 from common.data import ImageSet
-from common.device import step_rng
+from common.rng import step_rng
 from common.runs import load_checkpoint
 
 T = torch.tensor

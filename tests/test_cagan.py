@@ -39,7 +39,7 @@ from cagan.train import build
 from cagan.toy import CENTRES, label_accuracies, train_toy
 from common.cli import UserError
 from common.data import ImageSet, load_images
-from common.device import step_rng
+from common.rng import step_rng
 from common.runs import read_log
 
 T = torch.tensor

@@ -14,22 +14,13 @@ from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import device
 from common.cli import UserError
-from common.device import (
-    EMA,
-    average,
-    average_gradients,
-    check_batch_norm,
-    choose_device,
-    import_torchvision,
-    init_processes,
-    rng_state,
-    seed_all,
-    set_rng_state,
-    shard,
-    step_rng,
-)
+from common.device import EMA, check_batch_norm, choose_device
+from common.distributed import average, average_gradients, init_processes, shard
+from common.torchvision_cpu import import_torchvision
+from common.rng import rng_state, seed_all, set_rng_state, step_rng
 from common.metrics import jets as jet_scores
-from common.metrics.toy import mixture, mmd2, mode_metrics
+from common.toys import mixture
+from common.metrics.toy import mmd2, mode_metrics
 
 from .apple import APPLE, apple_device
 

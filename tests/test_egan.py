@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from common.cli import UserError
-from common.device import step_rng
+from common.rng import step_rng
 from common.metrics.images import Tracker
-from common.metrics.toy import mixture, mmd2
+from common.toys import mixture
+from common.metrics.toy import mmd2
 from egan import eval as egan_eval
 from egan import train
 from egan.model import (

@@ -22,6 +22,8 @@ from cagan import train as cagan_train
 from cagan.metrics import ConditionalScores
 from common import data, evaluate
 from common.errors import UserError
+from common.metrics import distances
+from common.metrics import extractors
 from common.metrics import images as m
 from common.metrics import lenet
 from common.runs import newest_checkpoint
@@ -57,7 +59,7 @@ MEASURE = {"bigan": ["--bn-batches", "2"]}
 @pytest.fixture(autouse=True)
 def no_other_extractor(monkeypatch):
     """Neither Inception's weights nor the wheels of EfficientNet, and a LeNet in a second."""
-    monkeypatch.setattr(m, "_answers", lambda url: False)
+    monkeypatch.setattr(extractors, "_answers", lambda url: False)
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     monkeypatch.setattr(lenet, "default_plan", lambda count: (6, 16))
 
@@ -327,7 +329,7 @@ def test_a_class_with_one_image(tmp_path, capsys):
     names = ["a", "b", "c", "d"]
     image_set = data.ImageSet("synthetic", "test", 16, 1, names, images, labels)
     scores = ConditionalScores(
-        image_set, torch.device("cpu"), tmp_path, m.load_extractor("lenet", "synthetic")
+        image_set, torch.device("cpu"), tmp_path, extractors.load_extractor("lenet", "synthetic")
     )
     assert (
         "warning: fid_per_class leaves out class 1, 3: it needs two test images"
@@ -337,7 +339,9 @@ def test_a_class_with_one_image(tmp_path, capsys):
     asked = torch.arange(40) % 4
     found = scores(*fake, asked)
     parts = [
-        m.frechet_distance(*m.moments(scores.real[0][labels == c]), *m.moments(fake[0][asked == c]))
+        distances.frechet_distance(
+            *distances.moments(scores.real[0][labels == c]), *distances.moments(fake[0][asked == c])
+        )
         for c in (0, 2)
     ]
     assert found["fid_per_class_lenet_random_40_test"] == pytest.approx(sum(parts) / 2)

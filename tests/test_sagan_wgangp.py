@@ -14,8 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common.cli import UserError
 from common.data import ImageSet, load_images
-from common.device import step_rng
-from common.metrics.toy import toy_data, toy_metrics
+from common.rng import step_rng
+from common.toys import toy_data
+from common.metrics.toy import toy_metrics
 from common.runs import read_log
 from sagan_wgangp import eval as sagan_eval
 from sagan_wgangp import train

@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from common.device import seed_all, step_rng
+from common.rng import seed_all, step_rng
 from tests.helpers import smoke_run
 
 STEPS = 3

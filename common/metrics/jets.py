@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from ..device import float64, where_float64_is
 from ..errors import UserError
 from . import count_tag
-from .images import frechet_distance, moments
+from .distances import frechet_distance, moments
 
 PRIME4 = (12, 14, 15, 16, 17)  # W1EFP's five of the 36: connected graphs of 4 vertices and 4 edges
 FPND_TYPES = ("g", "q", "t")

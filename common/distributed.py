@@ -1,0 +1,51 @@
+"""Several processes under torchrun: each takes its share of a batch, and gradients are averaged."""
+
+import os
+
+import torch
+import torch.distributed as dist
+
+from .errors import UserError
+
+
+def init_processes(device):
+    """Join torchrun's process group, if there is one. Returns (rank, world size)."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return 0, 1
+    if not dist.is_initialized():
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return dist.get_rank(), dist.get_world_size()
+
+
+def shard(batch):
+    """This process's share of a global batch (B, …): all of it without torchrun."""
+    if not dist.is_initialized():
+        return batch
+    world = dist.get_world_size()
+    if len(batch) % world:
+        raise UserError(f"--batch-size {len(batch)} can't be split evenly over {world} processes")
+    return batch.chunk(world)[dist.get_rank()]
+
+
+@torch.no_grad()
+def average_gradients(net):
+    """Average .grad over processes with one flat all-reduce; does nothing without torchrun. Call before step()."""
+    if dist.is_initialized():
+        grads = [p.grad for p in net.parameters() if p.grad is not None]
+        flat = torch.cat([g.flatten() for g in grads])
+        dist.all_reduce(flat)
+        for grad, averaged in zip(
+            grads, flat.div_(dist.get_world_size()).split([g.numel() for g in grads])
+        ):
+            grad.copy_(averaged.view_as(grad))
+
+
+def average(value):
+    """The mean of a scalar tensor over processes, detached."""
+    value = value.detach().clone()
+    if dist.is_initialized():
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
