@@ -379,8 +379,8 @@ def main(argv=None):
         healthy = losses.isfinite() & children.healthy()
 
         by_fitness = args.selection == "fitness" and n_m > 1  # else F is only logged
+        z = z_of(args.eval_batch, rng=rng).to(device)  # drawn at each step: rng goes on below
         if by_fitness or (run.due(step, args.log_every) and not wgan):
-            z = z_of(args.eval_batch, rng=rng).to(device)
             F_q, F_d = children.evaluate(D, x[args.n_d * m :], z)  # line 13
         if by_fitness:
             F = fitness(F_q, F_d, args.gamma)

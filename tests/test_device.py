@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
-from common import device
+from common import device, torchvision_cpu
 from common.cli import UserError
 from common.device import EMA, check_batch_norm, choose_device
 from common.distributed import average, average_gradients, init_processes, shard
@@ -379,7 +379,7 @@ def test_metrics_of_tensors_on_an_apple_gpu_are_those_of_the_cpu(monkeypatch):
 
 def test_torchvision_is_usable_beside_a_cpu_torch():
     torchvision = import_torchvision()
-    assert import_torchvision() is torchvision and len(device._kept) <= 1
+    assert import_torchvision() is torchvision and len(torchvision_cpu._kept) <= 1
     net = torchvision.models.resnet18(weights=None).eval()
     assert net(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
     assert len(torchvision.datasets.FakeData(3)) == 3 and torchvision.datasets.FashionMNIST.mirrors

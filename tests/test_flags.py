@@ -27,6 +27,7 @@ EXEMPT = {  # what is not tested here, and why
     "out": "a place",
     "resume": "test_runs.py: going on is exact",
     "device": "the same up to rounding; tests run on the CPU",
+    "skip_bad": "no drawn image is bad: test_data.py makes some",
     "quick": "a preset of other flags",
     "smoke": "a preset of other flags, which all runs here have",
     "began.encoder_weights": "needs a file: test_began.py",
@@ -76,6 +77,7 @@ STATEFUL = {  # networks and options that looking might disturb
     "cagan": ("--norm batch",),
     "sagan_wgangp": ("--method gan", "--method sagan"),
     "mdma": ("--ema 0.9",),
+    "egan": ("--selection random",),
 }
 NETWORKS = tuple(f".state.{name}." for name in ("G", "D", "E", "G_ema", "population"))
 

@@ -980,7 +980,7 @@ def test_auto_passes_over_a_lenet_that_cannot_be_trusted(
 def test_auto_of_images_without_labels(monkeypatch, effnet, tmp_path, capsys):
     """Inception where it is or can be had, then EfficientNet, then nothing."""
     monkeypatch.setattr(
-        m,
+        extractors,
         "_inception",
         lambda data_dir, weights, download: lenet.LeNet(name=f"{weights} {download}"),
     )
