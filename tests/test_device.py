@@ -12,7 +12,7 @@ import torch.distributed as dist
 
 from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
-from common import device, torchvision_cpu
+from common import torchvision_cpu
 from common.cli import UserError
 from common.device import EMA, check_batch_norm, choose_device
 from common.distributed import average, average_gradients, init_processes, shard
