@@ -97,6 +97,7 @@ def test_common_imports_no_folder_and_itself_relatively():
         assert (
             not {n for n in imported(path) if not n.startswith(".")}
             - PACKAGES
+            - OPTIONAL
             - set(sys.stdlib_module_names)
         ), path
 
