@@ -239,7 +239,7 @@ def weights_file(dataset: str, data_dir) -> Path:
     data_dir = Path(data_dir).expanduser()
     if dataset != "folder":
         return data_dir / f"lenet_{dataset}.pt"
-    from ..data import IMAGE_SUFFIXES
+    from ..folders import IMAGE_SUFFIXES
 
     found = [
         Path(folder, name)
