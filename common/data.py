@@ -1,11 +1,13 @@
 """Image data sets, and batches that are a pure function of (seed, step).
 
     train = load_images("fashion-mnist", "data", size=64)
-    x, y = train.batch(step, batch_size=16, seed=0, device=device)    # (16, 1, 64, 64) in [-1, 1], (16,)
+    x, y = train.batch(step, batch_size=16, seed=0, device=device)
+    # x (16, 1, 64, 64) in [-1, 1], y (16,)
 
-Images stay uint8 at the resolution they are stored in and are resized a batch at a time, on the device of the
-batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no DataLoader, no worker process.
-As batch number `step` depends on nothing but the seed, resuming a run needs no saved data order.
+Images stay uint8 at the resolution they are stored in and are resized a batch at a time, on the
+device of the batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no
+DataLoader, no worker process. As batch number `step` depends on nothing but the seed, resuming a
+run needs no saved data order.
 """
 
 import functools
@@ -32,7 +34,8 @@ from .folders import (
 )
 
 DATASETS = ("fashion-mnist", "mnist", "cifar10", "celeba", "folder")
-DECODING = 2  # raise it when `decode` gives other pixels of the same file: cached features are of the old ones
+# raise it when `decode` gives other pixels of the same file: cached features are of the old ones
+DECODING = 2
 LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601, as PIL's convert("L")
 
 CLASSES = {
@@ -82,8 +85,10 @@ CLASSES = {
 class ImageSet:
     """Images in memory, or decoded from files a batch at a time when they would not fit.
 
-    images: uint8 (N, C, H0, W0) as stored, or None where decoded lazily; labels: int64 (N,) or None.
-    size, channels: what `images_at` returns, however stored. classes: the labels' names, [] without labels.
+    images: uint8 (N, C, H0, W0) as stored, or None where decoded lazily; labels: int64 (N,) or
+    None.
+    size, channels: what `images_at` returns, however stored. classes: the labels' names, [] without
+    labels.
     """
 
     def __init__(
@@ -96,7 +101,9 @@ class ImageSet:
         return len(self.files if self.images is None else self.images)
 
     def to(self, device):
-        """Keep the uint8 images on `device` (if <= 2 GiB), so that a batch copies nothing from the host."""
+        """Keep the uint8 images on `device` (if <= 2 GiB), so that a batch copies nothing from the
+        host.
+        """
         if self.images is not None and self.images.nbytes <= 2 << 30:
             self.images = self.images.to(device)
         return self
@@ -104,8 +111,9 @@ class ImageSet:
     def images_at(self, indices, device="cpu"):
         """float32 (B, channels, size, size) in [-1, 1] on `device`.
 
-        Resizing is bilinear with antialias, as PIL does it, and so torchvision's Resize on PIL images: within
-        2/255 of them (they round to uint8). Raises UserError for a file that no longer decodes (lazy sets).
+        Resizing is bilinear with antialias, as PIL does it, and so torchvision's Resize on PIL
+        images: within 2/255 of them (they round to uint8). Raises UserError for a file that no
+        longer decodes (lazy sets).
         """
         indices = torch.as_tensor(indices)
         if self.images is None:
@@ -126,16 +134,19 @@ class ImageSet:
         return (x / 127.5 - 1).clamp_(-1, 1)
 
     def batch(self, step, batch_size, seed, device="cpu"):
-        """Batch number `step`: (images as in `images_at`, labels int64 (B,) on `device` or None)."""
+        """Batch number `step`: (images as in `images_at`, labels int64 (B,) on `device` or None).
+        """
         indices = batch_indices(len(self), batch_size, seed, step)
         labels = None if self.labels is None else self.labels[indices].to(device)
         return self.images_at(indices, device), labels
 
     def fingerprint(self):
-        """64 hex digits that change with any pixel, label or order, with size and with channels: a key for caches.
+        """64 hex digits that change with any pixel, label or order, with size and with channels: a
+        key for caches.
 
-        Images in memory are hashed themselves, whole (about a second per GB), so that a slice of `images` is seen.
-        Of lazily decoded ones it is each file's name below their common folder, its bytes and its time of change.
+        Images in memory are hashed themselves, whole (about a second per GB), so that a slice of
+        `images` is seen. Of lazily decoded ones it is each file's name below their common folder,
+        its bytes and its time of change.
         """
         key = hashlib.sha256(f"{DECODING} {self.size} {self.channels} {len(self)}".encode())
         if self.images is None:
@@ -160,10 +171,11 @@ class ImageSet:
 
 
 def batch_indices(n, batch_size, seed, step):
-    """int64 (batch_size,): places [step·B, (step+1)·B) of one endless sequence, a fresh permutation an epoch.
+    """int64 (batch_size,): places [step·B, (step+1)·B) of one endless sequence, a fresh permutation
+    an epoch.
 
-    A pure function of its arguments, the same on every device. A batch may straddle epochs, so no sample is
-    dropped, and may be larger than n.
+    A pure function of its arguments, the same on every device. A batch may straddle epochs, so no
+    sample is dropped, and may be larger than n.
     """
     if n < 1 or batch_size < 1 or step < 0:
         raise UserError(
@@ -196,31 +208,34 @@ def load_images(
     limit_seed=None,
     skip_bad=False,
 ):
-    """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for --smoke).
+    """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for
+    --smoke).
 
-    split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178, synthetic 32); a
-    folder has none. channels: None is native; 1 makes colour luminance; 3 repeats grey. limit: at most so
-    many images (the first ones; of files, evenly spaced ones, so that no class is lost; with
-    limit_seed, a random choice that it fixes).
+    split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178,
+    synthetic 32); a folder has none. channels: None is native; 1 makes colour luminance; 3 repeats
+    grey. limit: at most so many images (the first ones; of files, evenly spaced ones, so that no
+    class is lost; with limit_seed, a random choice that it fixes).
 
-    FashionMNIST, MNIST and CIFAR-10 are looked for in data_dir and /usr/share/datasets, then downloaded into
-    data_dir unless `download` is False. CelebA must be put there by hand.
+    FashionMNIST, MNIST and CIFAR-10 are looked for in data_dir and /usr/share/datasets, then
+    downloaded into data_dir unless `download` is False. CelebA must be put there by hand.
 
     "folder" is any tree of images under data_dir: the largest centred square of each, resized.
-    - Splits: images in train/ are trained on and those in test/ (without it val/, valid/ or validation/) are
-      the test split, upper or lower case. Without such folders, or with train/ alone, both splits are the same.
-    - Labels: the folders below the split's are its classes, numbered as in the training split, which has them
-      all. Stray images beside them are left out; without two such folders, or where the strays are the
-      majority, all images are used, without labels.
-    - Channels: 3 if any file of the training split is in colour, whatever `split` and `limit`; an image with a
-      palette is, unless its palette is grey.
-    - Pixels: upright by EXIF; transparent ones lie on white; of an animation the first frame; 16-bit grey is
-      divided by 257 and rounded. 32-bit pixels have no fixed range and count as undecodable.
+    Splits: images in train/ are trained on, and those in test/ (without it val/, valid/ or
+    validation/, in upper or lower case) are the test split. Without such folders, or with train/
+    alone, both splits are the same.
+    Labels: the folders below the split's are its classes, numbered as in the training split, which
+    has them all. Stray images beside them are left out. Without two such folders, or where the
+    strays are the majority, all images are used, without labels.
+    Channels: 3 if any file of the training split is in colour, whatever `split` and `limit`; an
+    image with a palette is, unless its palette is grey.
+    Pixels: upright by EXIF; transparent ones lie on white; of an animation the first frame; 16-bit
+    grey is divided by 257 and rounded. 32-bit pixels have no fixed range and are undecodable.
 
-    Undecodable images end in one error that lists them, or with `skip_bad` are left out with a warning. Where
-    the images don't fit into memory only their headers are read at first, so that a truncated file is met
-    later, in `images_at`; with `skip_bad` each is decoded once to find those, too.
-    Raises UserError for a wrong argument, for data that can't be had, and for images that can't be decoded.
+    Undecodable images end in one error that lists them, or with `skip_bad` are left out with a
+    warning. Where the images don't fit into memory only their headers are read at first, so that a
+    truncated file is met later, in `images_at`; with `skip_bad` each is decoded once to find those,
+    too. Raises UserError for a wrong argument, for data that can't be had, and for images that
+    can't be decoded.
     """
     if name not in (*DATASETS, "synthetic"):
         raise UserError(f"unknown data set {name!r}: choose one of {', '.join(DATASETS)}")
@@ -259,7 +274,9 @@ def _expanded(data_dir):
 
 
 def _synthetic(n, size, channels, seed):
-    """uint8 (n, channels, size, size), int64 (n,): ten shapes at random places, scales and brightnesses."""
+    """uint8 (n, channels, size, size), int64 (n,): ten shapes at random places, scales and
+    brightnesses.
+    """
     rng = np.random.default_rng(seed)
     x, y, r = rng.uniform((-0.2, -0.2, 0.6), (0.2, 0.2, 0.8), (n, 3)).T.astype(np.float32)[
         :, :, None, None
@@ -358,7 +375,8 @@ def main():
     for split in ("train", "test"):
         found = load_images(args.name, args.data_dir, split, size, skip_bad=args.skip_bad)
         print(
-            f"{args.name} {split}: {len(found):,} images of {found.size}x{found.size}x{found.channels}"
+            f"{args.name} {split}: {len(found):,} images of "
+            f"{found.size}x{found.size}x{found.channels}"
         )
 
 

@@ -1,7 +1,9 @@
-"""FashionMNIST, MNIST, CIFAR-10: find the files under the data directory or on the system, or fetch them.
+"""FashionMNIST, MNIST, CIFAR-10: find the files under the data directory or on the system, or fetch
+them.
 
-Every file is held to its published checksum before it is read, so that a damaged one, or another data set's in its
-place, can't be taken silently. Copies that can't be written to are read where they are.
+Every file is held to its published checksum before it is read, so that a damaged one, or another
+data set's in its place, can't be taken silently. Copies that can't be written to are read where
+they are.
 """
 
 import contextlib
@@ -33,8 +35,10 @@ SYSTEM_DIR = Path("/usr/share/datasets")  # where Debian's package dataset-fashi
 CUT_OFF = (EOFError, zlib.error)
 
 
-# md5 sums of the unpacked contents: Debian's .gz files are torchvision's less the header's name and time.
-# (Put back, those give torchvision's published sums of all four .gz: Debian's FashionMNIST is the original.)
+# md5 sums of the unpacked contents: Debian's .gz files are torchvision's less the header's name and
+# time.
+# (Put back, those give torchvision's published sums of all four .gz: Debian's FashionMNIST is the
+# original.)
 MD5 = {
     "fashion-mnist": {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -106,7 +110,8 @@ def _parse_idx(raw):
 
 
 def _find_files(name, split, need, data_dir, download):
-    """{file name: unpacked bytes} of the files in `need` from the first place that has them whole."""
+    """{file name: unpacked bytes} of the files in `need` from the first place that has them whole.
+    """
     places = [data_dir / place for place in PLACES[name]]
     files, tried, damaged = None, [], []
     for place in [*places, SYSTEM_DIR / name]:
@@ -121,7 +126,8 @@ def _find_files(name, split, need, data_dir, download):
         files = _fetch(name, need, [place for place in places if place.suffix != ".gz"], tried)
     if files is None:
         raise UserError(
-            f"can't get {name} ({split}). Tried {'; '.join(tried)}{'' if download else '; downloads are off'}"
+            f"can't get {name} ({split}). Tried "
+            f"{'; '.join(tried)}{'' if download else '; downloads are off'}"
             f". By hand: put {', '.join(MD5[name])} from {HOMEPAGES[name]} into {places[0]}"
         )
     for line in damaged:
@@ -130,7 +136,9 @@ def _find_files(name, split, need, data_dir, download):
 
 
 def _read_place(place, need, md5):
-    """{file name: unpacked bytes} from a folder or tar.gz. OSError: not there. ValueError: damaged, named."""
+    """{file name: unpacked bytes} from a folder or tar.gz. OSError: not there. ValueError: damaged,
+    named.
+    """
     if place.suffix != ".gz":
         return {file: _read_file(place, file, md5[file]) for file in need}
     raw = {}
@@ -170,10 +178,12 @@ def _md5(raw):
 
 
 def _fetch(name, need, folders, tried):
-    """Download all files of `name` and keep them in the first folder where no damaged file is in the way.
+    """Download all files of `name` and keep them in the first folder where no damaged file is in
+    the way.
 
-    They are checked in a temporary folder beside, then renamed into place: a kill leaves no half file under a
-    good name, and no file of the user's is overwritten. None if every source failed; why goes to `tried`.
+    They are checked in a temporary folder beside, then renamed into place: a kill leaves no half
+    file under a good name, and no file of the user's is overwritten. None if every source failed;
+    why goes to `tried`.
     """
     target = next((folder for folder in folders if not _damaged(folder, MD5[name])), None)
     if target:
@@ -187,7 +197,7 @@ def _fetch(name, need, folders, tried):
             try:
                 folder = download(Path(tmp))
                 files = _read_place(folder, list(MD5[name]), MD5[name])
-            except Exception as e:  # noqa: BLE001  (network, mirror, apt: whatever it is, the next source may work)
+            except Exception as e:  # network, mirror, apt: the next source may work
                 tried.append(f"{source}: {' '.join(str(e).split())[:300] or type(e).__name__}")
                 continue
             for path in (
@@ -239,7 +249,9 @@ def _from_torchvision(name, tmp):
 
 
 def _from_debian(tmp):
-    """Debian and Ubuntu ship FashionMNIST: fetch the package and unpack it here. Nothing is installed."""
+    """Debian and Ubuntu ship FashionMNIST: fetch the package and unpack it here. Nothing is
+    installed.
+    """
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise OSError("no apt-get and dpkg here")
 

@@ -1,4 +1,6 @@
-"""Folders of images, CelebA among them: which files belong to which split and class, and how one is decoded."""
+"""Folders of images, CelebA among them: which files belong to which split and class, and how one is
+decoded.
+"""
 
 import contextlib
 import functools
@@ -84,7 +86,9 @@ def _files_below(root, files):
 
 
 def _split_folders(data_dir, found):
-    """(folder of the training split, folder of the test split): twice data_dir where it is not split."""
+    """(folder of the training split, folder of the test split): twice data_dir where it is not
+    split.
+    """
     by_name = {path.name.lower(): path for path in sorted(data_dir.iterdir()) if path.is_dir()}
     train = next((by_name[name] for name in TRAIN_FOLDERS if name in by_name), None)
     test = next((by_name[name] for name in TEST_FOLDERS if name in by_name), None)
@@ -93,7 +97,8 @@ def _split_folders(data_dir, found):
         line = f"{data_dir}: training images from {train.name}/, test images from {test.name}/"
         unused = [f for f in found if not f.is_relative_to(train) and not f.is_relative_to(test)]
         if unused:
-            line += f". Not used: {_count(unused, 'image')} elsewhere, for example {unused[0].relative_to(data_dir)}"
+            example = unused[0].relative_to(data_dir)
+            line += f". Not used: {_count(unused, 'image')} elsewhere, for example {example}"
         say_once(line)
         return train, test
     if train and used == {train.name}:
@@ -110,7 +115,9 @@ def _split_folders(data_dir, found):
 
 
 def _refuse_inner_splits(data_dir, found):
-    """Else a tree one level too high, data_dir/NAME/{train,test}, would be trained on with its test images."""
+    """Else a tree one level too high, data_dir/NAME/{train,test}, would be trained on with its test
+    images.
+    """
     inner = {}
     for file in found:
         parts = file.relative_to(data_dir).parts
@@ -172,7 +179,9 @@ def _count(things, word):
 
 
 def celeba_files(data_dir, split):
-    """(files, None, [], files) of the official split, from list_eval_partition.txt or, without it, by position."""
+    """(files, None, [], files) of the official split, from list_eval_partition.txt or, without it,
+    by position.
+    """
     roots = [data_dir / "celeba/img_align_celeba", data_dir / "img_align_celeba"]
     root = next((r for r in roots if r.is_dir()), None)
     if root is None:
@@ -200,7 +209,8 @@ def celeba_files(data_dir, split):
 
 
 def attempt(function, things, title):
-    """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool."""
+    """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool.
+    """
 
     def attempt(thing):
         try:
@@ -260,7 +270,9 @@ def image_kind(file):
 
 @contextlib.contextmanager
 def opened_image(file):
-    """A PIL image of which only the header has been read. BadImage for this and for what goes wrong later."""
+    """A PIL image of which only the header has been read. BadImage for this and for what goes wrong
+    later.
+    """
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -272,7 +284,7 @@ def opened_image(file):
         raise
     except UnidentifiedImageError:  # its words are the path again
         raise BadImage(file, "not an image" if file.stat().st_size else "empty") from None
-    except Exception as e:  # noqa: BLE001  (PIL raises OSError, SyntaxError, ValueError, struct.error, ...)
+    except Exception as e:  # PIL raises OSError, SyntaxError, ValueError, struct.error, …
         reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
         raise BadImage(file, reason) from None
 
