@@ -219,6 +219,8 @@ SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
     "cagan.toy",
     "mdma.simulate",
+    "sagan_wgangp.reproduce",
+    "sagan_wgangp.surfaces",
     "common.data",
     "common.metrics.lenet",
 ]
