@@ -7,11 +7,12 @@
 
     args = parse_args(Args, __doc__, argv, {"quick": {True: QUICK}, "smoke": {True: SMOKE}})
 
-A field makes a flag: its type and default are the field's, its help is the comment, and a value outside the range that
-the comment states (`in [0, 1]`, `in (0, ∞)`) is refused. Without a stated range an int is at least 1, a float finite
-and at least 0. A comment on the lines just above a field belongs to it, too. `# --- words` opens a section, which
---help shows as a group. Types: bool (a switch), int, float, str, FilePath, Literal[…] (choices), list[…] and tuple[…]
-of these, each also with `| None`.
+A field makes a flag: its type and default are the field's, its help is the comment, and a value
+outside the range that the comment states (`in [0, 1]`, `in (0, ∞)`) is refused. Without a stated
+range an int is at least 1, a float finite and at least 0. A comment on the lines just above a field
+belongs to it, too. `# --- words` opens a section, which --help shows as a group. Types: bool (a
+switch), int, float, str, FilePath, Literal[…] (choices), list[…] and tuple[…] of these, each also
+with `| None`.
 """
 
 import ast
@@ -36,7 +37,8 @@ FilePath = NewType(
 
 @dataclass
 class RunArgs:
-    """The arguments that every train.py has. A folder's own defaults and sources stand in its Args."""
+    """The arguments that every train.py has. A folder's own defaults and sources stand in its Args.
+    """
 
     # --- run
     dataset: str = ""  # data to train on
@@ -97,7 +99,9 @@ class EvalArgs:
 
 
 def parse_args(table, doc, argv=None, presets=None):
-    """An instance of the dataclass `table` from the command line. doc: the script's docstring; presets: see `parse`."""
+    """An instance of the dataclass `table` from the command line. doc: the script's docstring;
+    presets: see `parse`.
+    """
     parser = new_parser(doc)
     add_flags(parser, table)
     args = parse(parser, argv, presets)
@@ -106,7 +110,9 @@ def parse_args(table, doc, argv=None, presets=None):
 
 
 def add_flags(parser, table):
-    """A flag for each field of the dataclass `table`, grouped by section: the folder's own before the run's."""
+    """A flag for each field of the dataclass `table`, grouped by section: the folder's own before
+    the run's.
+    """
     comments, sections = comments_and_sections(table)
     types = get_type_hints(table)
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(sections.values())}
@@ -138,7 +144,9 @@ def flag_options(kind):
 
 
 def comments_and_sections(table):
-    """{field: comment} and {field: section} of a dataclass and its bases, the class's own sections first."""
+    """{field: comment} and {field: section} of a dataclass and its bases, the class's own sections
+    first.
+    """
     comments, sections = {}, {}
     for cls in table.__mro__[:-1]:
         for name, comment, section in _commented_fields(cls):
@@ -183,7 +191,8 @@ RANGE = re.compile(r"\bin ([\[(])([^\s,\]]+), ([^\s,)\]]+)([\])])")
 
 
 def stated_range(comment, kind):
-    """(low, high, low is left out, high is left out) of numbers of a type, from a field's comment."""
+    """(low, high, low is left out, high is left out) of numbers of a type, from a field's comment.
+    """
     stated = RANGE.search(comment)
     if stated is None:
         return (1 if kind is int else 0), math.inf, False, True

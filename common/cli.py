@@ -30,9 +30,10 @@ def run_main(main):
         )
 
 
-# --- flags --------------------------------------------------------------------------------------------------
+# --- flags
 
-# Flags that may differ between a run and its resumption; every other one would make it a different run.
+# Flags that may differ between a run and its resumption; every other one would make it a different
+# run.
 CHANGEABLE = {"steps", "data_dir", "resume", "device", "log_every", "sample_every", "save_every"}
 
 
@@ -128,7 +129,9 @@ def add_device_args(group):
 
 
 def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", split=True):
-    """What every eval.py for images has: the checkpoint, how to measure it, and to only draw or write samples."""
+    """What every eval.py for images has: the checkpoint, how to measure it, and to only draw or
+    write samples.
+    """
     parser.add_argument(
         "--ckpt",
         type=file_path,
@@ -181,7 +184,9 @@ def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", 
 
 
 def file_path(text):
-    """The type of every flag that names a file or directory: ~ is the home directory, also in --out=~/x."""
+    """The type of every flag that names a file or directory: ~ is the home directory, also in
+    --out=~/x.
+    """
     return os.path.expanduser(text)
 
 
@@ -207,7 +212,9 @@ def fid_samples(text):
 
 
 def check_ranges(args, **ranges):
-    """Refuse values outside of [low, high], and NaN. ranges: flag=(low, high), with underscores; high None: finite."""
+    """Refuse values outside of [low, high], and NaN. ranges: flag=(low, high), with underscores;
+    high None: finite.
+    """
     for name, (low, high) in ranges.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= (sys.float_info.max if high is None else high):
@@ -220,9 +227,10 @@ def check_ranges(args, **ranges):
 def parse(parser, argv=None, presets=None):
     """Parse; then fill in presets: defaults < presets in order < what was typed.
 
-    presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where the flag has
-    that value; or a function from the Namespace of what was typed, with defaults, to such a dict. With --resume the saved run's args take the place of defaults and presets, and a typed flag that
-    contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
+    presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where
+    the flag has that value; or a function from the Namespace of what was typed, with defaults, to
+    such a dict. With --resume the saved run's args take the place of defaults and presets, and a
+    typed flag that contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
     """
     unset = object()
     typed = vars(
@@ -235,7 +243,8 @@ def parse(parser, argv=None, presets=None):
         typed["resume"] = run_directory(typed["resume"])
         if typed.get("out"):
             raise UserError(
-                f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory"
+                f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own "
+                "directory"
             )
         saved = read_args(typed["resume"])
         saved |= {
@@ -243,7 +252,8 @@ def parse(parser, argv=None, presets=None):
         }
         if unknown := sorted(set(saved) - set(values)):
             raise UserError(
-                f"{typed['resume']}/args.json has flags that this script lacks: {', '.join(unknown)}"
+                f"{typed['resume']}/args.json has flags that this script lacks: "
+                f"{', '.join(unknown)}"
             )
         for name, value in typed.items():
             if name not in CHANGEABLE and value != saved.get(name, value):

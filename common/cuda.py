@@ -7,13 +7,15 @@ import torch.distributed as dist
 
 
 class GraphedStep:
-    """`step(*arguments)`, on CUDA recorded as a graph: small networks' kernels take longer to launch than to run.
+    """`step(*arguments)`, on CUDA recorded as a graph: small networks' kernels take longer to
+    launch than to run.
 
-    There is one graph for each combination of tensor shapes and other arguments. Its first call just runs (on a side
-    stream, as a warm-up), its second records, and from then on the graph is replayed. On other devices, and under
-    torchrun, every call just runs. What `step` must keep to: it changes only tensors that stay where they are
-    (parameters, optimisers with capturable=True and a tensor as learning rate), draws no random numbers, and
-    nowhere waits for the GPU. Returns what `step` returns, a tuple of tensors.
+    There is one graph for each combination of tensor shapes and other arguments. Its first call
+    just runs (on a side stream, as a warm-up), its second records, and from then on the graph is
+    replayed. On other devices, and under torchrun, every call just runs. What `step` must keep to:
+    it changes only tensors that stay where they are (parameters, optimisers with capturable=True
+    and a tensor as learning rate), draws no random numbers, and nowhere waits for the GPU. Returns
+    what `step` returns, a tuple of tensors.
     """
 
     def __init__(self, step, device):
@@ -50,7 +52,9 @@ class GraphedStep:
 
 
 def peak_memory(device):
-    """MiB at most so far: of the GPU's memory by tensors; on a CPU, of the process, libraries included."""
+    """MiB at most so far: of the GPU's memory by tensors; on a CPU, of the process, libraries
+    included.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource  # not on Windows

@@ -1,4 +1,6 @@
-"""Where and how to compute: device, seeds, autocast, weight averages, several processes under torchrun."""
+"""Where and how to compute: device, seeds, autocast, weight averages, several processes under
+torchrun.
+"""
 
 import contextlib
 import copy
@@ -41,7 +43,9 @@ def device_name(device):
 
 
 def bf16_if_fast():
-    """--quick's --amp: bf16 with a GPU or a CPU that has AMX or AVX512-BF16; other CPUs are some ten times slower."""
+    """--quick's --amp: bf16 with a GPU or a CPU that has AMX or AVX512-BF16; other CPUs are some
+    ten times slower.
+    """
     has = (
         getattr(torch.cpu, name, bool)()
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
@@ -76,10 +80,10 @@ def fused_adam(params, device, **kwargs):
     )
 
 
-# --- randomness ---------------------------------------------------------------------------------------------
+# --- randomness
 
 
-# --- weight averages ----------------------------------------------------------------------------------------
+# --- weight averages
 
 
 class EMA:
@@ -105,15 +109,16 @@ class EMA:
         self.net.load_state_dict(state)
 
 
-# --- several processes (torchrun) ---------------------------------------------------------------------------
+# --- several processes (torchrun)
 
 
 @torch.no_grad()
 def check_batch_norm(flag, value, world, *networks):
-    """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel in train mode.
+    """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel
+    in train mode.
 
-    networks: (net, shapes of one sample's inputs). Where maps are larger than 1x1 one image is enough, so each net is
-    tried, as a copy: neither its statistics nor random numbers change.
+    networks: (net, shapes of one sample's inputs). Where maps are larger than 1x1 one image is
+    enough, so each net is tried, as a copy: neither its statistics nor random numbers change.
     """
     if value != world:
         return
@@ -126,9 +131,10 @@ def check_batch_norm(flag, value, world, *networks):
                 raise
             where = f" over {world} processes" if world > 1 else ""
             raise UserError(
-                f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} {2 * world} "
+                f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} "
+                f"{2 * world} "
                 "or more"
             ) from None
 
 
-# --- torchvision --------------------------------------------------------------------------------------------
+# --- torchvision

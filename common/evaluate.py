@@ -1,11 +1,13 @@
 """What the eval.py of every folder does with one checkpoint around its paper's own measurements.
 
-path = checkpoint_path(args.ckpt, "began")
-… = load(path, device)                                   # the folder's own
-where = output_dir(path, "began")
-real_set, extractor = reference(load_data, trained, args, device)
-metrics = image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
-write_eval(where, path, checkpoint, metrics, device)
+As an eval.py uses it:
+
+    path = checkpoint_path(args.ckpt, "began")
+    … = load(path, device)  # the folder's own
+    where = output_dir(path, "began")
+    real_set, extractor = reference(load_data, trained, args, device)
+    metrics = image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
+    write_eval(where, path, checkpoint, metrics, device)
 """
 
 import contextlib
@@ -188,7 +190,8 @@ def print_metrics(metrics):
 
 
 def format_mean_sd(values, digits=".3g", scale=1):
-    """ "mean ± standard deviation" of the values that are numbers, e.g. of seeds; "–" where there is none.
+    """ "mean ± standard deviation" of the values that are numbers, e.g. of seeds; "–" where there
+    is none.
 
     digits: a format, ".3g" or ".2f". One value has no deviation.
     """

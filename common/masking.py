@@ -1,7 +1,7 @@
 """Masks for sets of varying size that are padded to one length.
 
-A mask is (B, N), True where an element is real. What stands in masked places changes nothing, bit for bit, in
-values and gradients, even if it is inf or NaN: it is replaced before any arithmetic.
+A mask is (B, N), True where an element is real. What stands in masked places changes nothing, bit
+for bit, in values and gradients, even if it is inf or NaN: it is replaced before any arithmetic.
 """
 
 import torch
@@ -9,7 +9,9 @@ from torch import Tensor
 
 
 def lengths_to_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
-    """(B,) counts -> (B, N) mask with the first lengths[i] entries True; N is max_length or the largest count."""
+    """(B,) counts -> (B, N) mask with the first lengths[i] entries True; N is max_length or the
+    largest count.
+    """
     n = int(lengths.max()) if max_length is None else max_length
     if int(lengths.max()) > n:
         raise ValueError(f"a set of {int(lengths.max())} elements doesn't fit in max_length {n}")

@@ -1,4 +1,6 @@
-"""Pictures: sample grids, curves, histograms with a ratio panel. Everything is drawn off screen (Agg)."""
+"""Pictures: sample grids, curves, histograms with a ratio panel. Everything is drawn off screen
+(Agg).
+"""
 
 from pathlib import Path
 
@@ -83,9 +85,9 @@ def save_figure(figure, path):
 def curves(log, panels, path, smooth=1, points=None):
     """Curves of a log over steps.
 
-    log: dicts with "step"; panels: [[key, …], …], one axis each; smooth: moving average over that many lines,
-    at most a tenth of them, so that what is seldom measured is shown from its first value on;
-    points: {key: (steps, values, label)} drawn as dots, e.g. a paper's printed values.
+    log: dicts with "step"; panels: [[key, …], …], one axis each; smooth: moving average over that
+    many lines, at most a tenth of them, so that what is seldom measured is shown from its first
+    value on; points: {key: (steps, values, label)} drawn as dots, e.g. a paper's printed values.
     """
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(7, 2.2 * len(panels)), sharex=True, squeeze=False
@@ -113,7 +115,8 @@ def curves(log, panels, path, smooth=1, points=None):
 
 
 def ratio_histogram(axis, ratio_axis, samples, reference, bins):
-    """Densities of `samples` ({label: values}) over `reference` (label, values), and their ratio below.
+    """Densities of `samples` ({label: values}) over `reference` (label, values), and their ratio
+    below.
 
     bins: edges. Bands are one Poisson standard deviation of the bin counts.
     """
@@ -144,7 +147,8 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
 def densities(panels, path, limit):
     """Densities of points in the plane side by side, each in a square of [−limit, limit]².
 
-    panels: {title: points (N, 2)}. Histograms blurred by a Gaussian, drawn as their square root: faint bridges show.
+    panels: {title: points (N, 2)}. Histograms blurred by a Gaussian, drawn as their square root:
+    faint bridges show.
     """
     from scipy.ndimage import gaussian_filter
 

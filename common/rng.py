@@ -13,14 +13,16 @@ def seed_all(seed):
 
 
 def step_rng(seed, step):
-    """A CPU generator that depends on (seed, step) alone, so that a step's noise is the same after a resume,
-    on any device, and in any number of processes."""
+    """A CPU generator that depends on (seed, step) alone, so that a step's noise is the same after
+    a resume, on any device, and in any number of processes."""
     entropy = np.random.SeedSequence(seed % 2**64, spawn_key=(step,)).generate_state(2, np.uint32)
     return torch.Generator().manual_seed(int(entropy[0]) << 32 | int(entropy[1]))
 
 
 def rng_state():
-    """Every global generator's state, as tensors and plain Python (loadable with weights_only=True)."""
+    """Every global generator's state, as tensors and plain Python (loadable with
+    weights_only=True).
+    """
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),

@@ -1,6 +1,7 @@
 """Run directory, log.jsonl, atomic checkpoints, exact resume.
 
-runs/<folder>/<time>-seed<seed>/ holds args.json, env.json, log.jsonl, samples/, curves.png, last.pt, eval_*.json.
+runs/<folder>/<time>-seed<seed>/ holds args.json, env.json, log.jsonl, samples/, curves.png,
+last.pt, eval_*.json.
 A checkpoint is one dict of tensors and plain Python: format, paper, step, args, state, rng.
 """
 
@@ -57,7 +58,8 @@ class Run:
             raise UserError(f"--out {self.dir} is a file: give a directory, new or empty")
         if self.dir.is_dir() and any(self.dir.iterdir()):
             raise UserError(
-                f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose another"
+                f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose "
+                "another"
             )
         (self.dir / "samples").mkdir(parents=True, exist_ok=True)
         write_json(self.dir / "args.json", vars(args))
@@ -71,7 +73,8 @@ class Run:
     # --- checkpoints
 
     def resume(self, **state):
-        """Load last.pt into the objects given by name, restore the generators. Returns (step, other values).
+        """Load last.pt into the objects given by name, restore the generators. Returns (step, other
+        values).
 
         Without --resume, and for a run that was killed before its first checkpoint: (0, {}).
         """
@@ -101,7 +104,8 @@ class Run:
         return self.saved_step, values
 
     def save(self, step, name="last.pt", **state):
-        """Write last.pt so that a kill at any moment leaves either the old or the new one, whole."""
+        """Write last.pt so that a kill at any moment leaves either the old or the new one, whole.
+        """
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
         if bad := first_nonfinite(state):
             raise UserError(f"step {step}: {bad} is not finite. {self._last_good()}")
@@ -131,7 +135,9 @@ class Run:
     # --- the loop
 
     def steps(self, start, total):
-        """Yield start+1 … total, with a progress bar. SIGINT or SIGTERM finishes the step and saves (see `due`)."""
+        """Yield start+1 … total, with a progress bar. SIGINT or SIGTERM finishes the step and saves
+        (see `due`).
+        """
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar = tqdm(
             total=total, initial=start, disable=True if self.rank else None, unit="step"
@@ -164,13 +170,16 @@ class Run:
                 signal.signal(s, handler)
 
     def due(self, step, every):
-        """True each `every` steps, at the last step, and at the step after which a signal stops the run."""
+        """True each `every` steps, at the last step, and at the step after which a signal stops the
+        run.
+        """
         return step % every == 0 or step == self.total or self.stop is not None
 
     def check(self, step, **values):
-        """Stop the run if a value isn't finite. Call with the losses before anything is drawn or measured, then with
-        what is drawn: samples=(B, …). They are read (a device sync) at log steps only, which sample steps are, on a
-        CPU at each step. Returns the scalars as floats, {} where none was read."""
+        """Stop the run if a value isn't finite. Call with the losses before anything is drawn or
+        measured, then with what is drawn: samples=(B, …). They are read (a device sync) at log
+        steps only, which sample steps are, on a CPU at each step. Returns the scalars as floats, {}
+        where none was read."""
         found = {}
         if self.device.type != "cpu" and not self.due(step, self.args.log_every):
             return found
@@ -191,8 +200,8 @@ class Run:
             yield samples
 
     def log(self, step, **values):
-        """Call each step with scalars, which are checked. Writes a line of log.jsonl at log steps, fills the bar's
-        postfix."""
+        """Call each step with scalars, which are checked. Writes a line of log.jsonl at log steps,
+        fills the bar's postfix."""
         values = self.check(step, **values)
         if self.rank or not self.due(step, self.args.log_every):
             return
@@ -225,7 +234,9 @@ class Run:
             self.stop = signal.Signals(number)
 
     def _agree_on_stop(self, step):
-        """Processes must stop at the same step, so under torchrun they ask each other, at log steps."""
+        """Processes must stop at the same step, so under torchrun they ask each other, at log
+        steps.
+        """
         if step % self.args.log_every:
             return None
         asked = torch.tensor(self._asked, device=self.device)
@@ -243,7 +254,9 @@ class Run:
             )
 
     def _drop_log_after(self, step):
-        """A killed run has logged past its last checkpoint; those steps will be done, and logged, again."""
+        """A killed run has logged past its last checkpoint; those steps will be done, and logged,
+        again.
+        """
         path = self.dir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         if kept:
@@ -252,11 +265,13 @@ class Run:
             replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
-# --- files --------------------------------------------------------------------------------------------------
+# --- files
 
 
 def replace_file(path, data):
-    """Write bytes so that `path` holds either its old content or all of the new, also after a kill or a full disk."""
+    """Write bytes so that `path` holds either its old content or all of the new, also after a kill
+    or a full disk.
+    """
     path = Path(path)
     temporary = path.with_name(
         f".{path.name}.tmp"
@@ -287,7 +302,9 @@ def save_atomic(value, path):
 
 
 def read_log(path):
-    """The lines of a log.jsonl as dicts; one cut short by a kill is left out. [] where there is no file yet."""
+    """The lines of a log.jsonl as dicts; one cut short by a kill is left out. [] where there is no
+    file yet.
+    """
     lines = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -296,7 +313,9 @@ def read_log(path):
 
 
 def load_checkpoint(path, paper=None):
-    """The checkpoint's dict, on the CPU. Damaged files, and other folders' where `paper` is given, are refused."""
+    """The checkpoint's dict, on the CPU. Damaged files, and other folders' where `paper` is given,
+    are refused.
+    """
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -325,19 +344,24 @@ def load_checkpoint(path, paper=None):
 
 
 def load_state(target, state, what):
-    """target.load_state_dict(state), with one line instead of torch's page when names or shapes differ."""
+    """target.load_state_dict(state), with one line instead of torch's page when names or shapes
+    differ.
+    """
     try:
         target.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
         why = differences(target.state_dict(), state) or summary(e)
         raise UserError(
-            f"{what} doesn't fit the networks that this code builds, so another version of it has saved "
+            f"{what} doesn't fit the networks that this code builds, so another version of it has "
+            "saved "
             f"it: {why}"
         ) from None
 
 
 def differences(here, there):
-    """The first difference of two dicts of tensors in words, and how many more there are; "" if there is none."""
+    """The first difference of two dicts of tensors in words, and how many more there are; "" if
+    there is none.
+    """
     if not (isinstance(here, dict) and isinstance(there, dict)):
         return ""
     ours, theirs = (
@@ -368,7 +392,8 @@ def newest_checkpoint(paper):
 
 
 def first_nonfinite(value, name="state"):
-    """The name of the first non-finite float or floating tensor in nested dicts and lists, or None."""
+    """The name of the first non-finite float or floating tensor in nested dicts and lists, or None.
+    """
     if isinstance(value, float):
         return None if math.isfinite(value) else name
     if torch.is_tensor(value):

@@ -1,4 +1,6 @@
-"""Many runs for one table or figure: train and measure each, several at a time, going on where it was stopped."""
+"""Many runs for one table or figure: train and measure each, several at a time, going on where it
+was stopped.
+"""
 
 import argparse
 import contextlib
@@ -21,7 +23,9 @@ from .runs import environment, load_checkpoint, read_log, replace_file, write_js
 
 
 def add_sweep_args(group, *, seeds, out):
-    """The flags that every table of many runs has. seeds: runs a cell; out: what the help says of --out."""
+    """The flags that every table of many runs has. seeds: runs a cell; out: what the help says of
+    --out.
+    """
     group.add_argument("--seeds", type=positive_int, default=seeds, help="runs a cell")
     group.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
     group.add_argument("--threads", type=positive_int, default=1, help="of each run")
@@ -55,13 +59,17 @@ MEASURING = (
 
 
 def sweep(cells, train, measure, args, folder, shared=()):
-    """Train and measure every cell that results.jsonl in `folder` lacks. Returns the results of `cells` as a list.
+    """Train and measure every cell that results.jsonl in `folder` lacks. Returns the results of
+    `cells` as a list.
 
-    cells: dicts with name (the run's directory in `folder`, its identity), seed, flags, and what else the table needs.
-    train: a folder's train.main. measure(where, cell, args) -> dict, called when the run in `where` is through; both
-    defined at a module's top level, since they run in other processes. args: has jobs, threads, device, data_dir.
-    shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A result is its cell with
-    step, metrics, env and seconds, or with error, a UserError's line; such a run is tried again next time.
+    cells: dicts with name (the run's directory in `folder`, its identity), seed, flags, and what
+    else the table needs.
+    train: a folder's train.main. measure(where, cell, args) -> dict, called when the run in `where`
+    is through; both defined at a module's top level, since they run in other processes. args: has
+    jobs, threads, device, data_dir.
+    shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A
+    result is its cell with step, metrics, env and seconds, or with error, a UserError's line; such
+    a run is tried again next time.
     """
     folder, shared = Path(folder), list(shared)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +84,8 @@ def sweep(cells, train, measure, args, folder, shared=()):
             held = json.loads(settings.read_text())
         except ValueError:  # also a UnicodeDecodeError
             raise UserError(
-                f"{settings} is damaged: it can't be said what the runs beside it were started with. "
+                f"{settings} is damaged: it can't be said what the runs beside it were started "
+                "with. "
                 "Delete it if you know, or choose another --out"
             ) from None
     if held != flags:
@@ -95,7 +104,8 @@ def sweep(cells, train, measure, args, folder, shared=()):
     there = {result["name"] for result in done}
     missing = [cell for cell in cells if cell["name"] not in there]
     print(
-        f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} at a time, each "
+        f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} "
+        "at a time, each "
         f"with: {shlex.join(shared) or 'the default flags'}",
         file=sys.stderr,
     )
@@ -164,7 +174,8 @@ def _checkpoint(where):
 
 
 def _finished(where):
-    """Whether the run in `where` has done all its steps (but was stopped before it was measured)."""
+    """Whether the run in `where` has done all its steps (but was stopped before it was measured).
+    """
     if not (where / "last.pt").exists():
         return False
     checkpoint = _checkpoint(where)

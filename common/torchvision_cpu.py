@@ -11,8 +11,9 @@ _kept = []  # a Library lives as long as its Python object
 def import_torchvision():
     """torchvision, also beside a CPU torch.
 
-    PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled operators can't be loaded, and its import
-    stops at "operator torchvision::nms does not exist". We call none of them, so it is enough to declare them.
+    PyPI's torchvision is built for CUDA. Beside a CPU torch its compiled operators can't be loaded,
+    and its import stops at "operator torchvision::nms does not exist". We call none of them, so it
+    is enough to declare them.
     """
     try:
         import torchvision

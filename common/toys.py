@@ -1,7 +1,9 @@
 """Two-dimensional toy data: mixtures of Gaussians and the Swiss roll.
 
-data = mixture("8gaussians")
-x, y = data.batch(step, batch_size=64, seed=0)         # (64, 2), (64,): a pure function of (seed, step)
+As a training step uses it:
+
+    data = mixture("8gaussians")
+    x, y = data.batch(step, batch_size=64, seed=0)  # (64, 2), (64,)
 """
 
 import math
@@ -32,7 +34,8 @@ class Mixture:
 
     def batch(self, step: int, batch_size: int, seed: int, device="cpu") -> tuple[Tensor, Tensor]:
         """Batch number `step`: as `sample`, on `device`; the same for the same arguments."""
-        # spawn_key: other noise than that of common.rng.step_rng, which a training step draws z from
+        # spawn_key: other noise than that of common.rng.step_rng, which a training step draws z
+        # from
         entropy = np.random.SeedSequence([seed % 2**64, step], spawn_key=(2,)).generate_state(
             1, np.uint64
         )
@@ -44,9 +47,9 @@ class Mixture:
 def mixture(name: str, standardised: bool = True) -> Mixture:
     """The two toy sets of the WGAN-GP paper's code (Gulrajani et al. 2017), which others took over.
 
-    "8gaussians": a ring of radius 2, sd 0.02, all divided by 1.414. "25gaussians": a 5 x 5 grid of spacing 2,
-    sd 0.05, all divided by 2.828. Both then have a standard deviation of about 1 in x and in y; without the division
-    (standardised=False) the grid is that of ALI.
+    "8gaussians": a ring of radius 2, sd 0.02, all divided by 1.414. "25gaussians": a 5 x 5 grid of
+    spacing 2, sd 0.05, all divided by 2.828. Both then have a standard deviation of about 1 in x
+    and in y; without the division (standardised=False) the grid is that of ALI.
     """
     if name == "8gaussians":
         unit = 1.414 if standardised else 1
@@ -60,7 +63,9 @@ def mixture(name: str, standardised: bool = True) -> Mixture:
 
 
 class SwissRoll:
-    """WGAN-GP's third toy set: t (cos t, sin t), t uniform in [1.5π, 4.5π], plus noise of sd 0.25, all over 7.5."""
+    """WGAN-GP's third toy set: t (cos t, sin t), t uniform in [1.5π, 4.5π], plus noise of sd 0.25,
+    all over 7.5.
+    """
 
     name = "swissroll"
     batch = Mixture.batch

@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
-from common import data
+from common import data, download, folders
 from common.cli import UserError
 from common.data import ImageSet, batch_indices, load_images
 
@@ -224,10 +224,12 @@ def tiny(monkeypatch, tmp_path):
         return download
 
     for name in ("fashion-mnist", "mnist"):
-        monkeypatch.setitem(data.MD5, name, {file: data._md5(raw) for file, raw in TINY.items()})
-    monkeypatch.setattr(data, "SYSTEM_DIR", tmp_path / "system")
-    monkeypatch.setattr(data, "_from_torchvision", unreachable("torchvision"))
-    monkeypatch.setattr(data, "_from_debian", unreachable("debian"))
+        monkeypatch.setitem(
+            download.MD5, name, {file: download._md5(raw) for file, raw in TINY.items()}
+        )
+    monkeypatch.setattr(download, "SYSTEM_DIR", tmp_path / "system")
+    monkeypatch.setattr(download, "_from_torchvision", unreachable("torchvision"))
+    monkeypatch.setattr(download, "_from_debian", unreachable("debian"))
     return tmp_path / "data", asked
 
 
@@ -249,7 +251,7 @@ def test_local_copies_are_found_without_asking_anyone(tiny, place, packed, capsy
 def test_downloads_are_tried_in_order_kept_and_not_repeated(tiny, monkeypatch, capsys):
     data_dir, asked = tiny
     monkeypatch.setattr(
-        data, "_from_debian", lambda tmp: asked.append("debian") or put(tmp / "unpacked")
+        download, "_from_debian", lambda tmp: asked.append("debian") or put(tmp / "unpacked")
     )
     assert len(load_images("fashion-mnist", data_dir)) == 6
     assert asked == ["torchvision", "debian"]
@@ -267,7 +269,7 @@ def test_a_download_completes_a_folder_without_touching_what_is_there(tiny, monk
     raw = put(data_dir / "FashionMNIST/raw")
     (raw / IMAGES).unlink()
     before = {file: (raw / file).stat().st_ino for file in os.listdir(raw)}
-    monkeypatch.setattr(data, "_from_debian", put)
+    monkeypatch.setattr(download, "_from_debian", put)
     assert len(load_images("fashion-mnist", data_dir)) == 6
     assert len(before) == 3 and all(
         (raw / file).stat().st_ino == inode for file, inode in before.items()
@@ -283,7 +285,7 @@ def test_a_killed_download_leaves_no_file_under_a_good_name(tiny, monkeypatch):
         (tmp / "unpacked" / IMAGES).write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(data, "_from_debian", killed)
+    monkeypatch.setattr(download, "_from_debian", killed)
     with pytest.raises(KeyboardInterrupt):
         load_images("fashion-mnist", data_dir)
     assert [path for path in data_dir.rglob("*") if path.is_file()] == []
@@ -297,7 +299,7 @@ def test_a_download_with_wrong_contents_is_refused(tiny, monkeypatch):
         (tmp / IMAGES).write_bytes(gzip.compress(b"<html>not found</html>"))
         return tmp
 
-    monkeypatch.setattr(data, "_from_debian", wrong)
+    monkeypatch.setattr(download, "_from_debian", wrong)
     with pytest.raises(
         UserError, match="dataset-fashion-mnist: train-images-idx3-ubyte.gz is damaged"
     ):
@@ -334,14 +336,14 @@ def test_a_good_copy_is_used_beside_a_damaged_one_with_a_warning(tiny, monkeypat
     data_dir, _ = tiny
     bad = put(data_dir / "FashionMNIST/raw") / IMAGES
     bad.write_bytes(damage("truncated"))
-    monkeypatch.setattr(data, "_from_debian", put)
+    monkeypatch.setattr(download, "_from_debian", put)
     for _ in range(2):  # downloaded, then found where it was kept
         assert len(load_images("fashion-mnist", data_dir)) == 6
         warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
         assert (
             len(warnings) == 1 and IMAGES in warnings[0] and "another copy is used" in warnings[0]
         )
-        monkeypatch.setattr(data, "_from_debian", None)
+        monkeypatch.setattr(download, "_from_debian", None)
     assert bad.read_bytes() == damage("truncated")
     assert (data_dir / "fashion-mnist" / IMAGES).exists()
 
@@ -355,7 +357,7 @@ def test_when_all_fails_the_message_names_every_place_on_one_line(tiny):
         data_dir / "FashionMNIST/raw",
         data_dir / "fashion-mnist",
         f"{data_dir}: no",
-        data.SYSTEM_DIR / "fashion-mnist",
+        download.SYSTEM_DIR / "fashion-mnist",
         "torchvision is unreachable",
         "debian is unreachable",
         "By hand: put train-images-idx3-ubyte",
@@ -420,7 +422,7 @@ def test_torchvision_s_download_fails_within_its_timeout_and_quietly(tiny, monke
             raise RuntimeError("several\nlines")
 
     monkeypatch.setattr(
-        data, "import_torchvision", lambda: type("torchvision", (), {"datasets": Datasets})
+        download, "import_torchvision", lambda: type("torchvision", (), {"datasets": Datasets})
     )
     with pytest.raises(UserError, match="torchvision's download: several lines"):
         load_images("mnist", tiny[0])
@@ -432,7 +434,7 @@ def test_cifar10_from_its_folder_or_its_archive(tmp_path, monkeypatch, tar):
     names = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
     rows = np.arange(6 * 2 * 3072).reshape(6, 2, 3072).astype(np.uint8) ** 2
     raw = {n: pickle.dumps({"data": rows[i], "labels": [i, 9 - i]}) for i, n in enumerate(names)}
-    monkeypatch.setitem(data.MD5, "cifar10", {n: data._md5(r) for n, r in raw.items()})
+    monkeypatch.setitem(download.MD5, "cifar10", {n: download._md5(r) for n, r in raw.items()})
     archive = tmp_path / "cifar-10-python.tar.gz"
     if tar:
         with tarfile.open(archive, "w:gz") as out:
@@ -453,7 +455,7 @@ def test_cifar10_from_its_folder_or_its_archive(tmp_path, monkeypatch, tar):
         4,
     ]
     if tar:
-        monkeypatch.setitem(data.MD5["cifar10"], "test_batch", "0" * 32)
+        monkeypatch.setitem(download.MD5["cifar10"], "test_batch", "0" * 32)
         with pytest.raises(UserError, match="test_batch in it is missing or has the wrong md5"):
             load_images("cifar10", tmp_path, "test", download=False)
         archive.write_bytes(archive.read_bytes()[:-200])
@@ -462,11 +464,11 @@ def test_cifar10_from_its_folder_or_its_archive(tmp_path, monkeypatch, tar):
 
 
 def test_cifar10_sums_and_layouts_are_torchvision_s():
-    datasets = data.import_torchvision().datasets
-    assert data.MD5["cifar10"] == dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list)
-    assert data.PLACES["cifar10"] == (datasets.CIFAR10.base_folder, datasets.CIFAR10.filename)
+    datasets = download.import_torchvision().datasets
+    assert download.MD5["cifar10"] == dict(datasets.CIFAR10.train_list + datasets.CIFAR10.test_list)
+    assert download.PLACES["cifar10"] == (datasets.CIFAR10.base_folder, datasets.CIFAR10.filename)
     for name, kind in (("fashion-mnist", datasets.FashionMNIST), ("mnist", datasets.MNIST)):
-        assert list(data.MD5[name]) == [file[:-3] for file, _ in kind.resources]
+        assert list(download.MD5[name]) == [file[:-3] for file, _ in kind.resources]
     assert data.CLASSES["fashion-mnist"] == datasets.FashionMNIST.classes
 
 
@@ -683,8 +685,8 @@ def test_the_channels_are_found_without_decoding(tmp_path, monkeypatch):
         raise AssertionError(f"{image} is decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    assert data._native_channels(tmp_path, [tmp_path / "grey.jpg"]) == 1
-    assert data._native_channels(tmp_path, [tmp_path / "grey.jpg", tmp_path / "colour.png"]) == 3
+    assert folders.native_channels(tmp_path, [tmp_path / "grey.jpg"]) == 1
+    assert folders.native_channels(tmp_path, [tmp_path / "grey.jpg", tmp_path / "colour.png"]) == 3
 
 
 def test_lazy_decoding_gives_the_same_bits(tmp_path, monkeypatch):
@@ -758,7 +760,7 @@ def test_skip_bad_leaves_bad_images_and_their_labels_out(tmp_path, monkeypatch, 
     )
     x = images.images_at(range(5))
     for got, name in zip(x, good, strict=True):
-        assert torch.equal(got, data._decode(tmp_path / name, 16, 3).float() / 127.5 - 1)
+        assert torch.equal(got, folders.decode(tmp_path / name, 16, 3).float() / 127.5 - 1)
     for name in good:
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match="10 of 10 images .* None is left"):

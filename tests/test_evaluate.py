@@ -20,7 +20,7 @@ from bigan import train as bigan_train
 from cagan import eval as cagan_eval
 from cagan import train as cagan_train
 from cagan.metrics import ConditionalScores
-from common import data, evaluate
+from common import data, download, evaluate
 from common.errors import UserError
 from common.metrics import distances
 from common.metrics import extractors
@@ -278,8 +278,8 @@ def mnist(tmp_path, monkeypatch):
             head = bytes([0, 0, 8, values.ndim]) + struct.pack(f">{values.ndim}i", *values.shape)
             raw = head + values.tobytes()
             (folder / f"{name}-{kind}-ubyte").write_bytes(raw)
-            sums[f"{name}-{kind}-ubyte"] = data._md5(raw)
-    monkeypatch.setitem(data.MD5, "mnist", sums)
+            sums[f"{name}-{kind}-ubyte"] = download._md5(raw)
+    monkeypatch.setitem(download.MD5, "mnist", sums)
     return tmp_path
 
 

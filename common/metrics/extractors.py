@@ -1,20 +1,20 @@
-"""Feature extractors for FID and its like: Inception, a LeNet of the data set itself, EfficientNet-Lite0.
+"""Feature extractors for FID and its like: Inception, a LeNet of the data set, EfficientNet-Lite0.
 
-Inception's FID compares with published ones. A LeNet's (lenet.py) and EfficientNet's (efficientnet.py) compare only
-with themselves.
+Inception's FID compares with published ones. A LeNet's (lenet.py) and EfficientNet's
+(efficientnet.py) compare only with themselves.
 """
 
 import contextlib
 import hashlib
 import http.client
 import math
-import os
 import socket
 import sys
 import threading
 import urllib.parse
 import urllib.request
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -22,21 +22,16 @@ from torch import nn
 
 from ..errors import UserError
 from ..runs import save_atomic
-from . import efficientnet, lenet
+from . import efficientnet, inception, lenet
 from .inception import InceptionTF
 from .lenet import LeNet
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
-
-
 INCEPTION_URL = (
     f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{INCEPTION_FILE}"
 )
-
-
 # The full sum as torch-fidelity pins it; its first digits are in the file's name.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-
 
 KINDS = ("auto", "lenet", "inception", "efficientnet")
 
@@ -91,22 +86,25 @@ def _first_at_hand(dataset, data_dir, download, labelled):
         missing.append(f"{dataset} has no class labels to train a LeNet on")
     except lenet.Unfit as e:
         missing.append(str(e))
-    if (data_dir / INCEPTION_FILE).is_file():
+    if find_spec("pytorch_fid") is None:
+        missing.append(f"Inception needs {inception.INSTALL}")
+    elif (data_dir / INCEPTION_FILE).is_file():
         return _inception(data_dir, None, download)
-    try:
-        net = _inception(data_dir, None, download and _answers(INCEPTION_URL))
-    except UserError:
-        missing.append("Inception's weights can't be downloaded")
+    else:
         try:
-            net = _efficientnet()
+            return _inception(data_dir, None, download and _answers(INCEPTION_URL))
         except UserError:
-            print(
-                f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is "
-                f"measured. For FID and its like: {efficientnet.INSTALL}; or --inception-weights "
-                f"FILE, the file from {INCEPTION_URL}",
-                file=sys.stderr,
-            )
-            return None
+            missing.append("Inception's weights can't be downloaded")
+    try:
+        net = _efficientnet()
+    except UserError:
+        print(
+            f"warning: no feature extractor: {'; '.join(missing)}. Only what needs none is "
+            f"measured. For FID and its like: {efficientnet.INSTALL}; or --inception-weights "
+            f"FILE, the file from {INCEPTION_URL}",
+            file=sys.stderr,
+        )
+        return None
     print(f"features are {net.name}'s: {'; '.join(missing)}", file=sys.stderr)
     return net
 
@@ -229,7 +227,10 @@ def _inception(data_dir, weights, download):
                 f"{path} is damaged (its sha256 is not {INCEPTION_SHA256[:8]}…). Delete it, then "
                 f"run again or put the file from {INCEPTION_URL} there"
             )
-    return _build(lambda: InceptionTF(name), _load(path), path)
+    weights = _load(path)
+    if not isinstance(weights, dict):
+        raise UserError(f"{path} holds no weights of Inception. Delete it or name another file")
+    return _build(lambda: InceptionTF(name), inception.rename(weights), path)
 
 
 def _answers(url, seconds=5):
@@ -250,30 +251,23 @@ def _answers(url, seconds=5):
     return bool(connected)
 
 
-def _download_inception(path, download, timeout=10):
-    """Fetch the weights to a temporary file, check, rename. Without a network it fails within seconds."""
+def _download_inception(path, download):
+    """Fetch the weights, checked, to `path`. Without a network it fails within seconds."""
     by_hand = (
         f"Download {INCEPTION_URL} by hand and put it at {path}, or name it with "
         "--inception-weights FILE; --extractor auto goes on without it"
     )
     if not download:
         raise UserError(f"no Inception weights at {path}. {by_hand}")
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
+        if not _answers(INCEPTION_URL):
+            raise OSError("the server does not answer")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            urllib.request.urlopen(INCEPTION_URL, timeout=timeout) as response,
-            temporary.open("wb") as file,
-        ):
-            while chunk := response.read(1 << 20):
-                file.write(chunk)
-        if _sha256(temporary) != INCEPTION_SHA256:
-            raise ValueError("what came is not the file (its sha256 differs)")
-        os.replace(temporary, path)
-    except (OSError, http.client.HTTPException, ValueError) as e:
+        torch.hub.download_url_to_file(
+            INCEPTION_URL, path, hash_prefix=INCEPTION_SHA256, progress=sys.stderr.isatty()
+        )
+    except (OSError, http.client.HTTPException, RuntimeError) as e:  # RuntimeError: another hash
         raise UserError(f"the Inception weights could not be downloaded ({e}). {by_hand}") from e
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _load(path):

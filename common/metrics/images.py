@@ -1,4 +1,5 @@
-"""Scores of generated images: Fréchet distance, KID, Inception score, precision and recall, class coverage.
+"""Scores of generated images: Fréchet distance, KID, Inception score, precision and recall, class
+coverage.
 
 A number means nothing without its feature extractor, sample count and split, so every key of
 `image_metrics` names the three: `fid_lenet_10k_test`. The extractors are in extractors.py, the
@@ -92,7 +93,8 @@ def real_features(
     device="cpu",
     cache_dir=None,
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or too many).
+    """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or
+    too many).
 
     image_set: has `len`, .name .split .size .channels, images_at(index, device) -> (B, C, H, W) in
     [-1, 1] and fingerprint() -> str, which sees every image. Take it at the model's own resolution,
@@ -181,10 +183,12 @@ def image_metrics(
     seed: int = 0,
     max_neighbours: int = 10_000,
 ) -> dict[str, float]:
-    """All scores of `fake` against `real`, each a (features, logits) pair of `collect` or `real_features`.
+    """All scores of `fake` against `real`, each a (features, logits) pair of `collect` or
+    `real_features`.
 
-    Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5, "is_lenet_10k": …}.
-    Precision and recall compare all pairs, so they use a random `max_neighbours` of either set at most.
+    Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5,
+    "is_lenet_10k": …}. Precision and recall compare all pairs, so they use a random
+    `max_neighbours` of either set at most.
     """
     (real_f, _), (fake_f, fake_logits) = real, fake
     if min(len(real_f), len(fake_f)) < 4:
@@ -233,7 +237,9 @@ class Tracker:
             self.real = moments(features)
 
     def __call__(self, batches: Iterable[Tensor], n: int) -> dict[str, float]:
-        """Scores of the first n images of batches in [-1, 1]: {"fid_lenet_5k_test": …, "is_lenet_5k": …}."""
+        """Scores of the first n images of batches in [-1, 1]: {"fid_lenet_5k_test": …,
+        "is_lenet_5k": …}.
+        """
         if self.extractor is None:
             return {}
         features, logits = collect(self.extractor, batches, n)

@@ -1,16 +1,19 @@
 """Scores of generated jets: Wasserstein-1 distances, energy flow polynomials, FPD, KPD, FPND.
 
-Jets are particles (J, N, 3): eta_rel, phi_rel (radian) and pt_rel (in units of the jet's pt), padded with zeros.
-A particle is a slot that isn't all zeros. The definitions are those of jetnet 0.2.5 (arXiv:2106.11535 for the W1
-family and FPND, arXiv:2211.10295 for FPD and KPD): with the same draws the same values. Everything is torch, on the
-device of its arguments; only the draws are numpy's, as jetnet's are.
+Jets are particles (J, N, 3): eta_rel, phi_rel (radian) and pt_rel (in units of the jet's pt),
+padded with zeros. A particle is a slot that isn't all zeros. The definitions are those of jetnet
+0.2.5 (arXiv:2106.11535 for the W1 family and FPND, arXiv:2211.10295 for FPD and KPD): with the same
+draws the same values. Everything is torch, on the device of its arguments; only the draws are
+numpy's, as jetnet's are.
 
-    jet_metrics(real, fake)      # {"w1m_bootstrap5_26k": 0.00057, "w1m_bootstrap5_26k_err": 0.00009, …}
+    jet_metrics(real, fake)
+    # {"w1m_bootstrap5_26k": 0.00057, "w1m_bootstrap5_26k_err": 0.00009, …}
 
-A W1 falls with the number of jets and never reaches 0, so every key says protocol and sample size. Two protocols,
-of N real jets: `bootstrap5`, five times N of the real and N of the fake jets, both drawn with replacement, which is
-what MDMA's Table 1 holds (arXiv:2305.15254; its text says otherwise); `disjoint10`, ten fake batches of N that share
-no jet against the N real ones (EPiC-GAN, arXiv:2301.08128). The errors are standard deviations over the batches.
+A W1 falls with the number of jets and never reaches 0, so every key says protocol and sample size.
+Two protocols, of N real jets: `bootstrap5`, five times N of the real and N of the fake jets, both
+drawn with replacement, which is what MDMA's Table 1 holds (arXiv:2305.15254; its text says
+otherwise); `disjoint10`, ten fake batches of N that share no jet against the N real ones (EPiC-GAN,
+arXiv:2301.08128). The errors are standard deviations over the batches.
 """
 
 import functools
@@ -40,10 +43,11 @@ def present(particles: Tensor) -> Tensor:
 
 
 def jet_mass(particles: Tensor) -> Tensor:
-    """m = ((Σ E)² − |Σ p|²)^½ of massless particles, (J,) float64, in units of the jet's pt; never NaN for finite jets.
+    """m = ((Σ E)² − |Σ p|²)^½ of massless particles, (J,) float64, in units of the jet's pt; never
+    NaN for finite jets.
 
-    A boost along the beam and a turn around it don't change m, so the hardest particle is put at eta = phi = 0: that
-    leaves less to cancel, and gives exactly 0 for one particle.
+    A boost along the beam and a turn around it don't change m, so the hardest particle is put at
+    eta = phi = 0: that leaves less to cancel, and gives exactly 0 for one particle.
     """
     return torch.cat(
         [_mass(jets) for jets in particles.split(50_000)]
@@ -67,12 +71,14 @@ def observables(particles: Tensor) -> Tensor:
 
 
 def efps(particles: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """All 36 energy flow polynomials of at most 4 edges, (J, 36), Komiske et al. 2018 (arXiv:1712.07124), eq. 1.
+    """All 36 energy flow polynomials of at most 4 edges, (J, 36), Komiske et al. 2018
+    (arXiv:1712.07124), eq. 1.
 
-    EFP_G = Σ_{i₁…i_n} z_{i₁} ⋯ z_{i_n} Π_{(k,l) ∈ G} θ_{i_k i_l}, z = pt, θ² = Δeta² + Δphi²: EnergyFlow's measure
-    "hadr", beta = 1, not normed, in EnergyFlow's order (0 … 20 connected, then products of those). Computed in `dtype`
-    (default: that of particles); one product of N x N matrices a jet. Jets are sorted by size, so that padding costs
-    little; the result is in the order of the argument.
+    EFP_G = Σ_{i₁…i_n} z_{i₁} ⋯ z_{i_n} Π_{(k,l) ∈ G} θ_{i_k i_l}, z = pt, θ² = Δeta² + Δphi²:
+    EnergyFlow's measure "hadr", beta = 1, not normed, in EnergyFlow's order (0 … 20 connected, then
+    products of those). Computed in `dtype` (default: that of particles); one product of N x N
+    matrices a jet. Jets are sorted by size, so that padding costs little; the result is in the
+    order of the argument.
     """
     particles = particles.to(dtype or particles.dtype)
     slots = torch.arange(1, particles.shape[1] + 1, device=particles.device)
@@ -98,7 +104,8 @@ def _efps(particles: Tensor) -> Tensor:
     def over(matrix, weights):  # Σ_j matrix_ij weights_j, (C, N)
         return torch.bmm(matrix, weights[:, :, None])[:, :, 0]
 
-    # What can hang on vertex i: 1, 2, 3, 4 edges to one vertex j, a path i-j-k, a double edge i=j and then j-k …
+    # What can hang on vertex i: 1, 2, 3, 4 edges to one vertex j, a path i-j-k, a double edge i=j
+    # and then j-k …
     a, b, c, d = over(theta, z), over(theta2, z), over(theta * theta2, z), over(theta2.square(), z)
     aa, ba = over(paths, z), over(theta2, z * a)
     # … a triangle, one with a doubled edge, a square
@@ -159,8 +166,8 @@ def _efps(particles: Tensor) -> Tensor:
 def wasserstein1(x: Tensor, y: Tensor) -> Tensor:
     """W₁ = ∫ |F_x(t) − F_y(t)| dt, exact, of samples along the last axis; in the unit of x.
 
-    x (…, n), y (…, m) -> (…) float64. The step functions are kept in integers (in units of 1/nm), so that two equal
-    samples give exactly 0. If a side is empty: inf, as in jetnet.
+    x (…, n), y (…, m) -> (…) float64. The step functions are kept in integers (in units of 1/nm),
+    so that two equal samples give exactly 0. If a side is empty: inf, as in jetnet.
     """
     n, m = x.shape[-1], y.shape[-1]
     x, y = where_float64_is(x), where_float64_is(y)
@@ -178,7 +185,8 @@ def wasserstein1(x: Tensor, y: Tensor) -> Tensor:
 def bootstrap(
     n_real: int, n_fake: int, size: int, rng: np.random.Generator, batches: int = 5
 ) -> list:
-    """Indices (real, fake) of `batches` samples of `size` jets a side, with replacement: jetnet's draws from `rng`.
+    """Indices (real, fake) of `batches` samples of `size` jets a side, with replacement: jetnet's
+    draws from `rng`.
 
     Drawing both sides makes W1 too large: it is not 0 even if real and fake jets are the same ones.
     """
@@ -189,10 +197,11 @@ def bootstrap(
 
 
 def disjoint(n_real: int, n_fake: int, batches: int = 10) -> list:
-    """Indices (real, fake): `batches` runs of n_real fake jets that share none, each against the real ones.
+    """Indices (real, fake): `batches` runs of n_real fake jets that share none, each against the
+    real ones.
 
-    With too few fake jets there are fewer batches, of n_real all the same: W1 of other sizes would not compare. With
-    fewer fake jets than real ones, one batch of all, against as many real ones.
+    With too few fake jets there are fewer batches, of n_real all the same: W1 of other sizes would
+    not compare. With fewer fake jets than real ones, one batch of all, against as many real ones.
     """
     batches = min(batches, max(1, n_fake // n_real))
     size = min(n_real, n_fake)
@@ -205,7 +214,9 @@ def w1(real: Tensor, fake: Tensor, draws: list) -> Tensor:
 
 
 def w1p(real: Tensor, fake: Tensor, draws: list) -> Tensor:
-    """W1 of eta_rel, phi_rel, pt_rel over the particles that are there, in each draw: (draws, 3) float64."""
+    """W1 of eta_rel, phi_rel, pt_rel over the particles that are there, in each draw: (draws, 3)
+    float64.
+    """
 
     def features(particles):
         return particles[present(particles)].T.contiguous()  # (3, number of particles)
@@ -223,17 +234,21 @@ def _on(device, draws):
 
 
 def w1m_disjoint(real_mass: Tensor, fake_mass: Tensor, batches: int = 10) -> tuple[float, float]:
-    """W1 of jet masses (J,), (K,): mean and standard deviation over `disjoint` batches. Cheap: picks checkpoints."""
+    """W1 of jet masses (J,), (K,): mean and standard deviation over `disjoint` batches. Cheap:
+    picks checkpoints.
+    """
     values = w1(real_mass[None], fake_mass[None], disjoint(len(real_mass), len(fake_mass), batches))
     return values.mean().item(), values.std(correction=0).item()
 
 
 def variance_weighted_mean(values: Tensor, errors: Tensor) -> tuple[float, float]:
-    """Σ(x/s²) / Σ(1/s²) ± Σ(1/s) / Σ(1/s²): how MDMA's Table 1 makes one number of a W1P or W1EFP per feature.
+    """Σ(x/s²) / Σ(1/s²) ± Σ(1/s) / Σ(1/s²): how MDMA's Table 1 makes one number of a W1P or W1EFP
+    per feature.
 
-    values x, errors s (F,). The error is not the 1/√Σ(1/s²) of independent x: it is that weighted mean's error if all
-    x err together (Σ w s / Σ w with w = 1/s²), as features of the same jets nearly do. The mean is mostly that of
-    the feature of smallest error: W1P is nearly W1(pt). An error of 0 is infinite weight: only such x count then.
+    values x, errors s (F,). The error is not the 1/√Σ(1/s²) of independent x: it is that weighted
+    mean's error if all x err together (Σ w s / Σ w with w = 1/s²), as features of the same jets
+    nearly do. The mean is mostly that of the feature of smallest error: W1P is nearly W1(pt). An
+    error of 0 is infinite weight: only such x count then.
     """
     values, errors = float64(values), float64(errors)
     if (errors == 0).any():
@@ -257,7 +272,9 @@ def fpd(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple[float, float]:
-    """Fréchet physics distance of features (J, 36), (K, 36) as jetnet fits it: value and error, `jetnet_intercept`."""
+    """Fréchet physics distance of features (J, 36), (K, 36) as jetnet fits it: value and error,
+    `jetnet_intercept`.
+    """
     return jetnet_intercept(
         *frechet_curve(real, fake, min_samples, max_samples, batches, points, normalise, seed)
     )
@@ -273,12 +290,14 @@ def frechet_curve(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple:
-    """Fréchet distance of features (J, 36), (K, 36) against sample size: sizes and distances, arrays (points,).
+    """Fréchet distance of features (J, 36), (K, 36) against sample size: sizes and distances,
+    arrays (points,).
 
-    The sizes are equidistant in 1/size from min_samples to max_samples, each distance is the mean of `batches` draws
-    with replacement. max_samples None: the smaller sample N; min_samples None: 10,000 or 2/5 of max_samples,
-    whichever is less. These are the paper's for its N = 26,000, and have jetnet's ratio; jetnet's defaults are 20,000
-    and 50,000. normalise: divide features by the largest |real| one of their kind. seed: jetnet 0.2.5's draws.
+    The sizes are equidistant in 1/size from min_samples to max_samples, each distance is the mean
+    of `batches` draws with replacement. max_samples None: the smaller sample N; min_samples None:
+    10,000 or 2/5 of max_samples, whichever is less. These are the paper's for its N = 26,000, and
+    have jetnet's ratio; jetnet's defaults are 20,000 and 50,000. normalise: divide features by the
+    largest |real| one of their kind. seed: jetnet 0.2.5's draws.
     """
     if max_samples is None:
         max_samples = min(len(real), len(fake))
@@ -306,11 +325,12 @@ def frechet_curve(
 
 
 def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """FPD: where a line of intercept and slope >= 0 meets 1/size = 0, and the fit's error of it, by jetnet's own fit.
+    """FPD: where a line of intercept and slope >= 0 meets 1/size = 0, and the fit's error of it, by
+    jetnet's own fit.
 
-    That is iterative and stops early, which makes small values too large: of points exactly on a line of slope 2
-    through 0, at sizes of 20,000 to 50,000, it makes (0.8 ± 0.3)e-4. Published FPDs contain this; not so
-    `line_intercept`.
+    That is iterative and stops early, which makes small values too large: of points exactly on a
+    line of slope 2 through 0, at sizes of 20,000 to 50,000, it makes (0.8 ± 0.3)e-4. Published FPDs
+    contain this; not so `line_intercept`.
     """
     from scipy.optimize import curve_fit
 
@@ -324,22 +344,28 @@ def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, f
 
 
 def line_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """The same extrapolation by ordinary least squares, and its standard error; may be slightly negative, as KPD."""
+    """The same extrapolation by ordinary least squares, and its standard error; may be slightly
+    negative, as KPD.
+    """
     fit, covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
     return float(fit[1]), float(covariance[1, 1] ** 0.5)
 
 
 def frechet_of_all(real: Tensor, fake: Tensor) -> float:
-    """FPD's Fréchet distance of features (J, 36), (K, 36) at their full size, which biases it upwards.
+    """FPD's Fréchet distance of features (J, 36), (K, 36) at their full size, which biases it
+    upwards.
 
-    `fpd` is the intercept of a line, which can be 0 where a few wild jets make its points scatter. Picks checkpoints.
+    `fpd` is the intercept of a line, which can be 0 where a few wild jets make its points scatter.
+    Picks checkpoints.
     """
     x, y = _scaled(real, fake)
     return frechet_distance(*moments(x), *moments(y))
 
 
 def _scaled(real, fake):
-    """Both divided by the largest |real| feature, float64; a feature that is always 0 stays as it is."""
+    """Both divided by the largest |real| feature, float64; a feature that is always 0 stays as it
+    is.
+    """
     real, fake = float64(real), float64(fake)
     largest = real.abs().amax(0)
     largest[largest == 0] = 1
@@ -347,7 +373,9 @@ def _scaled(real, fake):
 
 
 def _drawn_moments(x, rng, size):
-    """Mean and covariance of `size` rows of x drawn with replacement, from how often each was drawn."""
+    """Mean and covariance of `size` rows of x drawn with replacement, from how often each was
+    drawn.
+    """
     often = torch.from_numpy(np.bincount(rng.choice(len(x), size), minlength=len(x))).to(x)
     centre = x.mean(0)
     x = x - centre
@@ -363,10 +391,12 @@ def kpd(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple[float, float]:
-    """Kernel physics distance of features (J, 36), (K, 36): the unbiased MMD² under k(x, y) = (x·y/36 + 1)⁴.
+    """Kernel physics distance of features (J, 36), (K, 36): the unbiased MMD² under k(x, y) =
+    (x·y/36 + 1)⁴.
 
-    Median over `batches` draws with replacement of `batch_size` a side (at most the smaller sample), and half the
-    width from 16.275 to 83.725 %. Can be slightly negative. normalise and draws: as in `frechet_curve`.
+    Median over `batches` draws with replacement of `batch_size` a side (at most the smaller
+    sample), and half the width from 16.275 to 83.725 %. Can be slightly negative. normalise and
+    draws: as in `frechet_curve`.
     """
     x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     size = min(batch_size, len(x), len(y))
@@ -404,14 +434,17 @@ def _kernel_sum(a, b):
 
 
 def fpnd(particles: Tensor, jet_type: str) -> float:
-    """Fréchet ParticleNet distance to the real JetNet jets of a type (g, q or t), arXiv:2106.11535, §5.
+    """Fréchet ParticleNet distance to the real JetNet jets of a type (g, q or t), arXiv:2106.11535,
+    §5.
 
-    particles (J, 30, 3). At most 50,000 jets are used, fewer give larger values. Weights and real statistics are the
-    files that the installed jetnet package ships. Raises UserError if it isn't there or has none for such jets.
+    particles (J, 30, 3). At most 50,000 jets are used, fewer give larger values. Weights and real
+    statistics are the files that the installed jetnet package ships. Raises UserError if it isn't
+    there or has none for such jets.
     """
     if jet_type not in FPND_TYPES or particles.shape[1] != 30:
         raise UserError(
-            f"FPND has statistics for jets of 30 particles and the types {', '.join(FPND_TYPES)}, not for "
+            f"FPND has statistics for jets of 30 particles and the types {', '.join(FPND_TYPES)}, "
+            "not for "
             f"{particles.shape[1]} particles of type {jet_type!r}: leave it out"
         )
     blocks, head, mu, sigma = _fpnd_files(jet_type)
@@ -430,7 +463,9 @@ def fpnd(particles: Tensor, jet_type: str) -> float:
 
 @functools.cache
 def _fpnd_files(jet_type):
-    """ParticleNet's three blocks of three linear layers (W, b), its head (W, b), and real jets' moments."""
+    """ParticleNet's three blocks of three linear layers (W, b), its head (W, b), and real jets'
+    moments.
+    """
     package = importlib.util.find_spec(
         "jetnet"
     )  # finds it without importing it, which takes seconds
@@ -467,10 +502,12 @@ def _fpnd_files(jet_type):
 
 
 def _particlenet(x: Tensor, blocks, head) -> Tensor:
-    """ParticleNet (Qu & Gouskos 2020, arXiv:1902.08570) as trained for FPND: scaled jets (B, N, 3) -> (B, 256).
+    """ParticleNet (Qu & Gouskos 2020, arXiv:1902.08570) as trained for FPND: scaled jets (B, N, 3)
+    -> (B, 256).
 
-    Three EdgeConv blocks: the mean of MLP([x_i, x_j − x_i]) over the 16 nearest j, appended to x_i. Nearness is in
-    eta, phi first, then in all features. After them: mean over all slots, padded ones too, and a linear layer.
+    Three EdgeConv blocks: the mean of MLP([x_i, x_j − x_i]) over the 16 nearest j, appended to x_i.
+    Nearness is in eta, phi first, then in all features. After them: mean over all slots, padded
+    ones too, and a linear layer.
     """
     for i, ((weight, bias), *layers) in enumerate(blocks):
         near = x[..., :2] if i == 0 else x
@@ -500,24 +537,28 @@ def jet_metrics(
     protocols=("bootstrap5", "disjoint10"),
     fpnd_type: str | None = None,
 ) -> dict[str, float]:
-    """Every score of fake (K, N, 3) against real jets (J, N', 3); for each key also `key_err`, but the exact W1.
+    """Every score of fake (K, N, 3) against real jets (J, N', 3); for each key also `key_err`, but
+    the exact W1.
 
-    <protocol>_<size> is the size of a batch, e.g. `bootstrap5_26k`; with too few fakes disjoint10 becomes disjoint4
-    or what there is, see `disjoint`.
-    - w1m, w1n, w1sumpt: W1 of mass, number of particles, sum of pt (all in jet units); each also `…_exact_<J>_<K>`,
+    <protocol>_<size> is the size of a batch, e.g. `bootstrap5_26k`; with too few fakes disjoint10
+    becomes disjoint4 or what there is, see `disjoint`. - w1m, w1n, w1sumpt: W1 of mass, number of
+    particles, sum of pt (all in jet units); each also `…_exact_<J>_<K>`,
       of all jets as they are, which is 0 for equal samples.
-    - w1p_eta, w1p_phi, w1p_pt; w1p_mean, their plain mean; w1p_paper, `variance_weighted_mean`.
-    - w1efp_12 … w1efp_17 (`PRIME4`), w1efp_mean, w1efp_paper.
-    - fpd_<min>_<max>_of_<N> (jetnet's fit) and fpd_line_… (least squares) of the first N = min(J, K) jets: sizes up to
+    - w1p_eta, w1p_phi, w1p_pt; w1p_mean, their plain mean; w1p_paper, `variance_weighted_mean`. -
+    w1efp_12 … w1efp_17 (`PRIME4`), w1efp_mean, w1efp_paper. - fpd_<min>_<max>_of_<N> (jetnet's fit)
+    and fpd_line_… (least squares) of the first N = min(J, K) jets: sizes up to
       N, and also jetnet's default 20k_50k if N is at least 20,000.
-    - kpd_<batches>x<size>_of_<N>; fpnd_<type>_<jets used> if fpnd_type is given (30 particles only; no error).
-    bootstrap5 draws from all fakes for w1m … w1p, but from the first J for w1efp, as the paper's evaluation does.
-    seed: of the bootstrap; 0 gives FPD and KPD jetnet's own default draws. Raises ValueError for what isn't jets.
+    - kpd_<batches>x<size>_of_<N>; fpnd_<type>_<jets used> if fpnd_type is given (30 particles only;
+    no error). bootstrap5 draws from all fakes for w1m … w1p, but from the first J for w1efp, as the
+    paper's evaluation does.
+    seed: of the bootstrap; 0 gives FPD and KPD jetnet's own default draws. Raises ValueError for
+    what isn't jets.
     """
     for name, particles in (("real", real), ("fake", fake)):
         if particles.ndim != 3 or particles.shape[2] != 3 or len(particles) < 10:
             raise ValueError(
-                f"{name} must be (jets, particles, 3), ten jets or more, not {tuple(particles.shape)}"
+                f"{name} must be (jets, particles, 3), ten jets or more, not "
+                f"{tuple(particles.shape)}"
             )
         if not particles.isfinite().all():
             raise ValueError(f"the {name} jets have features that are not finite")

@@ -1,8 +1,9 @@
 """A small classifier whose penultimate layer is the feature space for Fréchet distances offline.
 
-Inception's weights cannot be had without a network, and are far from 28 x 28 grey images. A LeNet-type
-classifier of the data set itself gives a usable scale instead. Its numbers compare only with numbers of the
-same weights: `common/metrics/weights/lenet_fashion-mnist.pt` is shipped for that reason, and was made by
+Inception's weights cannot be had without a network, and are far from 28 x 28 grey images. A
+LeNet-type classifier of the data set itself gives a usable scale instead. Its numbers compare only
+with numbers of the same weights: `common/metrics/weights/lenet_fashion-mnist.pt` is shipped for
+that reason, and was made by
 
     python -m common.metrics.lenet --dataset fashion-mnist --data-dir data --out FILE
 
@@ -36,11 +37,12 @@ class Unfit(UserError):
 
 
 class LeNet(nn.Module):
-    """Three convolutions, each pooled by 2, - 64 features - classes: LeCun et al. 1998, with BatchNorm, ReLU.
+    """Three convolutions, each pooled by 2, - 64 features - classes: LeCun et al. 1998, with
+    BatchNorm, ReLU.
 
-    channels, size: of the images it was trained on; others are averaged / repeated and resized to these.
-    `forward` takes images (B, C, H, W) in [-1, 1] and returns features (B, 64) >= 0 (after the ReLU) and
-    logits (B, classes).
+    channels, size: of the images it was trained on; others are averaged / repeated and resized to
+    these. `forward` takes images (B, C, H, W) in [-1, 1] and returns features (B, 64) >= 0 (after
+    the ReLU) and logits (B, classes).
     """
 
     kind = "lenet"
@@ -72,7 +74,8 @@ class LeNet(nn.Module):
 
 
 def match_channels(images: Tensor, channels: int) -> Tensor:
-    """(B, C, H, W) -> (B, channels, H, W): colour is averaged to grey, grey is repeated to colour."""
+    """(B, C, H, W) -> (B, channels, H, W): colour is averaged to grey, grey is repeated to colour.
+    """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"images of 1 or 3 channels, shape (B, C, H, W), are needed, not {tuple(images.shape)}"
@@ -83,7 +86,9 @@ def match_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor:
-    """Each image moved by up to `most` pixels in both directions; background (-1) enters at the border."""
+    """Each image moved by up to `most` pixels in both directions; background (-1) enters at the
+    border.
+    """
     batch, _, height, width = images.shape
     rows = torch.arange(height) + torch.randint(
         2 * most + 1, (batch, 1), generator=generator
@@ -127,8 +132,8 @@ def check_accuracy(value: float, classes: int, what: str, advice: str = "") -> N
     needed = least_accuracy(classes)
     if not value >= needed:
         raise Unfit(
-            f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs {needed:.2f}"
-            + f". {advice}" * bool(advice)
+            f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs "
+            f"{needed:.2f}" + f". {advice}" * bool(advice)
         )
 
 
@@ -213,7 +218,8 @@ def fit(
     found = accuracy(net, test_set, held_out)
     parameters = sum(p.numel() for p in net.parameters())
     print(
-        f"LeNet of {dataset}: test accuracy {found:.4f}, {parameters} parameters, {time.time() - start:.0f} s",
+        f"LeNet of {dataset}: test accuracy {found:.4f}, {parameters} parameters, "
+        f"{time.time() - start:.0f} s",
         file=sys.stderr,
     )
     return net, {
@@ -239,7 +245,7 @@ def weights_file(dataset: str, data_dir) -> Path:
     data_dir = Path(data_dir).expanduser()
     if dataset != "folder":
         return data_dir / f"lenet_{dataset}.pt"
-    from ..data import IMAGE_SUFFIXES
+    from ..folders import IMAGE_SUFFIXES
 
     found = [
         Path(folder, name)

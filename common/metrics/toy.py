@@ -1,10 +1,11 @@
-"""How well samples match two-dimensional toy data (common/toys.py): MMD², and of mixtures the modes covered.
+"""How well samples match two-dimensional toy data (common/toys.py): MMD², and of mixtures the modes
+covered.
 
-    toy_metrics(samples, data)                             # {"mmd2_unbiased_s1_2k": …, "modes_2k": …, …}
+    toy_metrics(samples, data)        # {"mmd2_unbiased_s1_2k": …, "modes_2k": …, …}
 
-MMD with a wide kernel does not see dropped modes (on the ring, with bandwidth 2, every second mode may be
-missing), so `toy_metrics` gives the coverage beside it, and every key says bandwidth and sample count.
-All metrics are computed in float64.
+MMD with a wide kernel does not see dropped modes (on the ring, with bandwidth 2, every second mode
+may be missing), so `toy_metrics` gives the coverage beside it, and every key says bandwidth and
+sample count. All metrics are computed in float64.
 """
 
 import math
@@ -20,16 +21,20 @@ BANDWIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0)
 
 
 def mmd2(x: Tensor, y: Tensor, bandwidth: float, unbiased: bool) -> float:
-    """MMD² = E k(x, x') + E k(y, y') − 2 E k(x, y), k(a, b) = exp(−|a − b|² / 2s²); Gretton et al. 2012, eq. 3 and 5.
+    """MMD² = E k(x, x') + E k(y, y') − 2 E k(x, y), k(a, b) = exp(−|a − b|² / 2s²); Gretton et al.
+    2012, eq. 3 and 5.
 
-    x (N, D), y (M, D); bandwidth: s. Biased: the means run over all pairs, in [0, 2]. Unbiased: a point is not
-    paired with itself; may be negative. This is the square: the distance itself is its root.
+    x (N, D), y (M, D); bandwidth: s. Biased: the means run over all pairs, in [0, 2]. Unbiased: a
+    point is not paired with itself; may be negative. This is the square: the distance itself is its
+    root.
     """
     return mmd2s(x, y, [bandwidth])[bandwidth]["unbiased" if unbiased else "biased"]
 
 
 def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
-    """{bandwidth: {"biased": MMD², "unbiased": MMD²}}, as `mmd2`; pairs of points are measured once for all."""
+    """{bandwidth: {"biased": MMD², "unbiased": MMD²}}, as `mmd2`; pairs of points are measured once
+    for all.
+    """
     if min(len(x), len(y)) < 2:
         raise ValueError(f"MMD² needs two samples or more of each kind, got {len(x)} and {len(y)}")
     x, y = float64(x), float64(y)
@@ -47,7 +52,8 @@ def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
 
 
 def _kernel_sums(a: Tensor, b: Tensor, bandwidths, block: int = 512) -> list[float]:
-    """Σ k(a_i, b_j) for each bandwidth, in blocks of rows, so that never all pairs are in memory."""
+    """Σ k(a_i, b_j) for each bandwidth, in blocks of rows, so that never all pairs are in memory.
+    """
     sums = [0.0] * len(bandwidths)
     for rows in a.split(block):
         squares = torch.cdist(rows, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
@@ -60,8 +66,10 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
     """How samples (N, 2) sit on the modes.
 
     high_quality: share of samples within 3 sd of a mode, in [0, 1] (of the data itself: 0.989).
-    modes: modes that hold at least `min_share` of their fair share N/K in high-quality samples, 0 … K.
-    modes_hit: modes that are the nearest to any sample at all, however far, 0 … K (Dumoulin et al. 2017, N = 10,000).
+    modes: modes that hold at least `min_share` of their fair share N/K in high-quality samples, 0 …
+    K.
+    modes_hit: modes that are the nearest to any sample at all, however far, 0 … K (Dumoulin et al.
+    2017, N = 10,000).
     mode_kl: KL(shares ‖ uniform) of the modes nearest to the samples, in nats, 0 … log K.
     """
     samples = float64(samples)
@@ -80,9 +88,11 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
 def toy_metrics(
     samples: Tensor, data: Mixture | SwissRoll, bandwidths=BANDWIDTHS, seed: int = 0
 ) -> dict:
-    """MMD² at each bandwidth, both estimators, against as many fresh points; of a Mixture `mode_metrics`, too.
+    """MMD² at each bandwidth, both estimators, against as many fresh points; of a Mixture
+    `mode_metrics`, too.
 
-    Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, modes_hit_<N>, high_quality_<N>, mode_kl_<N>.
+    Keys: mmd2_{biased,unbiased}_s<bandwidth>_<N>, modes_<N>, modes_hit_<N>, high_quality_<N>,
+    mode_kl_<N>.
     """
     samples, n = samples.detach().cpu(), count_tag(len(samples))
     real, _ = data.sample(len(samples), torch.Generator().manual_seed(seed))

@@ -1,0 +1,319 @@
+"""Folders of images, CelebA among them: which files belong to which split and class, and how one is
+decoded.
+"""
+
+import contextlib
+import functools
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from .download import HOMEPAGES
+from .errors import UserError, say_once
+
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+
+
+TRAIN_FOLDERS = ("train", "training")
+
+
+TEST_FOLDERS = (
+    "test",
+    "testing",
+    "val",
+    "valid",
+    "validation",
+)  # the first that is there is the test split
+
+
+class BadImage(UserError):
+    """An image file that can't be decoded, or not without loss."""
+
+    def __init__(self, file, reason):
+        super().__init__(
+            f"can't decode the image {file} ({reason}): replace it and go on with "
+            "--resume, or start again with --skip-bad"
+        )
+        self.file = file
+        self.reason = reason
+
+
+def folder_files(data_dir, split):
+    """(files, labels or None, classes, files of the training split) of a tree, sorted by path."""
+    if not data_dir.is_dir():
+        raise UserError(
+            f"no folder {data_dir}: give the folder that holds your images as --data-dir"
+        )
+    found = list_images(data_dir)
+    train, test = _split_folders(data_dir, found)
+    train_files = _files_below(train, found)
+    classes = _classes(train, train_files)
+    train_files, train_labels = _labelled(train, train_files, classes, train)
+    if split == "train":
+        return train_files, train_labels, classes, train_files
+    if test == train:
+        say_once(f"no test/ or val/ in {data_dir}: the test split is the training images")
+        return train_files, train_labels, classes, train_files
+    files, labels = _labelled(test, _files_below(test, found), classes, train)
+    return files, labels, classes, train_files
+
+
+def list_images(root):
+    def fail(e):
+        raise UserError(
+            f"can't look into {e.filename} ({e.strerror}): make it readable or move it away"
+        )
+
+    walk = os.walk(root, onerror=fail, followlinks=True)
+    found = [Path(folder, file) for folder, _, names in walk for file in names]
+    return sorted(
+        f
+        for f in found
+        if f.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in f.relative_to(root).parts)
+    )
+
+
+def _files_below(root, files):
+    below = [file for file in files if file.is_relative_to(root)]
+    if not below:
+        raise UserError(f"no images under {root}: put {', '.join(IMAGE_SUFFIXES)} files there")
+    return below
+
+
+def _split_folders(data_dir, found):
+    """(folder of the training split, folder of the test split): twice data_dir where it is not
+    split.
+    """
+    by_name = {path.name.lower(): path for path in sorted(data_dir.iterdir()) if path.is_dir()}
+    train = next((by_name[name] for name in TRAIN_FOLDERS if name in by_name), None)
+    test = next((by_name[name] for name in TEST_FOLDERS if name in by_name), None)
+    used = {_class_of(data_dir, file) for file in found} - {None}  # first-level folders with images
+    if train and test:
+        line = f"{data_dir}: training images from {train.name}/, test images from {test.name}/"
+        unused = [f for f in found if not f.is_relative_to(train) and not f.is_relative_to(test)]
+        if unused:
+            example = unused[0].relative_to(data_dir)
+            line += f". Not used: {_count(unused, 'image')} elsewhere, for example {example}"
+        say_once(line)
+        return train, test
+    if train and used == {train.name}:
+        return train, train
+    if train:
+        say_once(f"no test/ or val/ in {data_dir}: {train.name}/ is one of its classes")
+    if used and all(name.lower() in TEST_FOLDERS for name in used):
+        raise UserError(
+            f"{data_dir} has {', '.join(sorted(used))} but no train: put the training images "
+            f"into {data_dir / 'train'}, or give {data_dir / min(used)} as --data-dir"
+        )
+    _refuse_inner_splits(data_dir, found)
+    return data_dir, data_dir
+
+
+def _refuse_inner_splits(data_dir, found):
+    """Else a tree one level too high, data_dir/NAME/{train,test}, would be trained on with its test
+    images.
+    """
+    inner = {}
+    for file in found:
+        parts = file.relative_to(data_dir).parts
+        if len(parts) > 2:
+            inner.setdefault(parts[0], set()).add(parts[1].lower())
+    for name, names in sorted(inner.items()):
+        if names.intersection(TRAIN_FOLDERS) and names.intersection(TEST_FOLDERS):
+            raise UserError(
+                f"{data_dir / name} is split into {', '.join(sorted(names))}: "
+                f"give --data-dir {data_dir / name}, or move them up into {data_dir}"
+            )
+
+
+def _class_of(root, file):
+    """Name of the folder in root that holds the file, None if root itself does."""
+    parts = file.relative_to(root).parts
+    return parts[0] if len(parts) > 1 else None
+
+
+def _classes(root, files):
+    """Names of the classes of a training split, [] if it has no labels."""
+    names = [_class_of(root, file) for file in files]
+    classes = sorted(set(names) - {None})
+    strays = names.count(None)
+    if classes and strays and (len(classes) == 1 or 2 * strays > len(files)):
+        say_once(
+            f"{_count(files, 'image')} in {root}, {strays} of them in no class folder: all are "
+            "used, without labels"
+        )
+        return []
+    return classes
+
+
+def _labelled(root, files, classes, train):
+    """(files, labels or None) of a split in root, by the training split's classes."""
+    names = [_class_of(root, file) for file in files]
+    if not classes:
+        return files, None
+    if unknown := sorted(set(names) - {None, *classes}):
+        raise UserError(
+            f"{root} has the class {unknown[0]}, which {train} lacks: it has "
+            f"{', '.join(classes)}. Rename or remove {root / unknown[0]}"
+        )
+    kept = [file for file, name in zip(files, names) if name is not None]
+    if not kept:
+        say_once(f"no class folders in {root}: its images have no labels")
+        return files, None
+    if strays := [file for file, name in zip(files, names) if name is None]:
+        say_once(
+            f"warning: {_count(strays, 'image')} beside the class folders of {root} left out, "
+            f"for example {strays[0].name}: only images in class folders have a label"
+        )
+    number = {name: i for i, name in enumerate(classes)}
+    return kept, torch.tensor([number[name] for name in names if name is not None])
+
+
+def _count(things, word):
+    return f"{len(things):,} {word}" + "s" * (len(things) != 1)
+
+
+def celeba_files(data_dir, split):
+    """(files, None, [], files) of the official split, from list_eval_partition.txt or, without it,
+    by position.
+    """
+    roots = [data_dir / "celeba/img_align_celeba", data_dir / "img_align_celeba"]
+    root = next((r for r in roots if r.is_dir()), None)
+    if root is None:
+        raise UserError(
+            f"no CelebA in {roots[0]} or {roots[1]}. It can't be downloaded by a script: get "
+            f"img_align_celeba.zip from {HOMEPAGES['celeba']} and unpack it to {roots[0]}/*.jpg"
+        )
+    files, partition = sorted(root.glob("*.jpg")), root.parent / "list_eval_partition.txt"
+    if partition.exists():
+        wanted = {"train": "0", "test": "2"}[split]
+        names = {
+            row[0]
+            for row in map(str.split, partition.read_text().splitlines())
+            if row[1:] == [wanted]
+        }
+        files = [file for file in files if file.name in names]
+    else:
+        files = files[:162770] if split == "train" else files[182637:]
+    if not files:
+        raise UserError(
+            f"no images of CelebA's {split} split in {root}: "
+            "unpack all 202,599 of img_align_celeba.zip there"
+        )
+    return files, None, [], files
+
+
+def attempt(function, things, title):
+    """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool.
+    """
+
+    def attempt(thing):
+        try:
+            return function(thing)
+        except BadImage as e:
+            return e
+
+    done = thread_pool().map(attempt, things)
+    if len(things) > 2000:
+        from tqdm import tqdm
+
+        done = tqdm(done, total=len(things), desc=title, unit="image", disable=None)
+    return list(done)
+
+
+def report_bad(bad, n, data_dir, skip_bad):
+    """One line for all: an error, or with skip_bad a warning if any image is left."""
+    listed = ", ".join(f"{e.file.relative_to(data_dir)} ({e.reason})" for e in bad[:5])
+    listed += f" and {len(bad) - 5:,} more" * (len(bad) > 5)
+    line = f"{len(bad):,} of {n:,} images in {data_dir} can't be decoded: {listed}"
+    if len(bad) == n:
+        raise UserError(f"{line}. None is left: put images there that open in a viewer")
+    if not skip_bad:
+        raise UserError(f"{line}. Replace or remove them, or leave them out with --skip-bad")
+    say_once(f"warning: {line}. They are left out")
+
+
+def native_channels(data_dir, train_files):
+    """3 if any file is in colour, else 1; says so where not all are alike, or have 16 bits."""
+    kinds = attempt(image_kind, train_files, "looking at headers")
+    colour = kinds.count("colour")
+    deep = kinds.count("grey, 16 bits")
+    grey = kinds.count("grey") + deep
+    if colour and grey:
+        say_once(
+            f"grey images among colour ones in {data_dir}: {grey:,} of {len(kinds):,}; all are "
+            "taken as colour (--channels 1: as grey)"
+        )
+    if deep:
+        say_once(
+            f"16-bit grey images in {data_dir}: {deep:,} of {len(kinds):,}, rounded to 8 bits "
+            "(0 is black, 65535 white)"
+        )
+    return 1 if grey and not colour else 3
+
+
+def image_kind(file):
+    """ "grey", "grey, 16 bits" or "colour" from a file's header (and palette). Raises BadImage."""
+    with opened_image(file) as image:
+        if image.mode in ("P", "PA"):
+            palette = image.getpalette() or []
+            return "grey" if palette[0::3] == palette[1::3] == palette[2::3] else "colour"
+        if image.mode.startswith("I;16"):
+            return "grey, 16 bits"
+        return "grey" if image.mode in ("1", "L", "LA") else "colour"
+
+
+@contextlib.contextmanager
+def opened_image(file):
+    """A PIL image of which only the header has been read. BadImage for this and for what goes wrong
+    later.
+    """
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            if image.mode in ("I", "F"):  # of no fixed range: convert() would clip it to white
+                raise BadImage(file, "32 bits a pixel: convert it to 8 or 16")
+            yield image
+    except BadImage:
+        raise
+    except UnidentifiedImageError:  # its words are the path again
+        raise BadImage(file, "not an image" if file.stat().st_size else "empty") from None
+    except Exception as e:  # PIL raises OSError, SyntaxError, ValueError, struct.error, …
+        reason = getattr(e, "strerror", None) or " ".join(str(e).split()) or type(e).__name__
+        raise BadImage(file, reason) from None
+
+
+def decode(file, size, channels):
+    """uint8 (channels, size, size): the largest centred square, resized (bilinear with antialias).
+
+    Upright, on white where it is transparent, 16-bit grey as 8 bits.
+    """
+    from PIL import Image, ImageOps
+
+    with opened_image(file) as image:
+        image = ImageOps.exif_transpose(
+            image
+        )  # photographs from telephones lie on their side otherwise
+        side = min(image.size)
+        left = (image.width - side) // 2
+        top = (image.height - side) // 2
+        image = image.crop((left, top, left + side, top + side))
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+        elif image.has_transparency_data:  # what is under it may be anything, often black
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+        image = image.convert("L" if channels == 1 else "RGB")
+        image = image.resize((size, size), resample=Image.Resampling.BILINEAR)
+        return torch.from_numpy(np.array(image).reshape(size, size, channels)).permute(2, 0, 1)
+
+
+@functools.lru_cache(maxsize=1)
+def thread_pool():
+    return ThreadPoolExecutor(max_workers=min(16, os.cpu_count() or 1))
