@@ -88,7 +88,7 @@ def wasserstein_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_generator_loss(fake: Tensor) -> Tensor:
-    """−E D(G(z)): what of Eq. 2 depends on G. Its zero is arbitrary: D + constant has the same W."""
+    """−E D(G(z)): what of Eq. 2 depends on G. Its zero is arbitrary: D + c has the same W."""
     return -fake.mean()
 
 

@@ -20,7 +20,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from scipy.stats import spearmanr
 
 if not __package__:  # started as a file
     print(
@@ -40,6 +39,7 @@ from common.runs import read_log, replace_file, write_json
 from common.sweep import only, sweep
 
 from . import train
+from .convergence import fid_curve, loss_versus_quality, stability
 from .eval import NAMES, load, measure, real_images, sample
 
 COMPARE = {name: f"--method {method}" for method, name in NAMES.items()}
@@ -111,46 +111,6 @@ def parse_args(argv=None):
     return args
 
 
-# --- numbers of one run
-
-
-def stability(log, key):
-    """How quiet a loss is in the second half of a run, over its mean there: {"noise", "drift"}.
-
-    noise: sd about the straight line through it; drift: that line's rise. A generator's Wasserstein
-    loss has no zero of its own: look at L_D. nan for fewer than 3 lines.
-    """
-    rows = np.array([(line["step"], line[key]) for line in log if key in line])
-    rows = rows[len(rows) // 2 :]
-    if len(rows) < 3:
-        return {"noise": math.nan, "drift": math.nan}
-    line = np.polyval(np.polyfit(*rows.T, 1), rows[:, 0])
-    scale = abs(rows[:, 1].mean()) or math.nan
-    return {"noise": (rows[:, 1] - line).std() / scale, "drift": (line[-1] - line[0]) / scale}
-
-
-def fid_curve(log):
-    """[(step, FID, IS), …] of a run."""
-    curve = [(line["step"], pick(line, "fid"), pick(line, "is")) for line in log]
-    return [point for point in curve if not math.isnan(point[1])]
-
-
-def loss_versus_quality(log):
-    """Spearman's rank correlation of L_D, averaged up to each FID since the last, with that FID.
-
-    −1 for L_D = −W is what WGAN claims: its loss falls in size as samples get better. nan for fewer
-    than 4 FIDs.
-    """
-    curve = fid_curve(log)
-    if len(curve) < 4:
-        return math.nan
-    losses, before = [], 0
-    for step, _, _ in curve:
-        losses.append(np.mean([line["L_D"] for line in log if before < line["step"] <= step]))
-        before = step
-    return float(spearmanr(losses, [fid for _, fid, _ in curve]).statistic)
-
-
 def measure_run(where, _, args):
     """What a table needs of a finished run."""
     args.ckpt = where  # what errors call it
@@ -165,9 +125,6 @@ def measure_run(where, _, args):
         "best_FID_2k": min((fid for _, fid, _ in curve), default=math.nan),
         "train_seconds": log[-1]["seconds"],
     }
-
-
-# --- many runs, their table
 
 
 def train_rows(args, rows, folder, shared):
@@ -262,7 +219,7 @@ def write_table(summaries, failed):
 
 
 def draw_quality(runs, folder):
-    """Fig. 4: FID and IS over the share of the run's steps, that is of its time; a line per seed."""
+    """Fig. 4: FID and IS over the share of the run's steps, that is of its time, per seed."""
     figure, axes = plots.plt.subplots(1, 2, figsize=(11, 4))
     for i, (row, results) in enumerate(runs.items()):
         style = dict(color=f"C{i % 10}", lw=1, ls="-" if i < 10 else "--")

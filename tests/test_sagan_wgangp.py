@@ -19,7 +19,7 @@ from common.toys import toy_data
 from common.metrics.toy import toy_metrics
 from common.runs import read_log
 from sagan_wgangp import eval as sagan_eval
-from sagan_wgangp import methods, pictures, reproduce, surfaces, train
+from sagan_wgangp import convergence, methods, pictures, reproduce, surfaces, train
 from sagan_wgangp.model import (
     Critic,
     Generator,
@@ -865,10 +865,10 @@ def test_stability_of_a_loss():
     log = [{"step": s, "L_D": 5.0} for s in range(50)] + [
         {"step": 50 + i, "L_D": 2 + i / 49 + 0.1 * (-1) ** i} for i in range(50)
     ]
-    found = reproduce.stability(log, "L_D")
+    found = convergence.stability(log, "L_D")
     assert found["noise"] == pytest.approx(0.1 / 2.5, rel=0.02)  # about a line from 2 to 3
     assert found["drift"] == pytest.approx(1 / 2.5, rel=0.02)
-    assert math.isnan(reproduce.stability(log[:2], "L_D")["noise"])
+    assert math.isnan(convergence.stability(log[:2], "L_D")["noise"])
 
 
 def test_correlation_of_loss_and_quality():
@@ -879,9 +879,9 @@ def test_correlation_of_loss_and_quality():
             for s in range(1, 31)
         ]
 
-    assert reproduce.loss_versus_quality(log(1)) == pytest.approx(-1)
-    assert reproduce.loss_versus_quality(log(-1)) == pytest.approx(1)
-    assert math.isnan(reproduce.loss_versus_quality(log(1)[:15]))
+    assert convergence.loss_versus_quality(log(1)) == pytest.approx(-1)
+    assert convergence.loss_versus_quality(log(-1)) == pytest.approx(1)
+    assert math.isnan(convergence.loss_versus_quality(log(1)[:15]))
 
 
 def test_attention_map_is_the_row_of_the_pixel():
