@@ -89,7 +89,7 @@ table3-egan: $(STAMP)  ## E-GAN's Table III, reduced, two seeds: about an hour o
 	$(PY) -m egan.eval --table3 --reduced --seeds 2 $(ARGS)
 
 compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), three seeds: Figs. 2-4; resumable
-	$(PY) -m sagan_wgangp.eval --compare $(ARGS)
+	$(PY) -m sagan_wgangp.reproduce --compare $(ARGS)
 
 table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= adds flags; resumable
 	$(PY) -m bigan.eval --table --reduced $(ARGS)

@@ -144,24 +144,6 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
     ratio_axis.set_ylim(0.5, 1.5)
 
 
-def surface(value, points, path, limit):
-    """Contours of a function over the square [−limit, limit]², and points on it.
-
-    value: points (N, 2) -> (N,), tensors; points: {label: (N, 2)}, drawn one over the other.
-    """
-    import torch
-
-    side = torch.linspace(-limit, limit, 128)
-    heights = value(torch.cartesian_prod(side, side)).reshape(128, 128).T.numpy()
-    figure, axis = plt.subplots(figsize=(5.5, 4.5))
-    figure.colorbar(axis.contourf(side.numpy(), side.numpy(), heights, levels=30, cmap="viridis"))
-    for (label, xy), colour in zip(points.items(), ("white", "tab:red")):
-        axis.scatter(*np.asarray(xy, dtype=float).T, s=2, c=colour, label=label)
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    axis.legend(fontsize=8, loc="upper right", facecolor="0.5")
-    save_figure(figure, path)
-
-
 def densities(panels, path, limit):
     """Densities of points in the plane side by side, each in a square of [−limit, limit]².
 

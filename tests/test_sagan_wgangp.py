@@ -19,20 +19,20 @@ from common.toys import toy_data
 from common.metrics.toy import toy_metrics
 from common.runs import read_log
 from sagan_wgangp import eval as sagan_eval
-from sagan_wgangp import train
+from sagan_wgangp import convergence, methods, pictures, reproduce, surfaces, train
 from sagan_wgangp.model import (
     Critic,
     Generator,
     SelfAttention,
     ToyCritic,
     clip_weights,
-    gan_critic_loss,
-    gan_generator_loss,
+    nonsaturating_discriminator_loss,
+    nonsaturating_generator_loss,
     gradient_penalty,
-    hinge_critic_loss,
+    hinge_discriminator_loss,
     pyramid,
-    ready,
-    wasserstein_critic_loss,
+    init_layer,
+    wasserstein_discriminator_loss,
     wasserstein_distance,
     wasserstein_generator_loss,
 )
@@ -51,20 +51,24 @@ def no_curves(monkeypatch):
 
 
 def test_gan_losses_by_hand():
-    assert gan_critic_loss(T([0.0]), T([0.0])).item() == pytest.approx(2 * math.log(2))  # D = 1/2
+    assert nonsaturating_discriminator_loss(T([0.0]), T([0.0])).item() == pytest.approx(
+        2 * math.log(2)
+    )  # D = 1/2
     p, q = 0.9, 0.2  # D(x), D(G(z))
     real, fake = T([math.log(p / (1 - p))]), T([math.log(q / (1 - q))])
-    assert gan_critic_loss(real, fake).item() == pytest.approx(-math.log(p) - math.log(1 - q))
-    assert gan_generator_loss(fake).item() == pytest.approx(-math.log(q))
+    assert nonsaturating_discriminator_loss(real, fake).item() == pytest.approx(
+        -math.log(p) - math.log(1 - q)
+    )
+    assert nonsaturating_generator_loss(fake).item() == pytest.approx(-math.log(q))
 
 
 def test_wasserstein_and_hinge_losses_by_hand():
     real, fake = T([1.0, 3.0]), T([-0.5, 0.0])
     assert wasserstein_distance(real, fake).item() == 2.25
-    assert wasserstein_critic_loss(real + 7, fake + 7).item() == -2.25  # D + c: the same
+    assert wasserstein_discriminator_loss(real + 7, fake + 7).item() == -2.25  # D + c: the same
     assert wasserstein_generator_loss(fake).item() == 0.25
     assert (
-        hinge_critic_loss(T([0.5, 3.0]), T([-2.0, 1.0])).item() == 0.25 + 1.0
+        hinge_discriminator_loss(T([0.5, 3.0]), T([-2.0, 1.0])).item() == 0.25 + 1.0
     )  # (.5 + 0)/2, (0 + 2)/2
 
 
@@ -141,7 +145,7 @@ def test_critic_of_two_point_masses_finds_their_distance():
     for _ in range(150):
         opt.zero_grad()
         (
-            wasserstein_critic_loss(D(real), D(fake))
+            wasserstein_discriminator_loss(D(real), D(fake))
             + 10 * gradient_penalty(D, real, fake, torch.rand(16))
         ).backward()
         opt.step()
@@ -237,7 +241,7 @@ def test_switches_put_layers_where_they_say():
 
 
 def test_initial_weights_and_biases():
-    conv = ready(nn.Conv2d(64, 64, 4), "normal", False)
+    conv = init_layer(nn.Conv2d(64, 64, 4), "normal", False)
     assert conv.weight.std().item() == pytest.approx(0.02, rel=0.03) and not conv.bias.any()
 
 
@@ -246,7 +250,7 @@ def test_initial_weights_and_biases():
 )
 def test_spectral_norm_against_svd(layer, dim):
     torch.manual_seed(0)
-    layer = ready(layer, "he", True)
+    layer = init_layer(layer, "he", True)
     for _ in range(200):  # each forward pass in train mode: one iteration
         weight = layer.weight
     sigma = torch.linalg.svdvals(layer.parametrizations.weight.original.movedim(dim, 0).flatten(1))[
@@ -722,17 +726,25 @@ def test_methods_are_their_papers():
     )
 
 
+def test_methods_set_the_same_flags_and_the_table_shows_the_default_one():
+    """Else a flag that one method leaves out would keep another's value."""
+    table = train.Args()
+    assert {tuple(sorted(m)) for m in train.METHODS.values()} == {tuple(sorted(methods.GAN))}
+    assert train.METHODS[table.method] == {f: getattr(table, f) for f in methods.GAN}
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
         (["--method", "wgan_gp", "--batch-norm", "gd"], "BatchNorm in D mixes"),
+        (["--fid-samples", "3"], "0 or at least 4"),
         (["--method", "gan", "--gp", "10"], "BatchNorm in D mixes"),
         (["--method", "sagan", "--attention", "40"], "maps of side 100, 50, 25, 13, 7, 4, not 40"),
         (["--attention", "wide"], "--attention wide"),
         (["--size", "4"], "too small"),
         (["--dataset", "8gaussians", "--attention", "16"], "no attention"),
         (["--clip", "-1"], "at least 0"),
-        (["--beta2", "1"], "at most"),
+        (["--beta2", "1"], "below 1"),
     ],
 )
 def test_wrong_flags_are_refused_in_one_line(flags, message):
@@ -853,10 +865,10 @@ def test_stability_of_a_loss():
     log = [{"step": s, "L_D": 5.0} for s in range(50)] + [
         {"step": 50 + i, "L_D": 2 + i / 49 + 0.1 * (-1) ** i} for i in range(50)
     ]
-    found = sagan_eval.stability(log, "L_D")
+    found = convergence.stability(log, "L_D")
     assert found["noise"] == pytest.approx(0.1 / 2.5, rel=0.02)  # about a line from 2 to 3
     assert found["drift"] == pytest.approx(1 / 2.5, rel=0.02)
-    assert math.isnan(sagan_eval.stability(log[:2], "L_D")["noise"])
+    assert math.isnan(convergence.stability(log[:2], "L_D")["noise"])
 
 
 def test_correlation_of_loss_and_quality():
@@ -867,15 +879,15 @@ def test_correlation_of_loss_and_quality():
             for s in range(1, 31)
         ]
 
-    assert sagan_eval.loss_versus_quality(log(1)) == pytest.approx(-1)
-    assert sagan_eval.loss_versus_quality(log(-1)) == pytest.approx(1)
-    assert math.isnan(sagan_eval.loss_versus_quality(log(1)[:15]))
+    assert convergence.loss_versus_quality(log(1)) == pytest.approx(-1)
+    assert convergence.loss_versus_quality(log(-1)) == pytest.approx(1)
+    assert math.isnan(convergence.loss_versus_quality(log(1)[:15]))
 
 
 def test_attention_map_is_the_row_of_the_pixel():
     torch.manual_seed(0)
     G = Generator(6, 16, 1, 8, attention=(8,)).eval()
-    images, maps = sagan_eval.attention_maps(
+    images, maps = pictures.attention_maps(
         G, torch.randn(3, 6), (15, 2), 16
     )  # row 7, column 1 of 8x8
     seen = {}
@@ -936,7 +948,7 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
         "GAN",
         "SAGAN + WGAN-GP",
     ]
-    rows = sagan_eval.main(argv)
+    rows = reproduce.main(argv)
     assert [(r["row"], r["seeds"], r["steps"]) for r in rows] == [
         ("GAN", [0, 1], 8),
         ("SAGAN + WGAN-GP", [0, 1], 8),
@@ -953,13 +965,15 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
         (folder / "compare.md").read_text(),
         json.loads((folder / "compare.json").read_text()),
     )
-    assert "The paper: best is SAGAN + WGAN-GP" in text and text.count("\n| ") == 2
+    assert "The paper: best is SAGAN + WGAN-GP" in text and text.count("\n| ") == 3
     assert saved["rows"][1]["FID"]["mean"] == pytest.approx(np.mean(rows[1]["FID"]["runs"]))
     before = (folder / "results.jsonl").read_text()
-    sagan_eval.main(argv)  # all there: nothing is trained again
+    reproduce.main(argv)  # all there: nothing is trained again
     assert (folder / "results.jsonl").read_text() == before
     with pytest.raises(UserError, match="the rows are GAN"):
-        sagan_eval.main(["--compare", "--only", "VAE"])
+        reproduce.main(["--compare", "--only", "VAE"])
+    with pytest.raises(UserError, match="--compare .* or --ablation"):
+        reproduce.main([])
 
 
 # --- critics alone
@@ -968,7 +982,7 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
 def test_part_of_w1_that_a_linear_critic_sees_is_closed():
     """D = 3 x₁: slope 3, so E x₁ − E x̃₁ whatever the factor; and that is all of W₁ if x̃ is x moved along x₁."""
     x = torch.randn(50, 2, generator=step_rng(0, 1))
-    found = sagan_eval.distance_seen(
+    found = surfaces.distance_seen(
         lambda points: 3 * points[:, 0], x, x - T([0.7, 0.0]), torch.rand(50)
     )
     assert found == pytest.approx((0.7, 3.0), rel=1e-5)
@@ -976,7 +990,7 @@ def test_part_of_w1_that_a_linear_critic_sees_is_closed():
 
 def test_surfaces_hold_the_penalised_critic_to_slope_one(tmp_path, monkeypatch):
     """WGAN-GP's Fig. 1a, short: slope near 1, more of W₁ seen than by the clipped critic, never more than all of it."""
-    monkeypatch.setattr(sagan_eval, "TOYS", ("8gaussians",))
+    monkeypatch.setattr(surfaces, "TOYS", ("8gaussians",))
     flags = [
         "--n",
         "300",
@@ -985,7 +999,7 @@ def test_surfaces_hold_the_penalised_critic_to_slope_one(tmp_path, monkeypatch):
         "--out",
         str(tmp_path),
     ]
-    found = {row["method"]: row for row in sagan_eval.main(["--surfaces", *flags])}
+    found = {row["method"]: row for row in surfaces.main(flags)}
     assert 0.7 < found["wgan_gp"]["slope"] < 2
     assert (
         found["wgan"]["W1_seen"]

@@ -1,0 +1,298 @@
+"""The paper's figures and table, by training many runs. From the repository's root:
+
+  python -m sagan_wgangp.reproduce --compare       Figs. 2-4: the five methods, --quick, three seeds
+  python -m sagan_wgangp.reproduce --ablation      Table 1: each ingredient added to GAN, and taken
+                                                   from SAGAN's
+  python -m sagan_wgangp.reproduce --compare --no-quick --train-flags '--dataset fashion-mnist …'
+
+Trains what is missing, --jobs runs at a time, under --out; started again, it goes on where it
+stood. Writes there a table in Markdown and JSON, quality.png, losses.png and grids.png. The steps
+of --quick are such that the methods' CPU times are alike (within a factor of two).
+"""
+
+import math
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+if not __package__:  # started as a file
+    print(
+        "error: start this from the repository's root: python -m sagan_wgangp.reproduce",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+
+from common import arguments, plots
+from common.arguments import FilePath
+from common.cli import run_main
+from common.device import choose_device
+from common.errors import UserError
+from common.evaluate import format_mean_sd, markdown_table
+from common.metrics import pick
+from common.runs import read_log, replace_file, write_json
+from common.sweep import only, sweep
+
+from . import train
+from .convergence import fid_curve, loss_versus_quality, stability
+from .eval import NAMES, load, measure, real_images, sample
+
+COMPARE = {name: f"--method {method}" for method, name in NAMES.items()}
+TTUR_MEAN, EQUAL = "2e-4", "1e-4"  # geometric mean of TTUR's rates; WGAN-GP's rate
+QUICK_TTUR_MEAN, QUICK_EQUAL = "6e-4", "5e-4"  # the same of --quick's
+
+
+def ablation(quick):
+    """{row: flags} of Table 1, one ingredient at a time; each row has its method's steps."""
+    mean, equal = (QUICK_TTUR_MEAN, QUICK_EQUAL) if quick else (TTUR_MEAN, EQUAL)
+    return {
+        "GAN": "--method gan",
+        "GAN + Wasserstein, clip": "--method gan --loss wasserstein --clip 0.01",
+        "GAN + Wasserstein, GP": "--method gan --loss wasserstein --gp 10 --batch-norm g",
+        "GAN + GP": "--method gan --gp 10 --batch-norm g",
+        "GAN + SN in D": "--method gan --spectral d --batch-norm g",
+        "GAN + SN in G and D": "--method gan --spectral gd --batch-norm g",
+        "GAN + TTUR": "--method gan --lr-g 1e-4 --lr-d 4e-4",
+        "GAN + attention": "--method gan --attention auto",
+        "SAGAN": "--method sagan",
+        "SAGAN − attention": "--method sagan --attention none",
+        "SAGAN − SN": "--method sagan --spectral none",
+        "SAGAN − TTUR": f"--method sagan --lr-g {mean} --lr-d {mean}",
+        "SAGAN + WGAN-GP": "--method sagan_wgan_gp",
+        "SAGAN + WGAN-GP, SN in D": "--method sagan_wgan_gp --spectral gd",
+        "SAGAN + WGAN-GP − attention": "--method sagan_wgan_gp --attention none",
+        "SAGAN + WGAN-GP, 5 critic steps, equal rates": (
+            f"--method sagan_wgan_gp --n-critic 5 --lr-g {equal} --lr-d {equal}"
+        ),
+    }
+
+
+@dataclass
+class Args:
+    # --- what to reproduce
+    compare: bool = False  # Figs. 2-4
+    ablation: bool = False  # Table 1
+    only: list[str] | None = None  # only these rows of the table
+    no_quick: bool = False  # runs without --quick: at the methods' own settings
+
+    # --- runs
+    seeds: int = 3  # runs per row
+    points: int = 20  # FIDs along each run, of 2,000 samples
+    jobs: int = os.cpu_count()  # runs at a time
+    threads: int = 1  # of each run
+    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
+    out: FilePath | None = None  # none: runs/sagan_wgangp/compare or ablation
+
+    # --- measuring
+    n: int | None = None  # samples to measure; none: 10,000
+    split: Literal["train", "test"] = "test"  # real images to compare with
+    # features for FID; auto: the first that can be had, see common/metrics/extractors.py
+    extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
+    inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
+    # where data sets and features are; none: where the trainings' are
+    data_dir: FilePath | None = None
+    batch_size: int = 250  # samples per forward pass
+    seed: int = 0  # of the samples; in [0, 2^63)
+
+    # --- run
+    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
+    amp: Literal["off", "bf16"] = "off"  # bf16 autocast when samples are drawn
+
+
+def parse_args(argv=None):
+    args = arguments.parse_args(Args, __doc__, argv)
+    if args.compare == args.ablation:
+        raise UserError("say what to reproduce: --compare (Figs. 2-4) or --ablation (Table 1)")
+    return args
+
+
+def measure_run(where, _, args):
+    """What a table needs of a finished run."""
+    args.ckpt = where  # what errors call it
+    device = choose_device(args.device)
+    G, _, trained, _ = load(where / "last.pt", device)
+    log = read_log(where / "log.jsonl")
+    curve = fid_curve(log)
+    return measure(G, trained, args, device, *real_images(trained, args, device)) | {
+        "L_D": stability(log, "L_D"),
+        "L_G": stability(log, "L_G"),
+        "L_D_versus_FID": loss_versus_quality(log),
+        "best_FID_2k": min((fid for _, fid, _ in curve), default=math.nan),
+        "train_seconds": log[-1]["seconds"],
+    }
+
+
+def train_rows(args, rows, folder, shared):
+    """({row: results of its runs by seed}, what failed): see common.sweep.sweep."""
+    cells = []
+    for seed in range(args.seeds):
+        for row, flags in rows.items():
+            flags = flags.split()
+            steps = train.parse_args([*shared, *flags]).steps
+            log_every = max(1, steps // (10 * args.points))
+            sample_every = max(1, steps // args.points // log_every) * log_every
+            flags += ["--log-every", str(log_every), "--sample-every", str(sample_every)]
+            words = row.replace("−", "without").replace("+", "with").replace(",", "").split()
+            cells.append({"name": "-".join([*words, str(seed)]), "row": row, "seed": seed})
+            cells[-1]["flags"] = flags
+    results = sweep(cells, train.main, measure_run, args, folder, shared)
+    results.sort(key=lambda result: result["seed"])
+    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
+    runs = {row: [r for r in results if r["row"] == row and "metrics" in r] for row in rows}
+    runs = {row: found for row, found in runs.items() if found}
+    if not runs:
+        raise UserError(f"no run came through: {'; '.join(failed)}")
+    return runs, failed
+
+
+DIGITS = {  # the table's columns
+    "FID": ".1f",
+    "best FID (2k)": ".1f",
+    "IS": ".2f",
+    "recall": ".2f",
+    "share of classes ≥ 1 %": ".2f",
+    "class entropy": ".2f",
+    "diversity": ".2f",
+    "L_D noise": ".2f",
+    "L_D drift": ".2f",
+    "L_G drift": ".2f",
+    "L_D ~ FID": ".2f",
+    "s a run": ".0f",
+}
+
+
+def columns(metrics):
+    """{column: value} of a run's metrics."""
+    return {
+        "FID": pick(metrics, "fid"),
+        "best FID (2k)": metrics["best_FID_2k"],
+        "IS": pick(metrics, "is"),
+        "recall": pick(metrics, "recall"),
+        "share of classes ≥ 1 %": pick(metrics, "class_coverage"),
+        "class entropy": pick(metrics, "class_entropy"),
+        "diversity": pick(metrics, "diversity"),
+        "L_D noise": metrics["L_D"]["noise"],
+        "L_D drift": metrics["L_D"]["drift"],
+        "L_G drift": metrics["L_G"]["drift"],
+        "L_D ~ FID": metrics["L_D_versus_FID"],
+        "s a run": metrics["train_seconds"],
+    }
+
+
+def summarise(runs):
+    """[{row, steps, seeds, column: {mean, sd, runs}}, …]."""
+    summaries = []
+    for row, results in runs.items():
+        summary = {"row": row, "steps": results[0]["step"], "seeds": [r["seed"] for r in results]}
+        measured = [columns(result["metrics"]) for result in results]
+        for column in DIGITS:
+            values = np.array([values[column] for values in measured], float)
+            sd = values.std(ddof=1) if len(values) > 1 else None
+            summary[column] = {"mean": values.mean(), "sd": sd, "runs": values.tolist()}
+        summaries.append(summary)
+    return summaries
+
+
+def write_table(summaries, failed):
+    """Markdown: a line per row, the order by FID, what the paper says of it, what failed."""
+    lines = []
+    for row in summaries:
+        cells = [format_mean_sd(row[column]["runs"], DIGITS[column]) for column in DIGITS]
+        lines.append([row["row"], row["steps"], len(row["seeds"]), *cells])
+    text = markdown_table(["", "steps", "runs", *DIGITS], lines)
+    order = [row["row"] for row in sorted(summaries, key=lambda row: row["FID"]["mean"])]
+    text += f"\nBy mean FID, best first: {', '.join(order)}.\n"
+    if {"GAN", "SAGAN + WGAN-GP"} <= set(order):
+        text += (
+            f"The paper: best is SAGAN + WGAN-GP (here {order[0]}), "
+            f"worst is GAN (here {order[-1]}).\n"
+        )
+    return text + "".join(f"FAILED {line}\n" for line in failed)
+
+
+# --- figures
+
+
+def draw_quality(runs, folder):
+    """Fig. 4: FID and IS over the share of the run's steps, that is of its time, per seed."""
+    figure, axes = plots.plt.subplots(1, 2, figsize=(11, 4))
+    for i, (row, results) in enumerate(runs.items()):
+        style = dict(color=f"C{i % 10}", lw=1, ls="-" if i < 10 else "--")
+        for j, result in enumerate(results):
+            curve = fid_curve(read_log(folder / result["name"] / "log.jsonl"))
+            if curve:
+                steps, fids, scores = np.array(curve).T
+                label = row if j == 0 else None
+                axes[0].plot(steps / steps[-1], fids, label=label, **style)
+                axes[1].plot(steps / steps[-1], scores, label=label, **style)
+    axes[0].set(xlabel="share of the run", ylabel="FID, 2,000 samples", yscale="log")
+    axes[1].set(xlabel="share of the run", ylabel="IS, 2,000 samples")
+    axes[1].legend(fontsize=7)
+    plots.save_figure(figure, folder / "quality.png")
+
+
+def draw_losses(runs, folder):
+    """Fig. 3: D's and G's loss of the first seed's run of each row."""
+    figure, axes = plots.plt.subplots(2, len(runs), figsize=(2.6 * len(runs), 4), squeeze=False)
+    for column, (row, results) in zip(axes.T, runs.items()):
+        log = read_log(folder / results[0]["name"] / "log.jsonl")
+        steps = [line["step"] for line in log]
+        for axis, key in zip(column, ("L_D", "L_G")):
+            axis.plot(steps, [line[key] for line in log], lw=0.7)
+            axis.set_ylabel(key)
+        column[0].set_title(row, fontsize=8)
+        column[1].set_xlabel("step")
+    figure.tight_layout()
+    plots.save_figure(figure, folder / "losses.png")
+
+
+def draw_grids(runs, folder):
+    """Fig. 2: 5x5 samples of the first seed's run of each row."""
+    device = torch.device("cpu")
+    columns = min(5, len(runs))
+    lines = math.ceil(len(runs) / columns)
+    size = (3 * columns, 3.2 * lines)
+    figure, axes = plots.plt.subplots(lines, columns, figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (row, results) in zip(axes.flat, runs.items()):
+        G, _, trained, _ = load(folder / results[0]["name"] / "last.pt", device)
+        images = torch.cat(list(sample(G, 25, trained, device)))
+        axis.imshow(plots.grid(images, 5).squeeze(), cmap="gray")
+        axis.set_title(row, fontsize=9)
+    plots.save_figure(figure, folder / "grids.png")
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    name = "compare" if args.compare else "ablation"
+    rows = only(COMPARE if args.compare else ablation(not args.no_quick), args.only)
+    folder = Path(args.out or f"runs/sagan_wgangp/{name}")
+    shared = ["--fid-samples", "2000"]
+    if not args.no_quick:
+        shared.append("--quick")
+    shared += shlex.split(args.train_flags)
+    if args.extractor != "auto":
+        shared += ["--extractor", args.extractor]
+
+    runs, failed = train_rows(args, rows, folder, shared)
+    summaries = summarise(runs)
+    text = write_table(summaries, failed)
+    replace_file(folder / f"{name}.md", text.encode())
+    env = next(iter(runs.values()))[0]["env"]
+    result = {"flags": shared, "rows": summaries, "failed": failed, "env": env}
+    write_json(folder / f"{name}.json", result)
+    draw_quality(runs, folder)
+    draw_losses(runs, folder)
+    draw_grids(runs, folder)
+    print(text)
+    return summaries
+
+
+if __name__ == "__main__":
+    run_main(main)
