@@ -57,21 +57,12 @@ from common.runs import load_checkpoint, load_state, read_log, replace_file, wri
 from common.sweep import add_only_arg, add_sweep_args, only, sweep
 
 from . import train
-from .features import auroc, linear_probe, nearest, one_nn_accuracy
+from .data import class_index, load_data, sample_z
+from .features import auroc, encode, linear_probe, nearest, one_nn_accuracy
 from .model import anomaly_score, recompute_statistics
-from .train import (
-    AUTOENCODERS,
-    EPOCH,
-    build,
-    class_index,
-    draw_curves,
-    encode,
-    fixed_batches,
-    load_data,
-    sample_z,
-    toy_codes,
-    toy_limit,
-)
+from .progress import draw_curves
+from .toys import toy_codes, toy_limit
+from .train import AUTOENCODERS, EPOCH, build, fixed_batches
 
 METHODS = {  # the rows of the paper's table and two more: flags of train.py
     "BiGAN": ["--method", "bigan", "--cycle", "0"],

@@ -7,6 +7,13 @@ from common.device import float64, where_float64_is
 
 
 @torch.no_grad()
+def encode(net, data, n, device, batch_size=500):
+    """net(x) of the first n images (all, if there are fewer): (n, F)."""
+    parts = torch.arange(min(n, len(data))).split(batch_size)
+    return torch.cat([net(data.images_at(part, device)).float() for part in parts])
+
+
+@torch.no_grad()
 def nearest(bank: Tensor, queries: Tensor, block: int = 500) -> Tensor:
     """Index int64 (M,) of each query's (M, F) nearest row of bank (N, F), Euclidean. Exact up to fp32 rounding.
 

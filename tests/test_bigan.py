@@ -10,7 +10,9 @@ from scipy.stats import mannwhitneyu
 from torch.nn import functional as F
 
 from bigan import eval as bigan_eval
-from bigan import train
+from bigan import progress as bigan_progress
+from bigan import toys, train
+from bigan.data import class_index
 from bigan.features import auroc, linear_probe, nearest, one_nn_accuracy
 from bigan.model import (
     Discriminator,
@@ -473,12 +475,12 @@ class Images:
 
 def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
     """E reads the shade off, G writes it: perfect but for a constant. 1NN by the bank's labels: 2 of 3 are right."""
-    monkeypatch.setattr(train, "save_grid", lambda images, path, nrow: None)
+    monkeypatch.setattr(bigan_progress, "save_grid", lambda images, path, nrow: None)
     data, test = Images([-1.0, -0.5, 0.5, 1.0], [0, 1, 2, 3]), Images([0.9, -0.4, -0.9], [3, 1, 2])
     E = lambda x: x[:, 0, 0, :1]
     E.features = lambda x: -x[:, 0, 0, :1]
     G = lambda z: (z + 0.05).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    scores = train.progress(G, E, data, test, torch.zeros(4, 1), None, tmp_path / "g.png")
+    scores = bigan_progress.progress(G, E, data, test, torch.zeros(4, 1), tmp_path / "g.png")
     assert scores["1nn_E_4_3"] == scores["1nn_features_4_3"] == pytest.approx(2 / 3)
     others = [abs(a - b - 0.05) for a, b in ((-0.9, 0.9), (0.9, -0.4), (-0.4, -0.9))]
     assert scores["recon_ratio_3"] == pytest.approx(0.05 / (sum(others) / 3), rel=1e-4)
@@ -488,14 +490,14 @@ def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypa
     """G(z) is always the first mode, G(E(x)) each x."""
     drawn = {}
     monkeypatch.setattr(
-        train, "densities", lambda points, path, limit: drawn.update(points, limit=limit)
+        toys, "densities", lambda points, path, limit: drawn.update(points, limit=limit)
     )
     args = train.parse_args(["--dataset", "25gaussians"])
     data = train.load_data(args)
     first = data.centres[0].float()
     E = lambda x, eps: x
     G = lambda z: first.expand(len(z), 2) if not z.any() else z
-    scores = train.progress_toy(G, E, data, None, torch.zeros(2000, 2), args, tmp_path / "d.png")
+    scores = toys.toy_progress(G, E, data, torch.zeros(2000, 2), args, tmp_path / "d.png")
     assert scores["modes_2k"] == 1 and scores["modes_recon_2k"] == 25
     assert drawn["limit"] > drawn["reconstructions"].abs().max()
 
@@ -639,10 +641,10 @@ def test_hold_out_leaves_a_class_out_of_training_only():
         and set(data.labels.tolist()) == set(range(10)) - {2}
     )
     assert 2 in test.labels
-    assert train.class_index(test, "2") == 2
+    assert class_index(test, "2") == 2
     for wrong in ("Cube", "10", "-1"):
         with pytest.raises(UserError, match="disc, ring"):
-            train.class_index(test, wrong)
+            class_index(test, wrong)
 
 
 # --- eval.py
