@@ -58,11 +58,12 @@ from common.sweep import add_only_arg, add_sweep_args, only, sweep
 
 from . import train
 from .data import class_index, load_data, sample_z
-from .features import auroc, encode, linear_probe, nearest, one_nn_accuracy
-from .model import anomaly_score, recompute_statistics
+from .features import anomaly_score, auroc, encode, linear_probe, nearest, one_nn_accuracy
+
 from .progress import draw_curves
 from .toys import toy_codes, toy_limit
-from .train import AUTOENCODERS, EPOCH, build, fixed_batches
+from .batch_norm import fixed_batches, recompute_statistics
+from .train import AUTOENCODERS, EPOCH, build
 
 METHODS = {  # the rows of the paper's table and two more: flags of train.py
     "BiGAN": ["--method", "bigan", "--cycle", "0"],

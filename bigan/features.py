@@ -65,3 +65,15 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
     )  # sorted
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]  # ties share their mean rank
     return ((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)).item()
+
+
+def anomaly_score(
+    x: Tensor, reconstruction: Tensor, f: Tensor, f_rec: Tensor, alpha: float = 0.9
+) -> Tensor:
+    """A(x) = α‖x − G(E(x))‖₁ + (1 − α)‖f_D(x, E(x)) − f_D(G(E(x)), E(x))‖₁, Zenati et al., §3.
+
+    x, reconstruction: (B, …); f, f_rec: D's features (B, F). Returns (B,), the larger the stranger.
+    """
+    L_G = (x - reconstruction).flatten(1).abs().sum(1)
+    L_D = (f - f_rec).abs().sum(1)
+    return alpha * L_G + (1 - alpha) * L_D

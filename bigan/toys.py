@@ -1,6 +1,10 @@
-"""ALI's toys, mixtures of Gaussians in the plane: which modes G(z) and G(E(x)) cover, and their pictures."""
+"""ALI's toys, mixtures of Gaussians in the plane: the networks, the modes they cover, pictures.
+
+The networks follow the authors' ali_mixture.py at a7d4235 (github.com/IshmaelBelghazi/ALI): width 400.
+"""
 
 import torch
+from torch import Tensor, nn
 
 from common.metrics import count_tag
 from common.metrics.toy import mode_metrics, toy_metrics
@@ -8,6 +12,70 @@ from common.plots import densities
 from common.rng import step_rng
 
 from .data import sample_eps
+from .model import init_layer, to_support
+
+
+# --- networks
+
+
+def toy_layers(n_in: int, width: int, depth: int) -> nn.Sequential:
+    """depth times (linear, BN, ReLU)."""
+    layers = []
+    for n in [n_in] + [width] * (depth - 1):
+        layers += [nn.Linear(n, width, bias=False), nn.BatchNorm1d(width), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+class ToyGenerator(nn.Module):
+    """G: z -> x (B, 2), linear after four layers."""
+
+    def __init__(self, z_dim: int, width: int):
+        super().__init__()
+        self.layers = nn.Sequential(toy_layers(z_dim, width, 4), nn.Linear(width, 2))
+        self.apply(init_layer)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.layers(z)
+
+
+class ToyEncoder(nn.Module):
+    """E: a = f(x), or f(x, ε) if stochastic, linear after two layers; without eps, ε = 0."""
+
+    def __init__(self, z_dim: int, width: int, prior="normal", stochastic=False):
+        super().__init__()
+        self.prior = prior
+        self.n_noise = z_dim if stochastic else 0
+        self.features = toy_layers(2 + self.n_noise, width, 2)
+        self.head = nn.Linear(width, z_dim)
+        self.apply(init_layer)
+
+    def logits(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
+        if self.n_noise:
+            eps = x.new_zeros(len(x), self.n_noise) if eps is None else eps
+            x = torch.cat([x, eps], 1)
+        return self.head(self.features(x)).float()
+
+    def forward(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
+        return to_support(self.logits(x, eps), self.prior)
+
+
+class MaxoutFeatures(nn.Module):
+    """D's features of (x, z): three maxout layers of width/2 units (200), 5 pieces each."""
+
+    def __init__(self, n_in: int, width: int, pieces: int = 5):
+        super().__init__()
+        self.dim, self.pieces = width // 2, pieces
+        widths = (n_in, self.dim, self.dim)
+        self.layers = nn.ModuleList(nn.Linear(n, pieces * self.dim) for n in widths)
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> Tensor:
+        h = x if z is None else torch.cat([x, z], 1)
+        for layer in self.layers:
+            h = layer(h).unflatten(1, (self.pieces, self.dim)).amax(1)
+        return h
+
+
+# --- measurements and pictures
 
 
 def toy_codes(E, x, args):

@@ -35,18 +35,21 @@ from common.toys import MIXTURES
 
 from .data import load_data, sample_eps, sample_z
 from .model import (
+    ConvFeatures,
+    ConvGenerator,
     Discriminator,
     Encoder,
-    Generator,
+    MLPFeatures,
+    MLPGenerator,
     discriminator_loss,
     encoder_generator_loss,
     generator_loss,
     latent_loss,
-    recompute_statistics,
     reconstruction_loss,
 )
 from .progress import draw_curves, progress
-from .toys import toy_progress
+from .batch_norm import fixed_batches, recompute_statistics
+from .toys import MaxoutFeatures, ToyEncoder, ToyGenerator, toy_progress
 
 EPOCH = 469  # steps: 60,000 images in batches of 128
 PAIRS = ("bigan", "ali")  # D sees (x, E(x)) and (G(z), z)
@@ -89,33 +92,13 @@ class Args(ImageRunArgs):
 
 
 ALI = dict(prior="normal", encoder="stochastic")
-TOY = dict(  # the authors' ali_mixture.py
-    arch="toy",
-    z_dim=2,
-    width=400,
-    prior="normal",
-    lr=1e-4,
-    beta1=0.8,
-    weight_decay=0.0,
-    lr_final=1.0,
-    batch_size=100,
-    steps=200_000,
-)
+TOY = dict(arch="toy", z_dim=2, width=400, prior="normal")  # the authors' ali_mixture.py
+TOY |= dict(lr=1e-4, beta1=0.8, weight_decay=0.0, lr_final=1.0, batch_size=100, steps=200_000)
 QUICK = dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast(), sample_every=1000)
-QUICK_TOY = dict(
-    width=128, batch_size=256, lr=1e-3, lr_ratio=0.1, beta1=0.5, lr_final=0.01, steps=8000
-)
-SMOKE = dict(
-    dataset="synthetic",
-    size=16,
-    width=4,
-    z_dim=8,
-    batch_size=8,
-    steps=12,
-    log_every=2,
-    sample_every=6,
-    save_every=6,
-)
+QUICK_TOY = dict(lr=1e-3, lr_ratio=0.1, beta1=0.5, lr_final=0.01)
+QUICK_TOY |= dict(width=128, batch_size=256, steps=8000)
+SMOKE = dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12)
+SMOKE |= dict(log_every=2, sample_every=6, save_every=6)
 
 
 def presets(typed):
@@ -150,33 +133,28 @@ def parse_args(argv=None):
 
 def build(args):
     """G, E and D of a run, from its arguments alone."""
-    shape = dict(
-        arch=args.arch, z_dim=args.z_dim, size=args.size, channels=args.channels, width=args.width
-    )
+    pairs, stochastic = args.method in PAIRS, args.encoder == "stochastic"
+    z_dim, z_dim_D = args.z_dim, args.z_dim if pairs else 0
+    if args.arch == "toy":
+        G = ToyGenerator(z_dim, args.width)
+        E = ToyEncoder(z_dim, args.width, args.prior, stochastic)
+        return G, E, Discriminator(MaxoutFeatures(2 + z_dim_D, args.width), pairs)
+    shape = args.size, args.channels, args.width
+    make_G, make_features = MLPGenerator, MLPFeatures
+    if args.arch == "conv":
+        make_G, make_features = ConvGenerator, ConvFeatures
     try:
-        return (
-            Generator(**shape),
-            Encoder(prior=args.prior, stochastic=args.encoder == "stochastic", **shape),
-            Discriminator(pairs=args.method in PAIRS, prior=args.prior, **shape),
-        )
+        G = make_G(z_dim, *shape)
     except ValueError as e:
         raise UserError(f"--size {args.size}: {e}") from None
-
-
-def fixed_batches(data, args, n, device):
-    """n batches (x, z, ε) for BatchNorm's statistics; z is None where G is only ever given E(x)."""
-    rng = step_rng(args.seed, 0)
-    for i in range(n):
-        x, _ = data.batch(i, args.batch_size, args.seed, device)
-        z = sample_z(args.batch_size, args, rng).to(device)
-        eps = sample_eps(args.batch_size, args, rng)
-        if args.method in AUTOENCODERS:
-            z = None
-        yield x, z, None if eps is None else eps.to(device)
+    E = Encoder(make_features(*shape), z_dim, args.prior, stochastic)
+    norm_z = args.prior == "uniform"  # departure 4
+    return G, E, Discriminator(make_features(*shape, z_dim_D, norm_z), pairs)
 
 
 def decayed(step, args):
     """The learning rate's factor: 1 over the first half of --lr-steps, then down to --lr-final."""
+    # departure 2: per step
     return args.lr_final ** min(1, max(0, 2 * step / args.lr_steps - 1))
 
 

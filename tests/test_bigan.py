@@ -13,17 +13,15 @@ from bigan import eval as bigan_eval
 from bigan import progress as bigan_progress
 from bigan import toys, train
 from bigan.data import class_index
-from bigan.features import auroc, linear_probe, nearest, one_nn_accuracy
+from bigan.features import anomaly_score, auroc, linear_probe, nearest, one_nn_accuracy
+from bigan.batch_norm import fixed_batches, recompute_statistics
 from bigan.model import (
+    ConvFeatures,
     Discriminator,
-    Encoder,
-    Generator,
-    anomaly_score,
     discriminator_loss,
     encoder_generator_loss,
     generator_loss,
     latent_loss,
-    recompute_statistics,
     reconstruction_loss,
 )
 from common.cli import UserError
@@ -34,6 +32,14 @@ from common.runs import load_checkpoint
 T = torch.tensor
 LN2 = math.log(2)
 TINY = ["--smoke", "--size", "8", "--width", "2", "--z-dim", "4", "--batch-size", "6"]
+
+
+def networks(stochastic=False, pairs=True, **flags):
+    """G, E and D of these arguments, of grey images unless they say channels."""
+    encoder = "stochastic" if stochastic else "deterministic"
+    method = "bigan" if pairs else "latent-regressor"
+    shape = dict(channels=1) | flags
+    return train.build(train.Args(encoder=encoder, method=method, **shape))
 
 
 def count(net):
@@ -103,7 +109,7 @@ def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
 
     def loss_of_trained_D(E):
         torch.manual_seed(0)
-        D = Discriminator("toy", z_dim=2, width=16)
+        _, _, D = networks(arch="toy", z_dim=2, width=16)
         adam = torch.optim.Adam(D.parameters(), lr=1e-2)
         for step in range(201):
             n = 20_000 if step == 200 else 128
@@ -196,7 +202,7 @@ def test_batch_norm_does_not_hide_the_size_of_unbounded_codes(arch, size):
     """x is one image throughout, so only z varies: normalised with it, ten times z would look like z."""
     x, z = torch.zeros(64, 1, size, size), torch.randn(64, 8)
     for prior, hidden in (("uniform", True), ("normal", False)):
-        D = Discriminator(arch=arch, z_dim=8, size=size, width=8, prior=prior)
+        _, _, D = networks(arch=arch, z_dim=8, size=size, width=8, prior=prior)
         for C in D.net.conditions:
             torch.nn.init.normal_(C.weight)
         f, f10 = D.features(x, z), D.features(x, 10 * z)
@@ -292,13 +298,13 @@ def test_the_log_has_Ds_answers(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arch", ["mlp", "conv", "toy"])
 def test_D_judges_pairs(arch):
     torch.manual_seed(0)
-    D = Discriminator(arch, z_dim=3, size=16, width=8)
+    _, _, D = networks(arch=arch, z_dim=3, size=16, width=8)
     for weight in (p for p in D.parameters() if p.dim() > 1):
         torch.nn.init.normal_(weight)
     x = torch.randn(8, 2) if arch == "toy" else torch.rand(8, 1, 16, 16)
     z = torch.rand(8, 3)
     assert not torch.allclose(D(x, z), D(x, z.roll(1, 0)), atol=1e-4)
-    plain = Discriminator(arch, z_dim=3, size=16, width=8, pairs=False)
+    _, _, plain = networks(arch=arch, z_dim=3, size=16, width=8, pairs=False)
     torch.nn.init.normal_(plain.head.weight)
     assert torch.equal(plain(x, z), plain(x, z.roll(1, 0))) and count(plain) < count(D)
 
@@ -307,7 +313,7 @@ def test_D_judges_pairs(arch):
 
 
 def test_the_papers_mnist_networks():
-    G, E, D = Generator(), Encoder(), Discriminator()
+    G, E, D = networks()
     assert (
         count(G) == 50 * 1024 + 1024**2 + 50 * 1024 + 1024 * 784
     )  # the second: z again, into layer 2
@@ -322,12 +328,8 @@ def test_the_papers_mnist_networks():
 
 def test_alis_toy_networks():
     """ali_mixture.py at a7d4235: G 2-400⁴-2, E (x, ε) 4-400²-2, BN and ReLU; D 4-200³-1, maxout of 5 pieces."""
-    shape, norm = dict(arch="toy", z_dim=2, width=400), 2 * 400
-    G, E, D = (
-        Generator(**shape),
-        Encoder(prior="normal", stochastic=True, **shape),
-        Discriminator(**shape),
-    )
+    norm = 2 * 400
+    G, E, D = networks(arch="toy", z_dim=2, width=400, prior="normal", stochastic=True)
     assert count(G) == 2 * 400 + 3 * 400**2 + 4 * norm + 400 * 2 + 2
     assert count(E) == 4 * 400 + 400**2 + 2 * norm + 400 * 2 + 2
     assert count(D) == 4 * 1000 + 1000 + 2 * (200 * 1000 + 1000) + 200
@@ -340,7 +342,7 @@ def test_alis_toy_networks():
 
 
 def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
-    E = Encoder(size=8, width=4, z_dim=5).eval()
+    E = networks(size=8, width=4, z_dim=5)[1].eval()
     assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), (
         "black is 0, and there is no bias"
     )
@@ -351,7 +353,7 @@ def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
 
 
 def test_conv_conditions_start_as_large_as_a_sum_over_a_kernel():
-    D = Discriminator(arch="conv", z_dim=100, size=32, width=32)
+    _, _, D = networks(arch="conv", z_dim=100, size=32, width=32)
     assert D.net.conditions[0].weight.std().item() == pytest.approx(0.02 * 16, rel=0.05)
     assert D.net.layers[1].weight.std().item() == pytest.approx(0.02, rel=0.05)
 
@@ -361,21 +363,23 @@ def test_conv_networks(size, channels):
     torch.manual_seed(0)
     shape = dict(arch="conv", z_dim=10, size=size, channels=channels, width=2)
     x, z = torch.rand(3, channels, size, size), torch.rand(3, 10)
-    G, E, D = Generator(**shape), Encoder(**shape), Discriminator(**shape)
+    G, E, D = networks(**shape)
     assert G(z).shape == x.shape and E(x).shape == z.shape and D(x, z).shape == (3,)
     assert not torch.allclose(G.eval()(z)[0], G(z.flip(0))[0], atol=1e-6)
     with pytest.raises(ValueError, match="4·2"):
-        Encoder(arch="conv", size=28)
+        ConvFeatures(size=28, channels=1, width=2)
+    with pytest.raises(UserError, match="--size 28: .*4·2"):
+        networks(arch="conv", size=28)
 
 
 def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
     torch.manual_seed(0)
     x, eps = torch.rand(6, 1, 8, 8), torch.randn(6, 4)
-    E = Encoder(size=8, width=2, z_dim=4).eval()
+    E = networks(size=8, width=2, z_dim=4)[1].eval()
     E.head.weight.data *= 1e4
     assert E.logits(x).abs().max() > 1 and E(x).abs().max() <= 1
     assert torch.allclose(E(x), torch.tanh(E.logits(x) / 2), atol=1e-6)
-    ali = Encoder(size=8, width=2, z_dim=4, prior="normal", stochastic=True).eval()
+    ali = networks(size=8, width=2, z_dim=4, prior="normal", stochastic=True)[1].eval()
     ali.head.weight.data *= 50
     mu, sigma = ali(x), ali(x, torch.ones(6, 4)) - ali(x)
     assert (
@@ -391,7 +395,7 @@ def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
 
 def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
     torch.manual_seed(0)
-    G, E, D = (net(size=8, width=2, z_dim=4) for net in (Generator, Encoder, Discriminator))
+    G, E, D = networks(size=8, width=2, z_dim=4)
     batches = [(torch.rand(5, 1, 8, 8), torch.rand(5, 4), None) for _ in range(3)]
     recompute_statistics(G, E, D, batches)
     inputs = [G.layers[0](z) for _, z, _ in batches]
@@ -505,7 +509,7 @@ def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypa
 @pytest.mark.parametrize("method, with_z", [("bigan", True), ("joint-lr", True), ("ae-l1", False)])
 def test_statistics_are_of_what_G_is_given(method, with_z):
     args = train.parse_args([*TINY, "--method", method])
-    batches = list(train.fixed_batches(train.load_data(args), args, 3, torch.device("cpu")))
+    batches = list(fixed_batches(train.load_data(args), args, 3, torch.device("cpu")))
     assert len(batches) == 3 and not torch.equal(batches[0][0], batches[1][0])
     assert all((z is not None) == with_z and eps is None for _, z, eps in batches)
 
