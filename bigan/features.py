@@ -1,9 +1,11 @@
-"""How good features are (§4.2): 1-nearest-neighbour accuracy, a linear probe; and AUROC for anomaly scores."""
+"""How good features are (§4.2): 1NN accuracy and a linear probe; how well E inverts G; anomaly scores."""
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from common.device import float64, where_float64_is
+from common.metrics import count_tag
 
 
 @torch.no_grad()
@@ -77,3 +79,92 @@ def anomaly_score(
     L_G = (x - reconstruction).flatten(1).abs().sum(1)
     L_D = (f - f_rec).abs().sum(1)
     return alpha * L_G + (1 - alpha) * L_D
+
+
+# --- the measurements of a run
+
+
+def measure_features(E, D, untrained_E, data, test, bank, device):
+    """{key: accuracy} of 1NN and the linear probe, §4.2. bank: training images to compare with.
+
+    E(x), E's logits and the layer before, D's features, pixels, and E with its initial weights.
+    D None: not trained.
+    """
+    spaces = {
+        "E": E,
+        "logits": E.logits,
+        "features": E.features,
+        "pixels": lambda x: x.flatten(1),
+        "untrained_E": untrained_E,
+        "untrained_features": untrained_E.features,
+    }
+    if D is not None:
+        spaces["D"] = lambda x: D.features(x, E(x) if D.pairs else None)
+    probed = ("E", "features", "pixels", "untrained_features")
+    n, m = min(bank, len(data)), len(test)
+    tag = f"{count_tag(n)}_{count_tag(m)}"
+    metrics = {}
+    for name, net in tqdm(spaces.items(), disable=None, desc="1NN"):
+        X, y = encode(net, data, n, device), data.labels[:n]
+        queries, labels = encode(net, test, m, device), test.labels
+        metrics[f"1nn_{name}_{tag}"] = one_nn_accuracy(X, y, queries, labels)
+        if name in probed:
+            metrics[f"probe_{name}_{tag}"] = linear_probe(X, y, queries, labels)
+        if name.startswith("untrained") and n > 10_000 and m > 2000:  # where the log's curves begin
+            part = X[:10_000], y[:10_000], queries[:2000], labels[:2000]
+            metrics[f"1nn_{name}_10k_2k"] = one_nn_accuracy(*part)
+    return metrics
+
+
+@torch.no_grad()
+def measure_inversion(G, E, x, z, batch_size=250):
+    """Mean ‖x − G(E(x))‖ of test images x, the same of x = G(z), and ‖z − E(G(z))‖.
+
+    Each also for shuffled pairs, and their ratio. Euclidean norms, of images with pixels in [0, 1],
+    as in the authors' log (EGr, EGr_b, EGg, EGg_b).
+    """
+
+    def batched(net, t):
+        return torch.cat([net(part).float() for part in t.split(batch_size)])
+
+    def mean_distance(a, b):
+        return (a - b).flatten(1).norm(dim=1).mean().item()
+
+    image = batched(G, z)
+    code_x, code = batched(E, x), batched(E, image)
+    rec_x, rec = batched(G, code_x), batched(G, code)
+    n_x, n_z = f"{count_tag(len(x))}_test", count_tag(len(z))
+    metrics = {}
+    for name, tag, a, b in (
+        ("recon", n_x, x / 2, rec_x / 2),
+        ("regen", n_z, image / 2, rec / 2),
+        ("latent", n_z, z, code),
+    ):
+        own, shuffled = mean_distance(a, b), mean_distance(a, b.roll(1, 0))
+        metrics[f"{name}_l2_{tag}"] = own
+        metrics[f"{name}_l2_shuffled_{tag}"] = shuffled
+        metrics[f"{name}_ratio_{tag}"] = own / shuffled
+    metrics[f"code_sd_{n_x}"] = code_x.std(0).mean().item()
+    return metrics
+
+
+@torch.no_grad()
+def anomaly_scores(G, E, D, test, device):
+    """{name: scores (N,)} of all test images. D None: not trained, so the reconstruction alone counts."""
+    scores = {}
+    for part in torch.arange(len(test)).split(500):
+        x = test.images_at(part, device)
+        code = E(x)
+        rec = G(code).float()
+        if D is None:
+            of_part = {"recon": (x - rec).flatten(1).abs().sum(1)}
+        else:
+            f, f_rec = D.features(x, code).float(), D.features(rec, code).float()
+            of_part = {
+                "recon": anomaly_score(x, rec, f, f_rec, alpha=1),
+                "D_features": anomaly_score(x, rec, f, f_rec, alpha=0),
+                "score": anomaly_score(x, rec, f, f_rec),
+            }
+        for name, values in of_part.items():
+            scores.setdefault(name, []).append(values.cpu())
+    return {name: torch.cat(values) for name, values in scores.items()}

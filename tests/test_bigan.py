@@ -11,9 +11,16 @@ from torch.nn import functional as F
 
 from bigan import eval as bigan_eval
 from bigan import progress as bigan_progress
-from bigan import toys, train
+from bigan import reproduce, toys, train
 from bigan.data import class_index
-from bigan.features import anomaly_score, auroc, linear_probe, nearest, one_nn_accuracy
+from bigan.features import (
+    anomaly_score,
+    auroc,
+    linear_probe,
+    measure_inversion,
+    nearest,
+    one_nn_accuracy,
+)
 from bigan.batch_norm import fixed_batches, recompute_statistics
 from bigan.model import (
     ConvFeatures,
@@ -681,23 +688,13 @@ def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
         assert any(key.startswith("fid") for key in metrics) == (method == "bigan")
 
 
-def test_inversion_is_measured_in_pixels_of_0_1(tmp_path, monkeypatch):
-    class Data:
-        def __len__(self):
-            return 4
-
-        def images_at(self, index, device):
-            return torch.linspace(-1, 1, 4)[index].view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-
-    args = bigan_eval.parse_args(["--n", "4"])
-    trained = train.parse_args(["--z-dim", "1"])
-    perfect = bigan_eval.measure_inversion(
+def test_inversion_is_measured_in_pixels_of_0_1():
+    x = torch.linspace(-1, 1, 4).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    perfect = measure_inversion(
         lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
         lambda x: x[:, 0, 0, :1],
-        Data(),
-        trained,
-        args,
-        torch.device("cpu"),
+        x,
+        torch.rand(4, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1,
     )
     assert (
         perfect["recon_l2_4_test"] == 0
@@ -709,13 +706,21 @@ def test_inversion_is_measured_in_pixels_of_0_1(tmp_path, monkeypatch):
     )  # 2 px wide: |Δ|/2 · √4
 
 
+def test_eval_refuses_what_it_does_not_do():
+    for flags in (["--amp", "bf16"], ["--split", "train"]):
+        with pytest.raises(UserError, match=f"{flags[0]} {flags[1]}: .*Leave it out"):
+            bigan_eval.parse_args(flags)
+    with pytest.raises(UserError, match="--table, --toy or --anomaly"):
+        reproduce.main([])
+
+
 def test_tables_train_measure_and_write(here, monkeypatch):
     monkeypatch.setattr(
-        bigan_eval, "METHODS", {k: bigan_eval.METHODS[k] for k in ("BiGAN", "AE (l1)")}
+        reproduce, "METHODS", {k: reproduce.METHODS[k] for k in ("BiGAN", "AE (l1)")}
     )
     flags = ["--jobs", "1", "--seeds", "1", "--n", "70", "--bn-batches", "2", "--train-flags"]
     small = " ".join(TINY + ["--steps", "4", "--sample-every", "2"])
-    bigan_eval.main(["--table", "--dataset", "synthetic", *flags, small])
+    reproduce.main(["--table", "--dataset", "synthetic", *flags, small])
     text = (here / "runs/bigan/table/table.md").read_text()
     assert (
         "| BiGAN | 97.39 |" in text
@@ -727,8 +732,8 @@ def test_tables_train_measure_and_write(here, monkeypatch):
         here / "runs/bigan/table/table.json"
     ).exists()
 
-    monkeypatch.setattr(bigan_eval, "CLASSES", {"synthetic": ["disc"]})
-    bigan_eval.main(["--anomaly", "--dataset", "synthetic", *flags, small])
+    monkeypatch.setattr(reproduce, "CLASSES", {"synthetic": ["disc"]})
+    reproduce.main(["--anomaly", "--dataset", "synthetic", *flags, small])
     lines = (here / "runs/bigan/anomaly/anomaly.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[4:]] == [
         "| disc",
@@ -736,13 +741,13 @@ def test_tables_train_measure_and_write(here, monkeypatch):
     ] and "nan" not in lines[-1]
 
     monkeypatch.setattr(
-        bigan_eval, "TOY_METHODS", {k: bigan_eval.TOY_METHODS[k] for k in ("ALI", "GAN")}
+        reproduce, "TOY_METHODS", {k: reproduce.TOY_METHODS[k] for k in ("ALI", "GAN")}
     )
-    bigan_eval.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
+    reproduce.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
     text = (here / "runs/bigan/toy/toy.md").read_text()
     assert "| ALI | 13.4 ± 5.8 |" in text and "| GAN | 10.4 ± 9.2 |" in text
     assert (here / "runs/bigan/toy/toy.png").exists()
-    bigan_eval.main(
+    reproduce.main(
         ["--toy", "--only", "GAN", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"]
     )
     assert "| ALI |" not in (here / "runs/bigan/toy/toy.md").read_text()
