@@ -1,4 +1,4 @@
-"""BatchNorm's statistics, taken anew before samples and measurements (the code's "deploy" steps)."""
+"""BatchNorm's statistics, taken anew before samples and scores (the code's "deploy" steps)."""
 
 import torch
 from torch import nn

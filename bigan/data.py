@@ -1,4 +1,4 @@
-"""What the networks are given: x from a data set or a mixture, z from the prior, ε for a stochastic encoder."""
+"""What the networks are given: x of a data set or mixture, z of the prior, ε of a stochastic E."""
 
 import torch
 
@@ -35,7 +35,8 @@ def class_index(data, name):
     """Number of the class with this name or number."""
     if data.labels is None or data.images is None:
         raise UserError(
-            f"--hold-out {name}: {data.name} has no labels in memory. Choose a data set with classes"
+            f"--hold-out {name}: {data.name} has no labels in memory. "
+            "Choose a data set with classes"
         )
     names = [c.lower() for c in data.classes]
     if name.lower() in names:

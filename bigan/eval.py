@@ -1,14 +1,14 @@
 """One checkpoint's numbers and pictures. From the repository's root:
 
-  python -m bigan.eval                                   the newest run under runs/bigan
-  python -m bigan.eval --ckpt DIR                        a run or checkpoint: 1NN, probe, reconstructions, FID
+  python -m bigan.eval                              the newest run under runs/bigan
+  python -m bigan.eval --ckpt DIR                   1NN, probe, reconstructions, FID, figures
   python -m bigan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
-  python -m bigan.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz (images: and PNGs)
+  python -m bigan.eval --ckpt … --n 50000 --export DIR    only write samples.npz (images: PNGs, too)
 
-The paper's table and others of many runs: bigan.reproduce. Writes eval_<step>.json and figures beside the
-checkpoint. All networks are in eval mode; BatchNorm's statistics are recomputed over --bn-batches first, as
-the authors do. --samples and --export need no data: they use the statistics in the checkpoint. Of a run with
---hold-out the anomaly score is measured and 1NN is not.
+Writes eval_<step>.json and figures beside the checkpoint. All networks are in eval mode, after
+BatchNorm's statistics were recomputed over --bn-batches, as the authors do. --samples and --export
+need no data: they use the statistics in the checkpoint. Of a run with --hold-out the anomaly score
+is measured and 1NN is not. The tables of many runs: bigan.reproduce.
 """
 
 import argparse

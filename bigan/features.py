@@ -1,4 +1,4 @@
-"""How good features are (§4.2): 1NN accuracy and a linear probe; how well E inverts G; anomaly scores."""
+"""How good features are (§4.2): 1NN and a linear probe; how well E inverts G; anomaly scores."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ def encode(net, data, n, device, batch_size=500):
 
 @torch.no_grad()
 def nearest(bank: Tensor, queries: Tensor, block: int = 500) -> Tensor:
-    """Index int64 (M,) of each query's (M, F) nearest row of bank (N, F), Euclidean. Exact up to fp32 rounding.
+    """argmin_b |q − b|² = argmin_b |b|² − 2q·b, of each query q: int64 (M,).
 
-    argmin_b |q − b|² = argmin_b |b|² − 2q·b: one matrix product for a block of queries, never all pairs in memory.
+    bank (N, F), queries (M, F). Exact up to fp32 rounding. One matrix product per block of queries,
+    so that never all pairs are in memory.
     """
     centre = bank.mean(0)  # a common shift keeps distances and saves digits
     bank = bank - centre
@@ -30,14 +31,14 @@ def nearest(bank: Tensor, queries: Tensor, block: int = 500) -> Tensor:
 
 
 def one_nn_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor) -> float:
-    """Share of queries whose nearest neighbour in the bank has their label. Features (N, F), labels (N,)."""
+    """Share of queries whose nearest neighbour in the bank has their label. (N, F), labels (N,)."""
     return (bank_labels[nearest(bank, queries).cpu()] == labels).double().mean().item()
 
 
 def linear_probe(
     bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, ridge: float = 1e-3
 ) -> float:
-    """Accuracy of the least-squares classifier on one-hot labels, in closed form: W = (XᵀX/N + ridge·I)⁻¹ XᵀY/N.
+    """Accuracy of the least-squares classifier W = (XᵀX/N + ridge·I)⁻¹ XᵀY/N on one-hot labels Y.
 
     X: the bank's features, each with mean 0 and variance 1 (constant ones stay 0). In float64.
     """
@@ -57,7 +58,10 @@ def linear_probe(
 
 
 def auroc(scores: Tensor, positive: Tensor) -> float:
-    """P(score of a positive > score of a negative) + ½ P(equal), by ranks. scores (N,), positive bool (N,)."""
+    """P(score of a positive > score of a negative) + ½ P(equal), by ranks.
+
+    scores (N,), positive bool (N,).
+    """
     n_pos = int(positive.sum())
     n_neg = len(scores) - n_pos
     if not n_pos or not n_neg:
@@ -150,7 +154,7 @@ def measure_inversion(G, E, x, z, batch_size=250):
 
 @torch.no_grad()
 def anomaly_scores(G, E, D, test, device):
-    """{name: scores (N,)} of all test images. D None: not trained, so the reconstruction alone counts."""
+    """{name: scores (N,)} of all test images. D None: not trained, reconstruction alone counts."""
     scores = {}
     for part in torch.arange(len(test)).split(500):
         x = test.images_at(part, device)

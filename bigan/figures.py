@@ -1,4 +1,4 @@
-"""The pictures of a run on images: samples, reconstructions, interpolation, neighbours, anomalies."""
+"""Pictures of a run: samples, reconstructions, interpolation, neighbours, anomaly scores."""
 
 import torch
 
@@ -41,7 +41,7 @@ def draw_images(G, E, images, data, test, bank, device, where):
 
 
 def draw_anomaly(scores, positive, name, where):
-    """anomaly.png: histograms of each score ({kind: (N,)}), the held-out class `name` over the others."""
+    """anomaly.png: histograms of scores {kind: (N,)}, the held-out class `name` over the others."""
     figure, axes = plt.subplots(1, len(scores), figsize=(4 * len(scores), 2.6), squeeze=False)
     for axis, (kind, values) in zip(axes[0], scores.items()):
         style = dict(bins=60, density=True, alpha=0.6)

@@ -1,12 +1,13 @@
 """BiGAN and ALI: a GAN with an encoder that learns to invert the generator.
 
 J. Donahue, P. Krähenbühl, T. Darrell, "Adversarial Feature Learning", ICLR 2017,
-arXiv:1605.09782v7: BiGAN, "§", "eq."; its "code": github.com/jeffdonahue/bigan.
-V. Dumoulin et al., "Adversarially Learned Inference", ICLR 2017, arXiv:1606.00704v3: ALI, E is random.
+arXiv:1605.09782v7: "§" and "eq."; "code": github.com/jeffdonahue/bigan.
+V. Dumoulin et al., "Adversarially Learned Inference", ICLR 2017, arXiv:1606.00704v3: ALI.
 C. Li et al., "ALICE", NIPS 2017, arXiv:1709.01215v2: the cycle term.
 
 D sees pairs: real x with its code E(x), or a code z with its image G(z). Where D can't tell the two
-apart they have one joint distribution, and then E inverts G. In training E never sees G(z), nor G E(x).
+apart they have one joint distribution, and then E inverts G. In training E never sees G(z), nor G
+E(x). ALI: E is stochastic.
 
 x (B, C, H, W) in [-1, 1] or (B, 2);  z (B, N_z) ~ p_z, "uniform" on [-1, 1] or "normal"
 G generator, E encoder (ALI's: μ + σ·ε, ε ~ N(0, 1)), D discriminator (logits), V(D, E, G) = −2·L_D
@@ -147,6 +148,7 @@ class MLPGenerator(nn.Module):
         super().__init__()
         self.shape, n = (channels, size, size), 16 * width
         self.layers = linear_layers(z_dim, n, n, channels * size * size)
+        # departure 2: BatchNorm's ε, here and below
         self.norms = nn.ModuleList(nn.BatchNorm1d(n, affine=False) for _ in range(2))
         self.conditions = linear_layers(z_dim, n)
         self.apply(init_layer)
@@ -183,7 +185,7 @@ def linear_layers(*widths: int) -> nn.ModuleList:
     return nn.ModuleList(nn.Linear(a, b, bias=False) for a, b in zip(widths, widths[1:]))
 
 
-# --- Convolutions: 4x4 kernels, stride 2, z added to every layer but the first. departure 3
+# --- Convolutions: 4x4 kernels, stride 2 (departure 3)
 
 
 class ConvGenerator(nn.Module):
@@ -212,7 +214,10 @@ class ConvGenerator(nn.Module):
 
 
 class ConvFeatures(nn.Module):
-    """h₁ = LReLU(W₁x),  h_l = LReLU(BN(W_l·h_{l−1} + C_l·z)): 4x4 maps, flattened. z_dim 0: no C_l."""
+    """h₁ = LReLU(W₁x),  h_l = LReLU(BN(W_l·h_{l−1} + C_l·z)), the last one's 4x4 maps flattened.
+
+    z_dim 0: no C_l·z.
+    """
 
     def __init__(self, size: int, channels: int, width: int, z_dim: int = 0, norm_z=True):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a training on images measures and draws at its sample steps, in seconds; and the curves of its log."""
+"""What a training on images measures and draws at its sample steps; the curves of its log."""
 
 import torch
 
@@ -11,7 +11,10 @@ from .features import encode, one_nn_accuracy
 
 @torch.no_grad()
 def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
-    """1NN accuracies and the reconstruction error on a part of the data; G(z), x and G(E(x)) to `path`."""
+    """1NN accuracies and the reconstruction error on a part of the data, in seconds.
+
+    Draws G(z), then x above G(E(x)), to `path`.
+    """
     device = z.device
     n_bank, n_queries = min(n_bank, len(data)), min(n_queries, len(test))
     scores = {}
@@ -33,11 +36,12 @@ def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
 
 
 def draw_curves(folder):
-    """curves.png of a run's log: losses, D's answers, 1NN accuracies, reconstruction error or modes."""
+    """curves.png of a log: losses, D's answers, 1NN accuracies, reconstruction error or modes."""
     log = read_log(folder / "log.jsonl")
     keys = sorted({key for line in log for key in line})
     panels = [
         [key for key in keys if key.startswith(start)]
         for start in ("L_", "D_", "1nn", ("recon", "modes"))
     ]
-    curves(log, [panel for panel in panels if panel], folder / "curves.png")
+    if keys:  # a checkpoint may come before the log's first line
+        curves(log, [panel for panel in panels if panel], folder / "curves.png")

@@ -1,11 +1,11 @@
 """The BiGAN paper's MNIST table, and other tables of many runs. From the repository's root:
 
-  python -m bigan.reproduce --table --dataset mnist      every method, 3 seeds, 400 epochs (a GPU's work)
-  python -m bigan.reproduce --table --reduced            the same on FashionMNIST, reduced: hours of two CPU cores
-  python -m bigan.reproduce --toy                        25 Gaussians: modes that ALI, a GAN and ALICE cover
-  python -m bigan.reproduce --anomaly --reduced          AUROC of the anomaly score, each class held out once
+  python -m bigan.reproduce --table --dataset mnist  every method, 3 seeds, 400 epochs (a GPU's)
+  python -m bigan.reproduce --table --reduced        on FashionMNIST: hours of two CPU cores
+  python -m bigan.reproduce --toy                    25 Gaussians: modes covered by ALI, a GAN
+  python -m bigan.reproduce --anomaly --reduced      AUROC, each class held out once
 
-Each trains what it needs, --jobs runs at a time, under --out; started again, it goes on where it stood.
+Each trains what it needs, --jobs runs at a time, under --out; started again, it goes on.
 """
 
 import os
@@ -164,7 +164,7 @@ def table(args):
 
 
 def one_nn_table(results):
-    """The paper's Table 1 in Markdown, a row per method and then of what needs no run of its own."""
+    """The paper's Table 1: a row per method, then what needs no run of its own."""
     columns = ["method", "paper (MNIST): 1NN", "1NN features", "1NN E(x)", "1NN E's logits"]
     columns += ["probe features", "recon / shuffled", "FID", "steps", "s per run"]
 
@@ -232,7 +232,7 @@ def draw_table(folder, results, dataset):
 
 
 def toy(args):
-    """Modes covered by samples and reconstructions, beside ALI's numbers. -> toy.md, .json, .png."""
+    """Modes that G(z) and G(E(x)) cover, beside ALI's numbers. -> toy.md, .json, .png."""
     folder, results = run_rows(args, "toy", TOY_METHODS, "25gaussians")
     draw_toys(folder, results)
     text = f"25 Gaussians, {args.seeds} seeds per row, 10,000 points each\n\n{mode_table(results)}"
@@ -266,7 +266,7 @@ def draw_toys(folder, results):
 
 
 def anomaly(args):
-    """Each class held out once: AUROC of its test images against all others. -> anomaly.md, .json."""
+    """Each class held out once: AUROC of it against all others. -> anomaly.md, .json."""
     if args.dataset not in CLASSES:
         raise UserError(f"--anomaly needs a data set with known classes: {', '.join(CLASSES)}")
     names = [name.replace("/", "-") for name in CLASSES[args.dataset]]

@@ -1,6 +1,6 @@
 """ALI's toys, mixtures of Gaussians in the plane: the networks, the modes they cover, pictures.
 
-The networks follow the authors' ali_mixture.py at a7d4235 (github.com/IshmaelBelghazi/ALI): width 400.
+The networks follow the authors' ali_mixture.py (github.com/IshmaelBelghazi/ALI at a7d4235).
 """
 
 import torch
@@ -91,7 +91,7 @@ def toy_limit(data):
 
 @torch.no_grad()
 def toy_progress(G, E, data, z, args, path):
-    """Modes that samples and reconstructions cover, of len(z) points each; their densities to `path`."""
+    """Modes that G(z) and G(E(x)) cover, of len(z) points each; their densities to `path`."""
     x, _ = data.sample(len(z), step_rng(args.seed, 0))
     samples = G(z).cpu()
     reconstructions = G(toy_codes(E, x.to(z.device), args)).cpu()

@@ -1,16 +1,16 @@
 """Train BiGAN, ALI, or the baselines of the BiGAN paper. Run from the repository's root:
 
-  python -m bigan.train --dataset mnist        the paper's permutation-invariant MNIST, 400 epochs (a GPU's work)
+  python -m bigan.train --dataset mnist        the paper's MNIST, 400 epochs (a GPU's work)
   python -m bigan.train                        the same on FashionMNIST
   python -m bigan.train --quick                ten minutes on two CPU cores
   python -m bigan.train --method latent-regressor      a baseline; also joint-lr, ae-l1, ae-l2
   python -m bigan.train --method ali --arch conv       ALI's stochastic encoder, convolutions
   python -m bigan.train --method ali --dataset 25gaussians     ALI's toy
-  python -m bigan.train --hold-out Sandal      train without a class: bigan.eval then scores it as an anomaly
+  python -m bigan.train --hold-out Sandal      without a class, for bigan.eval an anomaly then
   python -m bigan.train --resume DIR           go on, exactly where last.pt stands
   torchrun --standalone --nproc-per-node=2 -m bigan.train …
 
-Leaves in the run directory: log.jsonl, curves.png, samples/ (G(z) of fixed z, then x above G(E(x))), last.pt.
+Leaves in the run directory: log.jsonl, curves.png, samples/ (G(z), then x above G(E(x))), last.pt.
 """
 
 import sys
@@ -33,6 +33,7 @@ from common.rng import seed_all, step_rng
 from common.runs import Run
 from common.toys import MIXTURES
 
+from .batch_norm import fixed_batches, recompute_statistics
 from .data import load_data, sample_eps, sample_z
 from .model import (
     ConvFeatures,
@@ -48,7 +49,6 @@ from .model import (
     reconstruction_loss,
 )
 from .progress import draw_curves, progress
-from .batch_norm import fixed_batches, recompute_statistics
 from .toys import MaxoutFeatures, ToyEncoder, ToyGenerator, toy_progress
 
 EPOCH = 469  # steps: 60,000 images in batches of 128
