@@ -92,7 +92,7 @@ compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), thr
 	$(PY) -m sagan_wgangp.reproduce --compare $(ARGS)
 
 table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= adds flags; resumable
-	$(PY) -m bigan.eval --table --reduced $(ARGS)
+	$(PY) -m bigan.reproduce --table --reduced $(ARGS)
 
 figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3 and the toy, reduced; ARGS="--seeds 1" …; resumable
 	$(PY) -m cagan.eval --figures --reduced $(ARGS)

@@ -1,207 +1,124 @@
 """Train BiGAN, ALI, or the baselines of the BiGAN paper. Run from the repository's root:
 
-  python -m bigan.train --dataset mnist        the paper's permutation-invariant MNIST, 400 epochs (a GPU's work)
+  python -m bigan.train --dataset mnist        the paper's MNIST, 400 epochs (a GPU's work)
   python -m bigan.train                        the same on FashionMNIST
   python -m bigan.train --quick                ten minutes on two CPU cores
   python -m bigan.train --method latent-regressor      a baseline; also joint-lr, ae-l1, ae-l2
   python -m bigan.train --method ali --arch conv       ALI's stochastic encoder, convolutions
   python -m bigan.train --method ali --dataset 25gaussians     ALI's toy
-  python -m bigan.train --hold-out Sandal      train without a class: bigan.eval then scores it as an anomaly
+  python -m bigan.train --hold-out Sandal      without a class, for bigan.eval an anomaly then
   python -m bigan.train --resume DIR           go on, exactly where last.pt stands
   torchrun --standalone --nproc-per-node=2 -m bigan.train …
 
-Leaves in the run directory: log.jsonl, curves.png, samples/ (G(z) of fixed z, then x above G(E(x))), last.pt.
+Leaves in the run directory: log.jsonl, curves.png, samples/ (G(z), then x above G(E(x))), last.pt.
 """
 
 import sys
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-if not __package__:  # started as a file: relative imports can't work
-    print(
-        "error: start this as a module from the repository's root: "
-        f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}",
-        file=sys.stderr,
-    )
+if not __package__:  # started as a file
+    print("error: start this from the repository's root: python -m bigan.train", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import (
-    UserError,
-    add_run_args,
-    check_ranges,
-    new_parser,
-    parse,
-    positive_int,
-    run_main,
-)
-from common.data import DATASETS, load_images
+from common.arguments import ImageRunArgs, parse_args as parse_table
+from common.cli import run_main
+from common.data import DATASETS
 from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device, fused_adam
 from common.distributed import average, average_gradients, init_processes, shard
+from common.errors import UserError
 from common.rng import seed_all, step_rng
-from common.metrics import count_tag
-from common.toys import MIXTURES, mixture
-from common.metrics.toy import mode_metrics
-from common.plots import curves, densities, save_grid
-from common.runs import Run, read_log
+from common.runs import Run
+from common.toys import MIXTURES
 
-from .features import one_nn_accuracy
+from .batch_norm import fixed_batches, recompute_statistics
+from .data import load_data, sample_eps, sample_z
 from .model import (
-    ARCHS,
+    ConvFeatures,
+    ConvGenerator,
     Discriminator,
     Encoder,
-    Generator,
+    MLPFeatures,
+    MLPGenerator,
     discriminator_loss,
     encoder_generator_loss,
     generator_loss,
     latent_loss,
-    recompute_statistics,
     reconstruction_loss,
 )
+from .progress import draw_curves, progress
+from .toys import MaxoutFeatures, ToyEncoder, ToyGenerator, toy_progress
 
 EPOCH = 469  # steps: 60,000 images in batches of 128
-PAIRS, REGRESSORS, AUTOENCODERS = (
-    ("bigan", "ali"),
-    ("latent-regressor", "joint-lr"),
-    {"ae-l1": 1, "ae-l2": 2},
-)
-METHODS = (*PAIRS, *REGRESSORS, *AUTOENCODERS)
-TOY = dict(
-    arch="toy",
-    z_dim=2,
-    width=400,
-    prior="normal",
-    lr=1e-4,
-    beta1=0.8,
-    weight_decay=0.0,
-    lr_final=1.0,
-    batch_size=100,
-    steps=200_000,
-)
+PAIRS = ("bigan", "ali")  # D sees (x, E(x)) and (G(z), z)
+REGRESSORS = ("latent-regressor", "joint-lr")  # D sees x and G(z), E learns z from G(z), §4.1
+AUTOENCODERS = {"ae-l1": 1, "ae-l2": 2}  # no D; the power p of |x − G(E(x))|, §4.2
+
+
+@dataclass
+class Args(ImageRunArgs):
+    # --- paper (arXiv:1605.09782 §4.2 and the authors' code for it; toys: arXiv:1606.00704's)
+    # §3; ali: stochastic E, normal prior; the others: the baselines of §4.1, §4.2
+    method: Literal[*PAIRS, *REGRESSORS, *AUTOENCODERS] = "bigan"
+    # mlp: permutation-invariant (§4.2); conv: any size 4·2^k; toy: ALI's, set by the data set
+    arch: Literal["mlp", "conv", "toy"] = "mlp"
+    size: int = 28  # image side (§4.2: 28; conv: 32)
+    channels: Literal[1, 3] | None = None  # none: the data set's own
+    width: int = (
+        64  # mlp: 1/16 of a layer's units (code: 64); conv: filters at half size; toy: units
+    )
+    z_dim: int = 50  # N_z (§4.2: 50)
+    prior: Literal["uniform", "normal"] = "uniform"  # p_z: uniform on [-1, 1] (§4.2); normal: ALI
+    # stochastic: z = μ(x) + σ(x)·ε (ALI)
+    encoder: Literal["deterministic", "stochastic"] = "deterministic"
+    cycle: float = 0.0  # λ, bigan and ali: weight of mean|x − G(E(x))| in L_GE (ALICE); 0: none
+    lr_weight: float = 0.25  # joint-lr: weight of L(z, E(G(z))) in L_GE (code: 0.25)
+    lr: float = 2e-4  # Adam's learning rate, all networks (code)
+    lr_ratio: float = 1.0  # of G's and E's learning rate to D's (ours); 1: the papers'
+    # share of the rate left at the end, after an exponential decay over the second half
+    # (code: 0.01), in (0, 1]; 1: none
+    lr_final: float = 0.01
+    lr_steps: int | None = None  # length of that schedule; none: --steps
+    beta1: float = 0.5  # Adam's β₁, in [0, 0.999] (code); β₂ is 0.999
+    weight_decay: float = 2.5e-5  # L2 added to gradients (code)
+    hold_out: str | None = None  # train without this class (its name or number)
+
+    # --- run
+    dataset: Literal[*DATASETS, *MIXTURES, "synthetic"] = "fashion-mnist"
+    steps: int = 400 * EPOCH  # updates (code: 400 epochs of 469)
+    batch_size: int = 128  # (code)
+
+
+ALI = dict(prior="normal", encoder="stochastic")
+TOY = dict(arch="toy", z_dim=2, width=400, prior="normal")  # the authors' ali_mixture.py
+TOY |= dict(lr=1e-4, beta1=0.8, weight_decay=0.0, lr_final=1.0, batch_size=100, steps=200_000)
 QUICK = dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast(), sample_every=1000)
-QUICK_TOY = dict(
-    width=128, batch_size=256, lr=1e-3, lr_ratio=0.1, beta1=0.5, lr_final=0.01, steps=8000
-)
-PRESETS = {
-    "arch": {"conv": dict(size=32)},
-    "dataset": {name: TOY for name in MIXTURES},
-    "quick": {True: QUICK},
-    "method": {
-        "ali": dict(prior="normal", encoder="stochastic"),
-        **{name: dict(cycle=0.0) for name in (*REGRESSORS, *AUTOENCODERS)},
-    },
-    "smoke": {
-        True: dict(
-            dataset="synthetic",
-            size=16,
-            width=4,
-            z_dim=8,
-            batch_size=8,
-            steps=12,
-            log_every=2,
-            sample_every=6,
-            save_every=6,
-        )
-    },
-}
+QUICK_TOY = dict(lr=1e-3, lr_ratio=0.1, beta1=0.5, lr_final=0.01)
+QUICK_TOY |= dict(width=128, batch_size=256, steps=8000)
+SMOKE = dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12)
+SMOKE |= dict(log_every=2, sample_every=6, save_every=6)
+
+
+def presets(typed):
+    no_cycle = dict.fromkeys((*REGRESSORS, *AUTOENCODERS), dict(cycle=0.0))
+    return {
+        "arch": {"conv": dict(size=32)},
+        "dataset": dict.fromkeys(MIXTURES, TOY),
+        "quick": {True: QUICK_TOY if typed.dataset in MIXTURES else QUICK},
+        "method": {"ali": ALI, **no_cycle},
+        "smoke": {True: SMOKE},
+    }
 
 
 def parse_args(argv=None):
-    parser = new_parser(__doc__)
-    paper = parser.add_argument_group(
-        "paper (arXiv:1605.09782 §4.2 and the authors' code for it; toys: arXiv:1606.00704's)"
-    )
-    paper.add_argument(
-        "--method",
-        choices=METHODS,
-        default="bigan",
-        help="§3; ali: stochastic E, normal prior; the others: the baselines of §4.1, §4.2",
-    )
-    paper.add_argument(
-        "--arch",
-        choices=ARCHS,
-        default="mlp",
-        help="mlp: permutation-invariant (§4.2); conv: any size "
-        "4·2^k; toy: ALI's, set by the data set",
-    )
-    paper.add_argument("--size", type=int, default=28, help="image side (§4.2: 28; conv: 32)")
-    paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own")
-    paper.add_argument(
-        "--width",
-        type=positive_int,
-        default=64,
-        help="mlp: 1/16 of a layer's units (code: 64); conv: filters at half size; toy: units",
-    )
-    paper.add_argument("--z-dim", type=positive_int, default=50, help="N_z (§4.2: 50)")
-    paper.add_argument(
-        "--prior",
-        choices=("uniform", "normal"),
-        default="uniform",
-        help="p_z: uniform on [-1, 1] (§4.2); normal: ALI",
-    )
-    paper.add_argument(
-        "--encoder",
-        choices=("deterministic", "stochastic"),
-        default="deterministic",
-        help="stochastic: z = μ(x) + σ(x)·ε (ALI)",
-    )
-    paper.add_argument(
-        "--cycle",
-        type=float,
-        default=0.0,
-        metavar="λ",
-        help="bigan, ali: weight of mean|x − G(E(x))| in the loss of G and E (ALICE); 0: none",
-    )
-    paper.add_argument(
-        "--lr-weight",
-        type=float,
-        default=0.25,
-        help="joint-lr: weight of L(z, E(G(z))) in the loss of G and E (code: 0.25)",
-    )
-    paper.add_argument(
-        "--lr", type=float, default=2e-4, help="Adam's learning rate, all networks (code)"
-    )
-    paper.add_argument(
-        "--lr-ratio",
-        type=float,
-        default=1.0,
-        metavar="RATIO",
-        help="of G's and E's learning rate to D's (ours); 1: the papers'",
-    )
-    paper.add_argument(
-        "--lr-final",
-        type=float,
-        default=0.01,
-        help="share of it left at the end, after an exponential "
-        "decay over the second half (code: 0.01); 1: none",
-    )
-    paper.add_argument(
-        "--lr-steps", type=positive_int, help="length of that schedule; none: --steps"
-    )
-    paper.add_argument("--beta1", type=float, default=0.5, help="Adam's β₁ (code); β₂ is 0.999")
-    paper.add_argument(
-        "--weight-decay", type=float, default=2.5e-5, help="L2 added to gradients (code)"
-    )
-    paper.add_argument(
-        "--hold-out", metavar="CLASS", help="train without this class (its name or number)"
-    )
-    add_run_args(
-        parser,
-        datasets=DATASETS + MIXTURES + ("synthetic",),
-        dataset="fashion-mnist",
-        steps=400 * EPOCH,
-        batch_size=128,
-        steps_help="updates (code: 400 epochs of 469)",
-        batch_help="(code)",
-    )
-    known, _ = parser.parse_known_args(argv)
-    args = parse(
-        parser, argv, PRESETS | ({"quick": {True: QUICK_TOY}} if known.dataset in MIXTURES else {})
-    )
+    args = parse_table(Args, __doc__, argv, presets)
     args.lr_steps = args.lr_steps or args.steps
     if (args.arch == "toy") != (args.dataset in MIXTURES):
         raise UserError(
-            f"--arch {args.arch} with --dataset {args.dataset}: toy goes with {', '.join(MIXTURES)} only"
+            f"--arch {args.arch} with --dataset {args.dataset}: "
+            f"toy goes with {', '.join(MIXTURES)} only"
         )
     if args.hold_out is not None and args.arch == "toy":
         raise UserError(f"--hold-out {args.hold_out}: a toy has no classes to leave out")
@@ -211,94 +128,34 @@ def parse_args(argv=None):
         raise UserError(
             f"--encoder stochastic belongs to bigan and ali; {args.method} has a deterministic one"
         )
-    check_ranges(
-        args,
-        lr_final=(1e-9, 1),
-        beta1=(0, 0.999),
-        **dict.fromkeys(("cycle", "lr_weight", "lr", "lr_ratio", "weight_decay"), (0, None)),
-    )
     return args
-
-
-def load_data(args, split="train"):
-    """Images, or a mixture, with batch(step, batch_size, seed, device); the train split lacks the class --hold-out."""
-    if args.dataset in MIXTURES:
-        return mixture(args.dataset, standardised=False)
-    data = load_images(
-        args.dataset,
-        args.data_dir,
-        split,
-        size=args.size,
-        channels=args.channels,
-        skip_bad=getattr(args, "skip_bad", False),
-    )
-    if args.hold_out is not None:
-        held_out = class_index(data, args.hold_out)
-        if split == "train":
-            keep = data.labels != held_out
-            data.images, data.labels = data.images[keep], data.labels[keep]
-    return data
-
-
-def class_index(data, name):
-    """Number of the class with this name or number."""
-    if data.labels is None or data.images is None:
-        raise UserError(
-            f"--hold-out {name}: {data.name} has no labels in memory. Choose a data set with classes"
-        )
-    lower = [c.lower() for c in data.classes]
-    index = (
-        lower.index(name.lower())
-        if name.lower() in lower
-        else int(name)
-        if name.isdecimal()
-        else -1
-    )
-    if not 0 <= index < len(data.classes):
-        raise UserError(
-            f"--hold-out {name}: {data.name} has the classes {', '.join(data.classes)} (0 to "
-            f"{len(data.classes) - 1})"
-        )
-    return index
 
 
 def build(args):
     """G, E and D of a run, from its arguments alone."""
-    shape = dict(
-        arch=args.arch, z_dim=args.z_dim, size=args.size, channels=args.channels, width=args.width
-    )
+    pairs, stochastic = args.method in PAIRS, args.encoder == "stochastic"
+    z_dim, z_dim_D = args.z_dim, args.z_dim if pairs else 0
+    if args.arch == "toy":
+        G = ToyGenerator(z_dim, args.width)
+        E = ToyEncoder(z_dim, args.width, args.prior, stochastic)
+        return G, E, Discriminator(MaxoutFeatures(2 + z_dim_D, args.width), pairs)
+    shape = args.size, args.channels, args.width
+    make_G, make_features = MLPGenerator, MLPFeatures
+    if args.arch == "conv":
+        make_G, make_features = ConvGenerator, ConvFeatures
     try:
-        return (
-            Generator(**shape),
-            Encoder(prior=args.prior, stochastic=args.encoder == "stochastic", **shape),
-            Discriminator(pairs=args.method in PAIRS, prior=args.prior, **shape),
-        )
+        G = make_G(z_dim, *shape)
     except ValueError as e:
         raise UserError(f"--size {args.size}: {e}") from None
+    E = Encoder(make_features(*shape), z_dim, args.prior, stochastic)
+    norm_z = args.prior == "uniform"  # departure 4
+    return G, E, Discriminator(make_features(*shape, z_dim_D, norm_z), pairs)
 
 
-def sample_z(n, args, rng):
-    """z ~ p_z: (n, N_z)."""
-    if args.prior == "uniform":
-        return torch.rand(n, args.z_dim, generator=rng) * 2 - 1
-    return torch.randn(n, args.z_dim, generator=rng)
-
-
-def sample_eps(n, args, rng):
-    """ε of a stochastic encoder: (n, N_z), or None."""
-    return torch.randn(n, args.z_dim, generator=rng) if args.encoder == "stochastic" else None
-
-
-def fixed_batches(data, args, n, device):
-    """n batches (x, z, ε) for BatchNorm's statistics; z is None where G is only ever given E(x)."""
-    rng = step_rng(args.seed, 0)
-    for i in range(n):
-        z, eps = sample_z(args.batch_size, args, rng), sample_eps(args.batch_size, args, rng)
-        yield (
-            data.batch(i, args.batch_size, args.seed, device)[0],
-            None if args.method in AUTOENCODERS else z.to(device),
-            None if eps is None else eps.to(device),
-        )
+def decayed(step, args):
+    """The learning rate's factor: 1 over the first half of --lr-steps, then down to --lr-final."""
+    # departure 2: per step
+    return args.lr_final ** min(1, max(0, 2 * step / args.lr_steps - 1))
 
 
 def main(argv=None):
@@ -317,65 +174,61 @@ def main(argv=None):
 
     # --- networks and optimisers (§4.2)
     G, E, D = (net.to(device) for net in build(args))
+    x_shape = (2,) if toy else (args.channels, args.size, args.size)
+    z_shape = (args.z_dim,)
+    nets = ((G, z_shape), (E, x_shape), (D, x_shape, z_shape))
+    check_batch_norm("--batch-size", args.batch_size, world, *nets)
     adam = dict(lr=args.lr, betas=(args.beta1, 0.999), weight_decay=args.weight_decay)
     params_D, params_GE = list(D.parameters()), [*G.parameters(), *E.parameters()]
     opt_D, opt_GE = fused_adam(params_D, device, **adam), fused_adam(params_GE, device, **adam)
     fixed_z = sample_z(2000 if toy else 64, args, step_rng(args.seed, 0)).to(device)
-
-    shape = (2,) if toy else (args.channels, args.size, args.size)
-    check_batch_norm(
-        "--batch-size",
-        args.batch_size,
-        world,
-        (G, (args.z_dim,)),
-        (E, shape),
-        (D, shape, (args.z_dim,)),
-    )
 
     # --- resume
     run = Run("bigan", args, device, rank)
     start, _ = run.resume(G=G, E=E, D=D, opt_D=opt_D, opt_GE=opt_GE)
     run.announce(
         f"{args.method}, {args.arch}, on {args.dataset}"
-        + (f" without {args.hold_out}" * bool(args.hold_out))
+        + (f" without {args.hold_out}" if args.hold_out else "")
         + f", {device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + f" over {world} processes" * (world > 1)
+        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§3.4): D against G and E, all at once from one forward pass
     for step in run.steps(start, args.steps):
-        decay = args.lr_final ** min(1, max(0, 2 * step / args.lr_steps - 1))
-        for optimiser, ratio in ((opt_D, 1), (opt_GE, args.lr_ratio)):
-            for group in optimiser.param_groups:
-                group["lr"] = ratio * args.lr * decay
+        for group in opt_D.param_groups:
+            group["lr"] = args.lr * decayed(step, args)
+        for group in opt_GE.param_groups:
+            group["lr"] = args.lr_ratio * args.lr * decayed(step, args)
         rng = step_rng(args.seed, step)
         x = shard(data.batch(step - 1, args.batch_size, args.seed, device)[0])
-        z, eps = (
-            shard(sample_z(args.batch_size, args, rng)).to(device),
-            sample_eps(args.batch_size, args, rng),
-        )
+        z = shard(sample_z(args.batch_size, args, rng)).to(device)
+        eps = sample_eps(args.batch_size, args, rng)
         eps = None if eps is None else shard(eps).to(device)
 
         losses, L_D = {}, None
         with autocast(device, args.amp):
-            if args.method in PAIRS:  # D sees (x, E(x)) and (G(z), z)
+            if args.method in PAIRS:
                 code = E(x, eps)
                 real, fake = D(x, code).float(), D(G(z), z).float()
                 L_D = discriminator_loss(real, fake)  # eq. 3
-                L_GE = encoder_generator_loss(real, fake)  # the labels swapped
-                if args.cycle:  # ALICE
+                L_GE = encoder_generator_loss(real, fake)  # §3.4: the labels swapped
+                if args.cycle:
                     losses["cycle"] = reconstruction_loss(x, G(code))
-                    L_GE = L_GE + args.cycle * losses["cycle"]
-            elif args.method in REGRESSORS:  # D sees x and G(z), E only G(z)
-                joint, image = args.method == "joint-lr", G(z)
+                    L_GE = L_GE + args.cycle * losses["cycle"]  # ALICE
+            elif args.method == "latent-regressor":
+                image = G(z)
                 real, fake = D(x).float(), D(image).float()
                 L_D = discriminator_loss(real, fake)
-                losses["L_E"] = latent_loss(
-                    E.logits(image if joint else image.detach()), z, args.prior
-                )
-                L_GE = generator_loss(fake) + (args.lr_weight if joint else 1) * losses["L_E"]
+                L_E = latent_loss(E.logits(image.detach()), z, args.prior)  # §4.1
+                L_GE, losses["L_E"] = generator_loss(fake) + L_E, L_E
+            elif args.method == "joint-lr":
+                image = G(z)
+                real, fake = D(x).float(), D(image).float()
+                L_D = discriminator_loss(real, fake)
+                L_E = latent_loss(E.logits(image), z, args.prior)  # §4.1, G feels it, too
+                L_GE, losses["L_E"] = generator_loss(fake) + args.lr_weight * L_E, L_E
             else:
-                L_GE = reconstruction_loss(x, G(E(x)), AUTOENCODERS[args.method])
+                L_GE = reconstruction_loss(x, G(E(x)), AUTOENCODERS[args.method])  # §4.2
 
         # Both gradients are taken at the same parameters: D's of L_D, G's and E's of L_GE.
         opt_GE.zero_grad()
@@ -391,16 +244,18 @@ def main(argv=None):
         opt_GE.step()
 
         # --- log, sample, save
-        losses = {"L_GE": average(L_GE)} | {key: average(value) for key, value in losses.items()}
+        losses = {key: average(value) for key, value in ({"L_GE": L_GE} | losses).items()}
         run.check(step, **losses)
         measured = {}
         if run.due(step, args.sample_every) and rank == 0:
             recompute_statistics(G, E, D, fixed_batches(data, args, 50, device))
             with torch.no_grad():
                 run.check(step, samples=G(fixed_z), reconstructions=G(E(x, eps)))
-            measured = (progress_toy if toy else progress)(
-                G, E, data, test, fixed_z, args, run.dir / "samples" / f"step_{step:08d}.png"
-            )
+            picture = run.dir / "samples" / f"step_{step:08d}.png"
+            if toy:
+                measured = toy_progress(G, E, data, fixed_z, args, picture)
+            else:
+                measured = progress(G, E, data, test, fixed_z, picture)
             for net in (G, E, D):
                 net.train()
         run.log(step, **losses, **measured)
@@ -409,74 +264,6 @@ def main(argv=None):
             if rank == 0:
                 draw_curves(run.dir)
     return run.metrics
-
-
-def draw_curves(folder):
-    """curves.png of a run's log: losses, D's answers, 1NN accuracies, reconstruction error or modes."""
-    log = read_log(folder / "log.jsonl")
-    panels = [
-        sorted({key for line in log for key in line if key.startswith(start)})
-        for start in ("L_", "D_", "1nn", ("recon", "modes"))
-    ]
-    curves(log, [keys for keys in panels if keys], folder / "curves.png")
-
-
-@torch.no_grad()
-def encode(net, data, n, device, batch_size=500):
-    """net(x) of the first n images (all, if there are fewer): (n, F)."""
-    return torch.cat(
-        [
-            net(data.images_at(part, device)).float()
-            for part in torch.arange(min(n, len(data))).split(batch_size)
-        ]
-    )
-
-
-@torch.no_grad()
-def progress(G, E, data, test, z, args, path, n_bank=10_000, n_queries=2000):
-    """1NN accuracies and the reconstruction error on a part of the data, so as to cost seconds; a grid to `path`."""
-    device, n_bank, n_queries = z.device, min(n_bank, len(data)), min(n_queries, len(test))
-    tag, scores = f"{count_tag(n_bank)}_{count_tag(n_queries)}", {}
-    if data.labels is not None:
-        for name, net in (("E", E), ("features", E.features)):
-            bank, queries = encode(net, data, n_bank, device), encode(net, test, n_queries, device)
-            scores[f"1nn_{name}_{tag}"] = one_nn_accuracy(
-                bank, data.labels[:n_bank], queries, test.labels[:n_queries]
-            )
-    x = test.images_at(torch.arange(n_queries), device)
-    rec = torch.cat([G(E(part)) for part in x.split(500)]).float()
-    own, other = ((a - rec).flatten(1).norm(dim=1).mean().item() for a in (x, x.roll(1, 0)))
-    scores[f"recon_ratio_{count_tag(n_queries)}"] = own / other
-    pairs = [t for i in (0, 16) for t in (x[i : i + 16], rec[i : i + 16])]
-    save_grid(torch.cat([G(z).float(), *pairs]), path, nrow=16)
-    return scores
-
-
-@torch.no_grad()
-def progress_toy(G, E, data, _, z, args, path):
-    """Modes that samples and reconstructions cover, of 2,000 points each; their densities to `path`."""
-    x, _ = data.sample(len(z), step_rng(args.seed, 0))
-    shown = {"samples": G(z).cpu(), "reconstructions": G(toy_codes(E, x.to(z.device), args)).cpu()}
-    densities({data.name: x, **shown}, path, limit=toy_limit(data))
-    found = {
-        end: mode_metrics(points, data) for end, points in zip(("2k", "recon_2k"), shown.values())
-    }
-    return {
-        f"{key}_{end}": metrics[key]
-        for key in ("modes", "modes_hit")
-        for end, metrics in found.items()
-    }
-
-
-def toy_codes(E, x, args):
-    """E(x) of points x (n, 2), of a stochastic encoder one draw each: (n, N_z)."""
-    eps = sample_eps(len(x), args, step_rng(args.seed, 1))
-    return E(x, None if eps is None else eps.to(x.device))
-
-
-def toy_limit(data):
-    """Half the side of the square that a mixture is drawn in."""
-    return 1.4 * data.centres.abs().max().item()
 
 
 if __name__ == "__main__":

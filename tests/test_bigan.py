@@ -10,18 +10,25 @@ from scipy.stats import mannwhitneyu
 from torch.nn import functional as F
 
 from bigan import eval as bigan_eval
-from bigan import train
-from bigan.features import auroc, linear_probe, nearest, one_nn_accuracy
-from bigan.model import (
-    Discriminator,
-    Encoder,
-    Generator,
+from bigan import progress as bigan_progress
+from bigan import reproduce, toys, train
+from bigan.data import class_index
+from bigan.features import (
     anomaly_score,
+    auroc,
+    linear_probe,
+    measure_inversion,
+    nearest,
+    one_nn_accuracy,
+)
+from bigan.batch_norm import fixed_batches, recompute_statistics
+from bigan.model import (
+    ConvFeatures,
+    Discriminator,
     discriminator_loss,
     encoder_generator_loss,
     generator_loss,
     latent_loss,
-    recompute_statistics,
     reconstruction_loss,
 )
 from common.cli import UserError
@@ -32,6 +39,14 @@ from common.runs import load_checkpoint
 T = torch.tensor
 LN2 = math.log(2)
 TINY = ["--smoke", "--size", "8", "--width", "2", "--z-dim", "4", "--batch-size", "6"]
+
+
+def networks(stochastic=False, pairs=True, **flags):
+    """G, E and D of these arguments, of grey images unless they say channels."""
+    encoder = "stochastic" if stochastic else "deterministic"
+    method = "bigan" if pairs else "latent-regressor"
+    shape = dict(channels=1) | flags
+    return train.build(train.Args(encoder=encoder, method=method, **shape))
 
 
 def count(net):
@@ -101,7 +116,7 @@ def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
 
     def loss_of_trained_D(E):
         torch.manual_seed(0)
-        D = Discriminator("toy", z_dim=2, width=16)
+        _, _, D = networks(arch="toy", z_dim=2, width=16)
         adam = torch.optim.Adam(D.parameters(), lr=1e-2)
         for step in range(201):
             n = 20_000 if step == 200 else 128
@@ -194,7 +209,7 @@ def test_batch_norm_does_not_hide_the_size_of_unbounded_codes(arch, size):
     """x is one image throughout, so only z varies: normalised with it, ten times z would look like z."""
     x, z = torch.zeros(64, 1, size, size), torch.randn(64, 8)
     for prior, hidden in (("uniform", True), ("normal", False)):
-        D = Discriminator(arch=arch, z_dim=8, size=size, width=8, prior=prior)
+        _, _, D = networks(arch=arch, z_dim=8, size=size, width=8, prior=prior)
         for C in D.net.conditions:
             torch.nn.init.normal_(C.weight)
         f, f10 = D.features(x, z), D.features(x, 10 * z)
@@ -290,13 +305,13 @@ def test_the_log_has_Ds_answers(tmp_path, monkeypatch):
 @pytest.mark.parametrize("arch", ["mlp", "conv", "toy"])
 def test_D_judges_pairs(arch):
     torch.manual_seed(0)
-    D = Discriminator(arch, z_dim=3, size=16, width=8)
+    _, _, D = networks(arch=arch, z_dim=3, size=16, width=8)
     for weight in (p for p in D.parameters() if p.dim() > 1):
         torch.nn.init.normal_(weight)
     x = torch.randn(8, 2) if arch == "toy" else torch.rand(8, 1, 16, 16)
     z = torch.rand(8, 3)
     assert not torch.allclose(D(x, z), D(x, z.roll(1, 0)), atol=1e-4)
-    plain = Discriminator(arch, z_dim=3, size=16, width=8, pairs=False)
+    _, _, plain = networks(arch=arch, z_dim=3, size=16, width=8, pairs=False)
     torch.nn.init.normal_(plain.head.weight)
     assert torch.equal(plain(x, z), plain(x, z.roll(1, 0))) and count(plain) < count(D)
 
@@ -305,7 +320,7 @@ def test_D_judges_pairs(arch):
 
 
 def test_the_papers_mnist_networks():
-    G, E, D = Generator(), Encoder(), Discriminator()
+    G, E, D = networks()
     assert (
         count(G) == 50 * 1024 + 1024**2 + 50 * 1024 + 1024 * 784
     )  # the second: z again, into layer 2
@@ -320,12 +335,8 @@ def test_the_papers_mnist_networks():
 
 def test_alis_toy_networks():
     """ali_mixture.py at a7d4235: G 2-400⁴-2, E (x, ε) 4-400²-2, BN and ReLU; D 4-200³-1, maxout of 5 pieces."""
-    shape, norm = dict(arch="toy", z_dim=2, width=400), 2 * 400
-    G, E, D = (
-        Generator(**shape),
-        Encoder(prior="normal", stochastic=True, **shape),
-        Discriminator(**shape),
-    )
+    norm = 2 * 400
+    G, E, D = networks(arch="toy", z_dim=2, width=400, prior="normal", stochastic=True)
     assert count(G) == 2 * 400 + 3 * 400**2 + 4 * norm + 400 * 2 + 2
     assert count(E) == 4 * 400 + 400**2 + 2 * norm + 400 * 2 + 2
     assert count(D) == 4 * 1000 + 1000 + 2 * (200 * 1000 + 1000) + 200
@@ -338,7 +349,7 @@ def test_alis_toy_networks():
 
 
 def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
-    E = Encoder(size=8, width=4, z_dim=5).eval()
+    E = networks(size=8, width=4, z_dim=5)[1].eval()
     assert torch.equal(E(torch.full((1, 1, 8, 8), -1.0)), torch.zeros(1, 5)), (
         "black is 0, and there is no bias"
     )
@@ -349,7 +360,7 @@ def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
 
 
 def test_conv_conditions_start_as_large_as_a_sum_over_a_kernel():
-    D = Discriminator(arch="conv", z_dim=100, size=32, width=32)
+    _, _, D = networks(arch="conv", z_dim=100, size=32, width=32)
     assert D.net.conditions[0].weight.std().item() == pytest.approx(0.02 * 16, rel=0.05)
     assert D.net.layers[1].weight.std().item() == pytest.approx(0.02, rel=0.05)
 
@@ -359,21 +370,23 @@ def test_conv_networks(size, channels):
     torch.manual_seed(0)
     shape = dict(arch="conv", z_dim=10, size=size, channels=channels, width=2)
     x, z = torch.rand(3, channels, size, size), torch.rand(3, 10)
-    G, E, D = Generator(**shape), Encoder(**shape), Discriminator(**shape)
+    G, E, D = networks(**shape)
     assert G(z).shape == x.shape and E(x).shape == z.shape and D(x, z).shape == (3,)
     assert not torch.allclose(G.eval()(z)[0], G(z.flip(0))[0], atol=1e-6)
     with pytest.raises(ValueError, match="4·2"):
-        Encoder(arch="conv", size=28)
+        ConvFeatures(size=28, channels=1, width=2)
+    with pytest.raises(UserError, match="--size 28: .*4·2"):
+        networks(arch="conv", size=28)
 
 
 def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
     torch.manual_seed(0)
     x, eps = torch.rand(6, 1, 8, 8), torch.randn(6, 4)
-    E = Encoder(size=8, width=2, z_dim=4).eval()
+    E = networks(size=8, width=2, z_dim=4)[1].eval()
     E.head.weight.data *= 1e4
     assert E.logits(x).abs().max() > 1 and E(x).abs().max() <= 1
     assert torch.allclose(E(x), torch.tanh(E.logits(x) / 2), atol=1e-6)
-    ali = Encoder(size=8, width=2, z_dim=4, prior="normal", stochastic=True).eval()
+    ali = networks(size=8, width=2, z_dim=4, prior="normal", stochastic=True)[1].eval()
     ali.head.weight.data *= 50
     mu, sigma = ali(x), ali(x, torch.ones(6, 4)) - ali(x)
     assert (
@@ -389,7 +402,7 @@ def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
 
 def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
     torch.manual_seed(0)
-    G, E, D = (net(size=8, width=2, z_dim=4) for net in (Generator, Encoder, Discriminator))
+    G, E, D = networks(size=8, width=2, z_dim=4)
     batches = [(torch.rand(5, 1, 8, 8), torch.rand(5, 4), None) for _ in range(3)]
     recompute_statistics(G, E, D, batches)
     inputs = [G.layers[0](z) for _, z, _ in batches]
@@ -473,12 +486,12 @@ class Images:
 
 def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
     """E reads the shade off, G writes it: perfect but for a constant. 1NN by the bank's labels: 2 of 3 are right."""
-    monkeypatch.setattr(train, "save_grid", lambda images, path, nrow: None)
+    monkeypatch.setattr(bigan_progress, "save_grid", lambda images, path, nrow: None)
     data, test = Images([-1.0, -0.5, 0.5, 1.0], [0, 1, 2, 3]), Images([0.9, -0.4, -0.9], [3, 1, 2])
     E = lambda x: x[:, 0, 0, :1]
     E.features = lambda x: -x[:, 0, 0, :1]
     G = lambda z: (z + 0.05).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    scores = train.progress(G, E, data, test, torch.zeros(4, 1), None, tmp_path / "g.png")
+    scores = bigan_progress.progress(G, E, data, test, torch.zeros(4, 1), tmp_path / "g.png")
     assert scores["1nn_E_4_3"] == scores["1nn_features_4_3"] == pytest.approx(2 / 3)
     others = [abs(a - b - 0.05) for a, b in ((-0.9, 0.9), (0.9, -0.4), (-0.4, -0.9))]
     assert scores["recon_ratio_3"] == pytest.approx(0.05 / (sum(others) / 3), rel=1e-4)
@@ -488,14 +501,14 @@ def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypa
     """G(z) is always the first mode, G(E(x)) each x."""
     drawn = {}
     monkeypatch.setattr(
-        train, "densities", lambda points, path, limit: drawn.update(points, limit=limit)
+        toys, "densities", lambda points, path, limit: drawn.update(points, limit=limit)
     )
     args = train.parse_args(["--dataset", "25gaussians"])
     data = train.load_data(args)
     first = data.centres[0].float()
     E = lambda x, eps: x
     G = lambda z: first.expand(len(z), 2) if not z.any() else z
-    scores = train.progress_toy(G, E, data, None, torch.zeros(2000, 2), args, tmp_path / "d.png")
+    scores = toys.toy_progress(G, E, data, torch.zeros(2000, 2), args, tmp_path / "d.png")
     assert scores["modes_2k"] == 1 and scores["modes_recon_2k"] == 25
     assert drawn["limit"] > drawn["reconstructions"].abs().max()
 
@@ -503,7 +516,7 @@ def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypa
 @pytest.mark.parametrize("method, with_z", [("bigan", True), ("joint-lr", True), ("ae-l1", False)])
 def test_statistics_are_of_what_G_is_given(method, with_z):
     args = train.parse_args([*TINY, "--method", method])
-    batches = list(train.fixed_batches(train.load_data(args), args, 3, torch.device("cpu")))
+    batches = list(fixed_batches(train.load_data(args), args, 3, torch.device("cpu")))
     assert len(batches) == 3 and not torch.equal(batches[0][0], batches[1][0])
     assert all((z is not None) == with_z and eps is None for _, z, eps in batches)
 
@@ -639,10 +652,10 @@ def test_hold_out_leaves_a_class_out_of_training_only():
         and set(data.labels.tolist()) == set(range(10)) - {2}
     )
     assert 2 in test.labels
-    assert train.class_index(test, "2") == 2
+    assert class_index(test, "2") == 2
     for wrong in ("Cube", "10", "-1"):
         with pytest.raises(UserError, match="disc, ring"):
-            train.class_index(test, wrong)
+            class_index(test, wrong)
 
 
 # --- eval.py
@@ -675,23 +688,13 @@ def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
         assert any(key.startswith("fid") for key in metrics) == (method == "bigan")
 
 
-def test_inversion_is_measured_in_pixels_of_0_1(tmp_path, monkeypatch):
-    class Data:
-        def __len__(self):
-            return 4
-
-        def images_at(self, index, device):
-            return torch.linspace(-1, 1, 4)[index].view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-
-    args = bigan_eval.parse_args(["--n", "4"])
-    trained = train.parse_args(["--z-dim", "1"])
-    perfect = bigan_eval.measure_inversion(
+def test_inversion_is_measured_in_pixels_of_0_1():
+    x = torch.linspace(-1, 1, 4).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    perfect = measure_inversion(
         lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
         lambda x: x[:, 0, 0, :1],
-        Data(),
-        trained,
-        args,
-        torch.device("cpu"),
+        x,
+        torch.rand(4, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1,
     )
     assert (
         perfect["recon_l2_4_test"] == 0
@@ -703,13 +706,21 @@ def test_inversion_is_measured_in_pixels_of_0_1(tmp_path, monkeypatch):
     )  # 2 px wide: |Δ|/2 · √4
 
 
+def test_eval_refuses_what_it_does_not_do():
+    for flags in (["--amp", "bf16"], ["--split", "train"]):
+        with pytest.raises(UserError, match=f"{flags[0]} {flags[1]}: .*Leave it out"):
+            bigan_eval.parse_args(flags)
+    with pytest.raises(UserError, match="--table, --toy or --anomaly"):
+        reproduce.main([])
+
+
 def test_tables_train_measure_and_write(here, monkeypatch):
     monkeypatch.setattr(
-        bigan_eval, "METHODS", {k: bigan_eval.METHODS[k] for k in ("BiGAN", "AE (l1)")}
+        reproduce, "METHODS", {k: reproduce.METHODS[k] for k in ("BiGAN", "AE (l1)")}
     )
     flags = ["--jobs", "1", "--seeds", "1", "--n", "70", "--bn-batches", "2", "--train-flags"]
     small = " ".join(TINY + ["--steps", "4", "--sample-every", "2"])
-    bigan_eval.main(["--table", "--dataset", "synthetic", *flags, small])
+    reproduce.main(["--table", "--dataset", "synthetic", *flags, small])
     text = (here / "runs/bigan/table/table.md").read_text()
     assert (
         "| BiGAN | 97.39 |" in text
@@ -721,8 +732,8 @@ def test_tables_train_measure_and_write(here, monkeypatch):
         here / "runs/bigan/table/table.json"
     ).exists()
 
-    monkeypatch.setattr(bigan_eval, "CLASSES", {"synthetic": ["disc"]})
-    bigan_eval.main(["--anomaly", "--dataset", "synthetic", *flags, small])
+    monkeypatch.setattr(reproduce, "CLASSES", {"synthetic": ["disc"]})
+    reproduce.main(["--anomaly", "--dataset", "synthetic", *flags, small])
     lines = (here / "runs/bigan/anomaly/anomaly.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in lines[4:]] == [
         "| disc",
@@ -730,13 +741,13 @@ def test_tables_train_measure_and_write(here, monkeypatch):
     ] and "nan" not in lines[-1]
 
     monkeypatch.setattr(
-        bigan_eval, "TOY_METHODS", {k: bigan_eval.TOY_METHODS[k] for k in ("ALI", "GAN")}
+        reproduce, "TOY_METHODS", {k: reproduce.TOY_METHODS[k] for k in ("ALI", "GAN")}
     )
-    bigan_eval.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
+    reproduce.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
     text = (here / "runs/bigan/toy/toy.md").read_text()
     assert "| ALI | 13.4 ± 5.8 |" in text and "| GAN | 10.4 ± 9.2 |" in text
     assert (here / "runs/bigan/toy/toy.png").exists()
-    bigan_eval.main(
+    reproduce.main(
         ["--toy", "--only", "GAN", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"]
     )
     assert "| ALI |" not in (here / "runs/bigan/toy/toy.md").read_text()

@@ -217,6 +217,7 @@ def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
 FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
 SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
+    "bigan.reproduce",
     "cagan.toy",
     "mdma.simulate",
     "sagan_wgangp.reproduce",

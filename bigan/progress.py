@@ -1,0 +1,47 @@
+"""What a training on images measures and draws at its sample steps; the curves of its log."""
+
+import torch
+
+from common.metrics import count_tag
+from common.plots import curves, save_grid
+from common.runs import read_log
+
+from .features import encode, one_nn_accuracy
+
+
+@torch.no_grad()
+def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
+    """1NN accuracies and the reconstruction error on a part of the data, in seconds.
+
+    Draws G(z), then x above G(E(x)), to `path`.
+    """
+    device = z.device
+    n_bank, n_queries = min(n_bank, len(data)), min(n_queries, len(test))
+    scores = {}
+    if data.labels is not None:
+        for name, net in (("E", E), ("features", E.features)):
+            bank = encode(net, data, n_bank, device)
+            queries = encode(net, test, n_queries, device)
+            scores[f"1nn_{name}_{count_tag(n_bank)}_{count_tag(n_queries)}"] = one_nn_accuracy(
+                bank, data.labels[:n_bank], queries, test.labels[:n_queries]
+            )
+    x = test.images_at(torch.arange(n_queries), device)
+    rec = torch.cat([G(E(part)) for part in x.split(500)]).float()
+    own = (x - rec).flatten(1).norm(dim=1).mean().item()
+    shuffled = (x.roll(1, 0) - rec).flatten(1).norm(dim=1).mean().item()
+    scores[f"recon_ratio_{count_tag(n_queries)}"] = own / shuffled
+    rows = [G(z).float(), x[:16], rec[:16], x[16:32], rec[16:32]]
+    save_grid(torch.cat(rows), path, nrow=16)
+    return scores
+
+
+def draw_curves(folder):
+    """curves.png of a log: losses, D's answers, 1NN accuracies, reconstruction error or modes."""
+    log = read_log(folder / "log.jsonl")
+    keys = sorted({key for line in log for key in line})
+    panels = [
+        [key for key in keys if key.startswith(start)]
+        for start in ("L_", "D_", "1nn", ("recon", "modes"))
+    ]
+    if keys:  # a checkpoint may come before the log's first line
+        curves(log, [panel for panel in panels if panel], folder / "curves.png")
