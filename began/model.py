@@ -24,7 +24,7 @@ from torch.nn import functional as F
 def autoencoder_error(v: Tensor, reconstruction: Tensor, target_norm: int = 1) -> Tensor:
     """L(v) = |v − D(v)|^η, §2.3; the mean over pixels, as in the appendix.
 
-    v, reconstruction: (B, C, H, W); target_norm: η, 1 or 2. Returns (B,), one error per image.
+    v, reconstruction: (B, C, H, W); target_norm: η, 1 or 2. Returns (B,) in float32, one per image.
     """
     return (v.float() - reconstruction.float()).abs().pow(target_norm).mean(dim=(1, 2, 3))
 
