@@ -1,37 +1,16 @@
 """BEGAN: a GAN whose discriminator is an autoencoder, held at a boundary equilibrium.
 
-Papers
-  A. Zaika, "Structural-parametric synthesis of the BiGAN generative adversarial network", bachelor's thesis,
-    Kyiv Aviation Institute, 2025: BEGAN with a ResNet-18 autoencoder on FashionMNIST. "§" below means this text.
-  D. Berthelot, T. Schumm, L. Metz, "BEGAN: Boundary Equilibrium Generative Adversarial Networks",
-    arXiv:1703.10717v4: the method. The thesis takes its §2.3 and equation numbers (3), (4) from §3 there.
+"§": A. Zaika, "Structural-parametric synthesis of the BiGAN generative adversarial network",
+bachelor's thesis, Kyiv Aviation Institute, 2025: BEGAN with a ResNet-18 encoder, FashionMNIST.
+"arXiv §": D. Berthelot, T. Schumm, L. Metz, "BEGAN: Boundary Equilibrium Generative Adversarial
+Networks", arXiv:1703.10717v4. The thesis' §2.3 is this method.
 
-D reconstructs images and L(v) is its error on v. D learns to reconstruct real images well and generated ones
-badly; G learns to make images that D reconstructs well. A controller keeps E[L(G(z))] / E[L(x)] at γ by
-moving k_t, the weight of the generated images in D's loss, so that neither network wins.
+D learns to reconstruct real images well and generated ones badly; G learns to make images that D
+reconstructs well. A controller moves k_t, the weight of generated images in D's loss, so that
+E[L(G(z))] stays at γ E[L(x)], (4), and neither network wins.
 
-Symbols
-  x, z            x  (B, C, H, W) in [-1, 1],  z  (B, N_z)
-  G, D            Generator, Autoencoder              z_D, z_G: the z of D's step and of G's step
-  L(v) = |v − D(v)|^η     autoencoder_error           η       target_norm
-  L_D, L_G        discriminator_loss, generator_loss  k_t     k_t in [0, 1]
-  γ, λ_k          gamma, lambda_k                     M       convergence_measure
-  N_h             code_dim
-
-Departures from the thesis
-  1. §3.2 writes L(x, D(G(z))) for generated images; its appendix, and we, compare G(z) with D(G(z)).
-  2. §2.3's k update lacks the clamp that its text asks for (k in [0, 1]); the appendix and we clamp.
-  3. N_z is 48 as in the appendix, not 64 as in §3.1. z is normal as in the appendix; §2.3 says uniform.
-  4. ResNet-18's classifier `fc`, unused but handed to Adam in the appendix, is not built.
-  5. An epoch of the appendix ends with a batch of 32; ours are all of 64, from one endless sequence of images.
-  6. §4.1 says that FashionMNIST has 9 classes; it has 10.
-Departures from Berthelot et al. ("code": github.com/carpedm20/BEGAN-tensorflow at commit 1c234f5, not the authors')
-  7. The optional skip connections ("vanishing residuals") are left out, as in the code.
-  8. G's step sees the D that this step's D update has made, and a z of its own (thesis order); in the code both
-     networks step from one forward pass and one z.
-  9. Layers and widths are the code's: the text says that filters grow with each down-sampling, not at which
-     convolution. Weights start as torch's; in the code Glorot-uniform, biases 0.
-Where both are silent: L is the mean over pixels (k has no scale invariance, so λ_k depends on this).
+x (B, C, H, W) in [-1, 1]; z (B, N_z), z_D in D's step and z_G in G's; L(v) D's error on v;
+η target_norm; γ gamma; λ_k lambda_k; M convergence_measure; N_h code_dim.
 """
 
 import math
@@ -39,7 +18,48 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-# --- Thesis preset (§3.1 and appendix) ----------------------------------------------------------------------
+# --- Objectives (§2.3) ----------------------------------------------------------------------------
+
+
+def autoencoder_error(v: Tensor, reconstruction: Tensor, target_norm: int = 1) -> Tensor:
+    """L(v) = |v − D(v)|^η, §2.3; the mean over pixels, as in the appendix.
+
+    v, reconstruction: (B, C, H, W); target_norm: η, 1 or 2. Returns (B,) in float32, one per image.
+    """
+    return (v.float() - reconstruction.float()).abs().pow(target_norm).mean(dim=(1, 2, 3))
+
+
+def discriminator_loss(real_error: Tensor, fake_error: Tensor, k_t: Tensor | float) -> Tensor:
+    """L_D = L(x) − k_t·L(G(z_D)), §2.3.
+
+    real_error, fake_error: (B,), the fake images detached from G; k_t: in [0, 1]. Returns a scalar.
+    """
+    return real_error.mean() - k_t * fake_error.mean()
+
+
+def generator_loss(fake_error: Tensor) -> Tensor:
+    """L_G = L(G(z_G)), §2.3. fake_error: (B,), with gradient to G. Returns a scalar."""
+    return fake_error.mean()
+
+
+def update_k(k_t: Tensor, L_x: Tensor, L_G: Tensor, gamma: float, lambda_k: float) -> Tensor:
+    """k_{t+1} = k_t + λ_k (γ L(x) − L(G(z_G))), §2.3.
+
+    k_t, L_x, L_G: scalars. Returns a scalar in [0, 1] without gradient.
+    """
+    k = k_t + lambda_k * (gamma * L_x.detach() - L_G.detach())
+    return k.clamp(0.0, 1.0)  # departure 2
+
+
+def convergence_measure(L_x: Tensor, L_G: Tensor, gamma: float) -> Tensor:
+    """M = L(x) + |γ L(x) − L(G(z_G))|, §2.3. It falls also where G has collapsed.
+
+    L_x, L_G: scalars. Returns a scalar without gradient.
+    """
+    return L_x.detach() + (gamma * L_x.detach() - L_G.detach()).abs()
+
+
+# --- Thesis (§3.1, appendix) ----------------------------------------------------------------------
 
 
 def halvings(size: int) -> int:
@@ -51,44 +71,70 @@ def halvings(size: int) -> int:
 
 
 class ConvTransposeDecoder(nn.Sequential):
-    """Vector -> image: linear to 4x4, then [BN, ReLU, ConvT 4/2/1] doubling up to `size`, tanh.
+    """Vector (B, N) -> image: linear to 4x4, then [BN, ReLU, ConvT 4/2/1] to `size`, tanh.
 
-    At size 64 and width 64 the maps are 512x4x4, 256x8x8, 128x16x16, 64x32x32. Both the generator and D's decoder.
+    At size 64 and width 64 the maps are 512x4x4, 256x8x8, 128x16x16, 64x32x32.
     """
 
     def __init__(self, in_dim: int, size: int, channels: int, width: int):
         widths = [width * 2**i for i in reversed(range(halvings(size)))]
-        layers = [
-            nn.Linear(in_dim, widths[0] * 16),
-            nn.Unflatten(1, (widths[0], 4, 4)),
-        ]  # (B, C, 4, 4)
+        layers = [nn.Linear(in_dim, widths[0] * 16), nn.Unflatten(1, (widths[0], 4, 4))]
         for c_in, c_out in zip(widths, widths[1:] + [channels]):
-            layers += [
-                nn.BatchNorm2d(c_in),
-                nn.ReLU(True),
-                nn.ConvTranspose2d(c_in, c_out, 4, 2, 1),
-            ]
+            layers += [nn.BatchNorm2d(c_in), nn.ReLU(True)]
+            layers += [nn.ConvTranspose2d(c_in, c_out, 4, 2, 1)]
         super().__init__(*layers, nn.Tanh())
         self.apply(xavier_init)
 
 
-class ConvEncoder(nn.Sequential):
-    """Image -> code, the decoder's mirror: 4/2/1 convolutions + LeakyReLU(0.2) halving down to 4x4, linear.
+def xavier_init(m: nn.Module) -> None:
+    """Appendix, weights_init: Xavier-normal with gain 0.02, zero bias."""
+    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
+        nn.init.xavier_normal_(m.weight, gain=0.02)
+        if m.bias is not None:
+            nn.init.zeros_(m.bias)
 
-    Not in the thesis: a light stand-in for ResNet-18 that --quick uses. No BatchNorm: with it D tells real from
-    generated by their batch statistics, and G collapsed within 400 steps.
+
+class ResNet18Encoder(nn.Module):
+    """ResNet-18 up to its average pool, its first convolution new: (B, C, H, W) -> (B, 512).
+
+    state_dict: torchvision's weights of ResNet-18, e.g. ImageNet's, or None.
     """
 
-    def __init__(self, size: int, channels: int, width: int, code_dim: int):
-        widths = [channels] + [width * 2**i for i in range(halvings(size))]
-        layers = []
-        for c_in, c_out in zip(widths, widths[1:]):
-            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2, True)]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, code_dim))
+    def __init__(self, channels: int, state_dict: dict | None = None):
+        super().__init__()
+        self.net = ResNet18()
+        if state_dict is not None:
+            kept = {name: w for name, w in state_dict.items() if not name.startswith("fc.")}
+            self.net.load_state_dict(kept)
+        self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class ResNet18(nn.Module):
+    """(B, 3, H, W) -> (B, 512), the average pool. Names and initial weights are torchvision's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
+        return h.mean((2, 3))  # departure 4: no fc
 
 
 class BasicBlock(nn.Module):
-    """ReLU(x + BN(conv(ReLU(BN(conv(x)))))), 3x3 convolutions; where the shape changes x goes through a 1x1 one."""
+    """ReLU(x + BN(conv(ReLU(BN(conv(x)))))), 3x3; x by a 1x1 convolution where shapes differ."""
 
     def __init__(self, c_in: int, c_out: int, stride: int):
         super().__init__()
@@ -109,108 +155,67 @@ class BasicBlock(nn.Module):
         return F.relu(h + x)
 
 
-class ResNet18(nn.Module):
-    """ResNet-18 without its classifier: (B, 3, H, W) -> (B, 512). Names and initial weights are torchvision's."""
+class ConvEncoder(nn.Sequential):
+    """Image -> code, the decoder's mirror: [conv 4/2/1, LeakyReLU(0.2)] down to 4x4, linear.
 
-    def __init__(self):
-        super().__init__()
-        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
-        self.bn1 = nn.BatchNorm2d(64)
-        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
-        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
-        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
-        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
-        h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
-        return h.mean((2, 3))
-
-
-class ResNet18Encoder(nn.Module):
-    """ResNet-18 up to its average pool: (B, C, H, W) -> (B, 512). The first convolution takes C channels.
-
-    state_dict: torchvision's ResNet-18 weights (e.g. ImageNet's), or None. conv1 is always new, as in the thesis.
+    Not in the thesis: a light stand-in for ResNet-18 that --quick uses. No BatchNorm: with it D
+    tells real from generated by their batch statistics, and G collapsed within 400 steps.
     """
 
-    def __init__(self, channels: int, state_dict: dict | None = None):
-        super().__init__()
-        self.net = ResNet18()
-        if state_dict is not None:
-            self.net.load_state_dict(
-                {k: v for k, v in state_dict.items() if not k.startswith("fc.")}
-            )
-        self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def __init__(self, size: int, channels: int, width: int, code_dim: int):
+        widths = [channels] + [width * 2**i for i in range(halvings(size))]
+        layers = []
+        for c_in, c_out in zip(widths, widths[1:]):
+            layers += [nn.Conv2d(c_in, c_out, 4, 2, 1), nn.LeakyReLU(0.2, True)]
+        super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, code_dim))
 
 
-def xavier_init(m: nn.Module) -> None:
-    """Appendix, weights_init: Xavier-normal with gain 0.02, zero bias, on convolutions and linear layers."""
-    if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
-        nn.init.xavier_normal_(m.weight, gain=0.02)
-        if m.bias is not None:
-            nn.init.zeros_(m.bias)
-
-
-# --- Berthelot preset (arXiv:1703.10717 §3.5 "Model architecture", Fig. 1) ----------------------------------
+# --- Berthelot et al. (arXiv §3.5 "Model architecture", Fig. 1) -----------------------------------
 
 
 def conv_elu(c_in: int, c_out: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(c_in, c_out, 3, stride, 1), nn.ELU(True))
 
 
-def scales(size: int) -> int:
-    """Number of resolutions from `size` down to 8x8."""
-    n = int(math.log2(size // 8)) + 1 if size >= 8 else 0
-    if n < 1 or size != 8 * 2 ** (n - 1):
-        raise ValueError(f"image size {size} is not 8·2^k (8, 16, 32, 64, 128, …)")
-    return n
-
-
 class BerthelotEncoder(nn.Sequential):
-    """(B, C, H, W) -> (B, N_h): 3x3 conv + ELU, filters n, 2n, 3n, … at sides H, H/2, H/4, … 8, linear code.
+    """(B, C, H, W) -> (B, N_h): 3x3 conv + ELU, filters n, 2n, … at sides H, H/2, … 8; linear.
 
-    Two convolutions per side, after one from C to n; the one of stride 2 keeps the width of the side it comes from.
+    Two convolutions per side, after one from C to n; that of stride 2 keeps its side's width.
     """
 
     def __init__(self, size: int, channels: int, n: int, code_dim: int):
-        R = scales(size)
+        sides = halvings(size)  # 8, 16, … H
         layers = [conv_elu(channels, n)]
         c = n
-        for i in range(1, R + 1):
+        for i in range(1, sides + 1):
             layers += [conv_elu(c, i * n), conv_elu(i * n, i * n)]
             c = i * n
-            if i < R:
-                layers += [conv_elu(c, c, stride=2)]
-        super().__init__(*layers, nn.Flatten(), nn.Linear(R * n * 64, code_dim))
+            if i < sides:
+                layers += [conv_elu(c, c, stride=2)]  # departure 9
+        super().__init__(*layers, nn.Flatten(), nn.Linear(sides * n * 64, code_dim))
 
 
 class BerthelotDecoder(nn.Sequential):
-    """(B, N) -> (B, C, H, W): linear to n x 8 x 8, 3x3 conv + ELU with n filters, nearest upsampling, no squashing.
+    """(B, N) -> (B, C, H, W): linear to n x 8 x 8, two [3x3 conv, ELU] of n filters per side.
 
-    Both the generator (N = N_z) and D's decoder (N = N_h).
+    Nearest-neighbour upsampling between sides 8, 16, … H; the output is not squashed.
     """
 
     def __init__(self, in_dim: int, size: int, channels: int, n: int):
-        R = scales(size)
+        sides = halvings(size)  # 8, 16, … H
         layers = [nn.Linear(in_dim, n * 64), nn.Unflatten(1, (n, 8, 8))]
-        for i in range(R):
+        for i in range(1, sides + 1):
             layers += [conv_elu(n, n), conv_elu(n, n)]
-            if i < R - 1:
-                layers += [nn.Upsample(scale_factor=2, mode="nearest")]
+            if i < sides:
+                layers += [nn.Upsample(scale_factor=2, mode="nearest")]  # departure 7
         super().__init__(*layers, nn.Conv2d(n, channels, 3, 1, 1))
 
 
-# --- The two players ----------------------------------------------------------------------------------------
+# --- The two players ------------------------------------------------------------------------------
 
 
 class Generator(nn.Module):
-    """G: z (B, N_z) -> images (B, C, H, W). `arch` is "thesis" or "berthelot"; the same shape as D's decoder."""
+    """G: z (B, N_z) -> images (B, C, H, W). The same shape as D's decoder."""
 
     def __init__(self, z_dim=48, size=64, channels=1, width=64, arch="thesis"):
         super().__init__()
@@ -224,8 +229,8 @@ class Generator(nn.Module):
 class Autoencoder(nn.Module):
     """D: images (B, C, H, W) -> their reconstructions, same shape.
 
-    arch "berthelot" has its own encoder. For "thesis", encoder is "resnet18" (N_h = 512 always; encoder_state:
-    pretrained weights or None) or "conv".
+    arch: "thesis", with encoder "resnet18" (N_h is 512, encoder_state its pretrained weights or
+    None) or "conv"; or "berthelot", which has an encoder of its own.
     """
 
     def __init__(
@@ -251,37 +256,3 @@ class Autoencoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))
-
-
-# --- Objectives, §2.3 ---------------------------------------------------------------------------------------
-
-
-def autoencoder_error(v: Tensor, reconstruction: Tensor, target_norm: int = 1) -> Tensor:
-    """L(v) = |v − D(v)|^η, §2.3, as the mean over pixels.
-
-    v, reconstruction: (B, C, H, W); target_norm: η, 1 or 2. Returns (B,), one error per image, in fp32.
-    """
-    return (v.float() - reconstruction.float()).abs().pow(target_norm).mean(dim=(1, 2, 3))
-
-
-def discriminator_loss(real_error: Tensor, fake_error: Tensor, k_t: Tensor | float) -> Tensor:
-    """L_D = L(x) − k_t·L(G(z_D)), §2.3.
-
-    real_error, fake_error: (B,) from autoencoder_error, the fake images detached from G. Returns a scalar.
-    """
-    return real_error.mean() - k_t * fake_error.mean()
-
-
-def generator_loss(fake_error: Tensor) -> Tensor:
-    """L_G = L(G(z_G)), §2.3. fake_error: (B,), with gradient to G. Returns a scalar."""
-    return fake_error.mean()
-
-
-def update_k(k_t: Tensor, L_x: Tensor, L_G: Tensor, gamma: float, lambda_k: float) -> Tensor:
-    """k_{t+1} = k_t + λ_k (γ L(x) − L(G(z_G))), §2.3, clamped to [0, 1]. Scalars in, scalar out, no gradient."""
-    return (k_t + lambda_k * (gamma * L_x.detach() - L_G.detach())).clamp(0.0, 1.0)
-
-
-def convergence_measure(L_x: Tensor, L_G: Tensor, gamma: float) -> Tensor:
-    """M = L(x) + |γ L(x) − L(G(z_G))|, §2.3. Scalars in, scalar out, no gradient. Blind to collapse."""
-    return L_x.detach() + (gamma * L_x.detach() - L_G.detach()).abs()

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from began import eval as began_eval
-from began import train
+from began import pretrained, reproduce, thesis_log, train
 from began.model import (
     Autoencoder,
     BerthelotDecoder,
@@ -24,7 +24,8 @@ from began.model import (
     generator_loss,
     update_k,
 )
-from common.cli import UserError
+from began.thesis_log import THESIS_LOG, thesis_table
+from common.errors import UserError
 from common.torchvision_cpu import import_torchvision
 from common.rng import step_rng
 from common.metrics import pick
@@ -91,7 +92,7 @@ def test_k_and_M_carry_no_gradient():
 
 def test_thesis_log_is_consistent_with_our_formulas():
     """L_x = L_D + k·L_G (up to the printed k being one step newer) must give the printed M."""
-    for L_D, L_G, k, M in train.THESIS_LOG:
+    for _, L_D, L_G, k, M in THESIS_LOG:
         assert convergence_measure(T(L_D + k * L_G), T(L_G), 0.5).item() == pytest.approx(
             M, abs=3e-4
         )
@@ -176,7 +177,8 @@ def observed_step(tmp_path, monkeypatch, watch_steps):
     rng = step_rng(args.seed, 2)
     z_D, z_G = (train.sample_z(4, args, rng) for _ in range(2))
     x, _ = train.load_images("synthetic", "none", "train", args.size, 1).batch(1, 4, args.seed)
-    G, D = build(args, 1)
+    args.channels = 1
+    G, D = build(args)
     return dict(first_D_step=seen[0], seen=seen[2:], k=k_used[1], x=x, z_D=z_D, z_G=z_G, G=G, D=D)
 
 
@@ -535,23 +537,23 @@ def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
     monkeypatch.setattr(torch.hub, "load_state_dict_from_url", no_network)
     monkeypatch.setattr(torch.hub, "download_url_to_file", no_network)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: "/nonexistent-torch-hub")
-    state, used = train.encoder_weights("imagenet")
+    state, used = pretrained.encoder_weights("imagenet")
     assert state is None and used.startswith("none")
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match="existing file"):
-        train.encoder_weights("no-such-file.pth")
+        pretrained.encoder_weights("no-such-file.pth")
 
 
 def test_encoder_weights_from_a_file(tmp_path):
     path = str(tmp_path / "weights.pth")
     state = ResNet18().state_dict() | {"fc.weight": torch.zeros(1000, 512)}
     torch.save(state, path)
-    found, used = train.encoder_weights(path)
+    found, used = pretrained.encoder_weights(path)
     assert used == path and torch.equal(found["conv1.weight"], state["conv1.weight"])
     for wrong in ({"net": 1}, [1, 2], {k: v for k, v in state.items() if k != "bn1.bias"}):
         torch.save(wrong, path)
         with pytest.raises(UserError, match="not a state dict of torchvision's ResNet-18"):
-            train.encoder_weights(path)
+            pretrained.encoder_weights(path)
 
 
 def test_imagenet_weights_are_torchvisions_default(monkeypatch):
@@ -560,7 +562,7 @@ def test_imagenet_weights_are_torchvisions_default(monkeypatch):
     monkeypatch.setattr(
         torch.hub, "load_state_dict_from_url", lambda url, **k: asked.append((url, k)) or {}
     )
-    assert train.encoder_weights("imagenet") == ({}, "imagenet")
+    assert pretrained.encoder_weights("imagenet") == ({}, "imagenet")
     assert asked[0][0] == import_torchvision().models.ResNet18_Weights.DEFAULT.url
     assert asked[0][1]["check_hash"] and asked[0][1]["weights_only"]
 
@@ -648,7 +650,7 @@ def test_slerp():
 
 def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
     log = [{"step": s, "M": float(s)} for s in range(20, 1900, 20)]
-    rows = began_eval.thesis_table(log)
+    rows = thesis_table(log)
     assert [r["epoch"] for r in rows] == [1, 2]
     assert (
         rows[0]["M_ours"] == pytest.approx((820 + 840 + 860 + 880 + 900) / 5)
@@ -658,13 +660,25 @@ def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
     assert json.dumps(rows)
 
 
+@pytest.mark.parametrize(
+    "flags, dots", [("", dict(L_D=8, L_G=8, k=8, M=8)), ("--quick", {}), ("--arch berthelot", {})]
+)
+def test_curves_show_the_thesis_values_where_steps_are_the_same(flags, dots, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(thesis_log, "curves", lambda *a, points, **k: drawn.append(points))
+    thesis_log.draw_curves([], train.parse_args(flags.split()), "curves.png")
+    assert {key: len(steps) for key, (steps, _, _) in drawn[0].items()} == dots
+    if dots:
+        assert drawn[0]["k"][0][1] == 900 + 938 and drawn[0]["k"][1][1] == 0.0660
+
+
 def test_gamma_sweep_compares_the_newest_run_of_each_gamma(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for gamma, name in ((0.3, "old"), (0.3, "new"), (0.9, "x")):
         train.main(
             ["--smoke", "--steps", "2", "--gamma", str(gamma), "--out", f"runs/began/{name}"]
         )
-    results = began_eval.main(["--gammas", "0.9", "0.3", "--n", "80"])
+    results = reproduce.main(["--gammas", "0.9", "0.3", "--n", "80"])
     assert [(r["gamma"], r["checkpoint"]) for r in results] == [
         (0.9, "runs/began/x/last.pt"),
         (0.3, "runs/began/new/last.pt"),
@@ -672,7 +686,7 @@ def test_gamma_sweep_compares_the_newest_run_of_each_gamma(tmp_path, monkeypatch
     assert any(key.startswith("fid_") for key in results[0])
     assert (tmp_path / "runs/began/gammas.png").stat().st_size > 5000
     with pytest.raises(UserError, match="γ = \\[0.7\\]"):
-        began_eval.main(["--gammas", "0.7"])
+        reproduce.main(["--gammas", "0.7"])
 
 
 def test_class_histogram_figure_and_keys(tmp_path, monkeypatch):

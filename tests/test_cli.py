@@ -218,6 +218,7 @@ FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
 SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
     "bigan.reproduce",
+    "began.reproduce",
     "cagan.toy",
     "mdma.simulate",
     "sagan_wgangp.reproduce",

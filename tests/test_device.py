@@ -305,7 +305,7 @@ def test_two_processes_train_as_one(python, monkeypatch):
     log = [json.loads(line) for line in (two / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [1, 2, 3]
 
-    monkeypatch.setattr(train, "curves", lambda *args, **kwargs: None)
+    monkeypatch.setattr(train, "draw_curves", lambda *args, **kwargs: None)
     last = train.main([*words, "--out", "one"])
     ours, theirs = (
         torch.load(d / "last.pt", weights_only=True)["state"] for d in (Path("one"), two)

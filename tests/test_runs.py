@@ -31,7 +31,7 @@ SMOKE = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4", "--log-eve
 @pytest.fixture
 def no_curves(monkeypatch):
     """Most of a tiny run's time is matplotlib."""
-    monkeypatch.setattr(train, "curves", lambda *args, **kwargs: None)
+    monkeypatch.setattr(train, "draw_curves", lambda *args, **kwargs: None)
 
 
 def run_began(*argv):
@@ -257,7 +257,7 @@ def finished(tmp_path_factory):
     """A run of 3 steps. Copy what you damage."""
     directory = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "curves", lambda *args, **kwargs: None)
+        patch.setattr(train, "draw_curves", lambda *args, **kwargs: None)
         run_began(*SMOKE, "--steps", 3, "--out", directory)
     return directory
 

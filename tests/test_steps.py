@@ -96,7 +96,7 @@ def penalty(D, x_hat):
 def test_began(tmp_path, flags):
     rates = "" if "--lr-g" in flags else " --lr-g 1e-3 --lr-d 3e-3"
     train, args, state = trained("began", tmp_path / "run", flags + rates, "--sample-every", 2)
-    G, D = train.build(args, args.channels)
+    G, D = train.build(args)
     opt_G = torch.optim.Adam(G.parameters(), lr=args.lr_g, betas=(args.beta1, 0.999))
     opt_D = torch.optim.Adam(D.parameters(), lr=args.lr_d, betas=(args.beta1, 0.999))
     data = train.load_images("synthetic", "none", "train", size=args.size, channels=args.channels)
