@@ -49,8 +49,8 @@ from common.sweep import add_sweep_args, sweep
 
 from . import toy, train
 from .conditions import each_condition, uniform_targets
-from .metrics import ConditionalScores
-from .train import build, load_data, sample
+from .metrics import ConditionalScores, sample
+from .train import build, load_data
 
 FULL = ["--fid-samples", "10000", "--sample-every", "1875", "--save-every", "1875"]
 REDUCED = [
@@ -146,7 +146,8 @@ def parse_args(argv=None):
 def load(path, device):
     """(G, training args, checkpoint) from a checkpoint file alone; its state has the conditions' names and groups."""
     checkpoint = load_checkpoint(path, "cagan")
-    trained = argparse.Namespace(**checkpoint["args"])
+    # a flag that the checkpoint is too old to have gets its default
+    trained = argparse.Namespace(**(vars(train.Args()) | checkpoint["args"]))
     G, _ = build(trained, checkpoint["state"]["groups"])
     load_state(G, checkpoint["state"]["G"], f"G in {path}")
     return G.to(device).eval().requires_grad_(False), trained, checkpoint

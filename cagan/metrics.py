@@ -4,11 +4,46 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
+from common.device import autocast
 from common.metrics import count_tag
 from common.metrics.distances import class_histogram, frechet_distance, moments
-from common.metrics.images import collect, real_features
 from common.metrics.extractors import load_extractor
+from common.metrics.images import collect, real_features
+from common.plots import curves
+from common.runs import read_log
+
+
+@torch.no_grad()
+def sample(G, cnd, args, device, seed=0, batch_size=250):
+    """Yield images (B, C, H, W) asked to have the conditions in the rows of cnd (n, S)."""
+    rng = torch.Generator().manual_seed(seed)
+    for part in cnd.split(batch_size):
+        z = torch.randn(len(part), args.z_dim, generator=rng)
+        with autocast(device, args.amp):
+            images = G(z.to(device), part.to(device))
+        yield images.float()
+
+
+def score(scores, G, n, args, device, check=iter):
+    """The ConditionalScores of n samples, the classes asked for in turn.
+
+    check: passes the batches of samples on, and may stop the run.
+    """
+    classes = len(scores.class_moments)
+    asked = torch.arange(n) % classes
+    batches = sample(G, F.one_hot(asked, classes).float(), args, device)
+    features, logits = scores.collect(check(batches), n)
+    return scores(features, logits, asked)
+
+
+def draw_curves(run):
+    """curves.png of the run in a directory: losses, D's outputs, and each score in its log."""
+    log = read_log(run / "log.jsonl")
+    keys = {key for line in log for key in line if key.startswith(("fid", "conditional"))}
+    panels = [["L_d", "L_g"], ["D_real", "D_fake"], *([key] for key in sorted(keys))]
+    curves(log, panels, run / "curves.png")
 
 
 class ConditionalScores:

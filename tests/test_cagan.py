@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cagan import eval as cagan_eval
-from cagan import toy, train
+from cagan import metrics, toy, train
 from cagan.conditions import (
     condition_names,
     each_condition,
@@ -725,7 +725,7 @@ def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
     args = train.parse_args(["--z-dim", "3"])
     G = lambda z, cnd: torch.cat([z, cnd], 1)
     cnd = torch.eye(4).repeat(3, 1)
-    draw = lambda **k: torch.cat(list(train.sample(G, cnd, args, torch.device("cpu"), **k)))
+    draw = lambda **k: torch.cat(list(metrics.sample(G, cnd, args, torch.device("cpu"), **k)))
     assert torch.equal(draw(batch_size=5)[:, 3:], cnd)
     assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(
         draw(seed=1)[:, :3], draw(seed=2)[:, :3]
@@ -743,7 +743,7 @@ def test_scores_ask_for_the_classes_in_turn():
             return images[:, 3:].argmax(1).tolist(), n, asked.tolist()
 
     args = train.parse_args(["--z-dim", "3"])
-    found = train.score(
+    found = metrics.score(
         Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu")
     )
     assert found == ([0, 1, 2, 3, 0, 1], 6, [0, 1, 2, 3, 0, 1])
@@ -799,8 +799,8 @@ def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
         (["--unbalanced", "5", "5", "--attributes", "Male"], "by class"),
         (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0"),
         (["--mix-ramp", "-0.5"], "at least 0"),
-        (["--unbalanced", "-5", "5"], "an image at least"),
-        (["--unbalanced", "0", "0"], "an image at least"),
+        (["--unbalanced", "-5", "5"], "--unbalanced -5: must be at least 1"),
+        (["--unbalanced", "0", "0"], "--unbalanced 0: must be at least 1"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(words, message):
