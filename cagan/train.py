@@ -280,7 +280,7 @@ def main(argv=None):
                 same = G(z_penalty, cnd)  # the real images' conditions
             epsilon = shard(torch.rand(args.batch_size, generator=rng)).to(device)
             active = active_heads(args, cnd)
-            penalty = args.lambda_gp * gradient_penalty(D, x, same, active, epsilon)
+            penalty = args.lambda_gp * gradient_penalty(D, x, same, epsilon, active)
             L_d = L_d + penalty
 
         opt_D.zero_grad()

@@ -235,7 +235,7 @@ def test_gradient_penalty_of_linear_critics():
     active = T([[1.0, 0, 0]] * 3 + [[0, 1.0, 1.0]] * 2 + [[0, 0, 0]])
     each = (w.norm(dim=0) - 1) ** 2
     expected = (3 * each[0] + 2 * (each[1] + each[2])) / 6
-    assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(
+    assert gradient_penalty(D, x, fake, torch.rand(6), active).item() == pytest.approx(
         expected.item(), rel=1e-4
     )
 
@@ -244,12 +244,12 @@ def test_gradient_penalty_of_linear_critics():
 def test_gradient_penalty_of_a_batch_without_an_active_condition_is_zero(heads):
     D = Discriminator(heads, 16, width=4, convs=1, norm="none")
     x, fake = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)
-    penalty = gradient_penalty(D, x, fake, torch.zeros(2, heads), torch.rand(2))
+    penalty = gradient_penalty(D, x, fake, torch.rand(2), torch.zeros(2, heads))
     assert penalty.shape == () and str(penalty.item()) == "0.0", "not -0.0"
     one = torch.zeros(2, heads)
     one[0, 0] = 1
-    alone = gradient_penalty(D, x[:1], fake[:1], one[:1], T([0.5]))
-    assert gradient_penalty(D, x, fake, one, T([0.5, 0.5])).item() == pytest.approx(
+    alone = gradient_penalty(D, x[:1], fake[:1], T([0.5]), one[:1])
+    assert gradient_penalty(D, x, fake, T([0.5, 0.5]), one).item() == pytest.approx(
         alone.item() / 2, rel=1e-4
     )
 
@@ -279,8 +279,8 @@ def test_the_logs_mean_is_over_the_heads_that_judge():
 def test_gradient_penalty_looks_between_the_images():
     seen = []
     D = lambda x: (seen.append(x.detach()), x.flatten(1) ** 2)[1]
-    x, fake, eps = torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1), T([0.25, 0.5, 1.0])
-    gradient_penalty(D, x, fake, torch.ones(3, 1), eps)
+    x, fake, epsilon = torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1), T([0.25, 0.5, 1.0])
+    gradient_penalty(D, x, fake, epsilon, torch.ones(3, 1))
     assert seen[0].flatten().tolist() == [0.75, 0.5, 0.0]
 
 
@@ -957,7 +957,7 @@ def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, mon
     monkeypatch.setattr(
         train,
         "gradient_penalty",
-        lambda D, x, fake, active, eps: (found.append((fake, active)), D(x).sum() * 0 + 2)[1],
+        lambda D, x, fake, epsilon, active: (found.append((fake, active)), D(x).sum() * 0 + 2)[1],
     )
     metrics = train.main(
         [
