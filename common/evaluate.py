@@ -14,6 +14,7 @@ import os
 import sys
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from .errors import UserError
@@ -181,3 +182,24 @@ def print_metrics(metrics):
             print(f"{key:{width}} {value:.4f}")
         elif not (isinstance(value, list) and value and isinstance(value[0], list)):
             print(f"{key:{width}} {value}")
+
+
+# --- tables of many runs
+
+
+def format_mean_sd(values, digits=".3g", scale=1):
+    """ "mean ± standard deviation" of the values that are numbers, e.g. of seeds; "–" where there is none.
+
+    digits: a format, ".3g" or ".2f". One value has no deviation.
+    """
+    values = scale * np.array([value for value in values if not math.isnan(value)])
+    if not len(values):
+        return "–"
+    mean = f"{values.mean():{digits}}"
+    return f"{mean} ± {values.std(ddof=1):{digits}}" if len(values) > 1 else mean
+
+
+def markdown_table(columns, rows):
+    """A table in Markdown. columns: headings; rows: lists of cells, as many each."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines) + "\n"

@@ -359,3 +359,15 @@ def test_tracker_of_a_folder_is_of_rank_0_alone(pictures, here, monkeypatch):
     (here / "Y/samples").mkdir(parents=True)
     train("sagan_wgangp", pictures / "unlabelled", "Y", "--fid-samples", "16")
     assert not seen
+
+
+def test_mean_and_deviation_in_words():
+    assert evaluate.format_mean_sd([1.0, 2.0, 3.0]) == "2 ± 1"
+    assert evaluate.format_mean_sd([0.125, float("nan"), 0.375], ".2f", 100) == "25.00 ± 17.68"
+    assert evaluate.format_mean_sd([0.5]) == "0.5"
+    assert evaluate.format_mean_sd([float("nan")]) == "–"
+
+
+def test_markdown_table():
+    table = evaluate.markdown_table(["seed", "FID"], [[0, "1.5"], [1, "–"]])
+    assert table == "| seed | FID |\n| --- | --- |\n| 0 | 1.5 |\n| 1 | – |\n"
