@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cagan import eval as cagan_eval
-from cagan import metrics, toy, train
+from cagan import metrics, reproduce, toy, train
 from cagan.conditions import (
     condition_names,
     each_condition,
@@ -1050,7 +1050,7 @@ def test_conditional_scores_see_what_was_asked_for(tmp_path):
 def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     unbalanced = ["--unbalanced", "40", "5", "--norm", "batch", "--steps", "12"]
     monkeypatch.setattr(
-        cagan_eval,
+        reproduce,
         "figure_configs",
         lambda reduced: {
             "12": {"without": ["--loss", "modified_ac"]},
@@ -1077,7 +1077,7 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
         "--smoke --fid-samples 60 --dataset synthetic --amp off --width 4 --steps 12 "
         "--sample-every 6 --save-every 12 --batch-size 8 --z-dim 4 --size 16",
     ]
-    tables = cagan_eval.main(words)
+    tables = reproduce.main(words)
     assert [row["runs"] for row in tables["12"] + tables["mixed"]] == [1, 1, 1]
     for name in ("figure_12.png", "figure_12.md", "figure_mixed.json", "figure_mixed_samples.png"):
         assert (here / "F" / name).stat().st_size > 200
@@ -1089,5 +1089,5 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     ]
     assert log[0] == 0 and log[-1] == 0.5, "mixed after the first epoch: 85 images, batch 8"
     capsys.readouterr()
-    cagan_eval.main(words)
+    reproduce.main(words)
     assert "3 of 3 runs are there" in capsys.readouterr().err

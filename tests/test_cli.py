@@ -217,6 +217,7 @@ def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
 FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
 SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
+    "cagan.reproduce",
     "cagan.toy",
     "mdma.simulate",
     "common.data",
@@ -416,7 +417,7 @@ def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
                 parse_args([flag, value])
     for value in ("-1", "99999999999999999999999"):
         with pytest.raises(SystemExit) as e:
-            parse_args(["--seed", value])
+            run_main(lambda: parse_args(["--seed", value]))
         assert e.value.code == 2 and "--seed" in capsys.readouterr().err
 
 
