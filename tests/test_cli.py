@@ -417,7 +417,7 @@ def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
                 parse_args([flag, value])
     for value in ("-1", "99999999999999999999999"):
         with pytest.raises(SystemExit) as e:
-            run_main(lambda: parse_args(["--seed", value]))
+            run_main(lambda value=value: parse_args(["--seed", value]))
         assert e.value.code == 2 and "--seed" in capsys.readouterr().err
 
 
