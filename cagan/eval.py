@@ -113,7 +113,7 @@ def draw_samples(G, trained, groups, n, device, path, seed=0):
 
 
 def draw_interpolation(G, trained, groups, device, path, seed=0):
-    """From each condition to the next at one z: G between the condition vectors it was trained on."""
+    """From each condition to the next at one z: G between the vectors that it was trained on."""
     rows = each_condition(groups)[:10]
     z = torch.randn(1, trained.z_dim, generator=torch.Generator().manual_seed(seed))
     z = z.expand(len(rows), -1).to(device)

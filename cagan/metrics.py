@@ -1,4 +1,6 @@
-"""Scores of a class-conditional generator: FID in two forms, and whether the classifier sees what was asked for."""
+"""Scores of a class-conditional generator: FID in two forms, and whether a classifier sees in its
+samples what was asked for. Sampling, and the curves of a run.
+"""
 
 import sys
 from pathlib import Path
@@ -13,6 +15,77 @@ from common.metrics.extractors import load_extractor
 from common.metrics.images import collect, real_features
 from common.plots import curves
 from common.runs import read_log
+
+
+class ConditionalScores:
+    """Measures generated images against the labelled `image_set`, whose features are taken once.
+
+    extractor: of common.metrics.extractors.load_extractor; none: the LeNet of the data set.
+    """
+
+    def __init__(self, image_set, device, data_dir, extractor=None):
+        self.split = image_set.split
+        self.extractor = extractor or load_extractor("lenet", image_set.name, device, data_dir)
+        self.real = real_features(
+            self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache"
+        )
+        self.moments = moments(self.real[0])
+        classes = max(len(image_set.classes), int(image_set.labels.max()) + 1)
+        counts = [int((image_set.labels == c).sum()) for c in range(classes)]
+        self.class_moments = [
+            moments(self.real[0][image_set.labels == c]) if count > 1 else None
+            for c, count in enumerate(counts)
+        ]
+        names = image_set.classes or [str(c) for c in range(classes)]
+        if few := [name for name, count in zip(names, counts) if count < 2]:
+            print(
+                f"warning: fid_per_class leaves out {', '.join(few)}: it needs two "
+                f"{self.split} images of a class",
+                file=sys.stderr,
+            )
+
+    def collect(self, batches, n):
+        """(features, logits) of n images."""
+        return collect(self.extractor, batches, n)
+
+    def __call__(self, features, logits, asked):
+        """asked (n,): the class that each image should show. Keys name extractor, count and split.
+
+        fid: of all images (asked in equal shares) against all real ones. fid_per_class: the mean
+        over classes of the Fréchet distance between the images of one class, the paper's form: it
+        also sees when a class is not what was asked for, and has more bias. conditional_accuracy:
+        the share that the classifier (lenet) sees as asked.
+        """
+        tag = f"{self.extractor.name}_{count_tag(len(features))}"
+        scores = {f"fid_{tag}_{self.split}": frechet_distance(*self.moments, *moments(features))}
+        per_class = [
+            frechet_distance(*real, *moments(features[asked == c]))
+            for c, real in enumerate(self.class_moments)
+            if real is not None
+        ]
+        if per_class:
+            scores[f"fid_per_class_{tag}_{self.split}"] = sum(per_class) / len(per_class)
+        if self.extractor.kind == "lenet":
+            scores[f"conditional_accuracy_{tag}"] = (
+                (logits.argmax(1) == asked).double().mean().item()
+            )
+        return scores
+
+    def details(self, logits, asked):
+        """Lists: the accuracy of each class, the classes' histogram, counts (row: asked, column:
+        seen).
+        """
+        S = len(self.class_moments)
+        tag = f"{self.extractor.name}_{count_tag(len(logits))}"
+        confusion = torch.bincount(asked * S + logits[:, :S].argmax(1), minlength=S * S).view(S, S)
+        return {
+            f"conditional_accuracies_{tag}": (confusion.diag() / confusion.sum(1)).tolist(),
+            f"confusion_{tag}": confusion.tolist(),
+            **{f"class_{key}_{tag}": value for key, value in class_histogram(logits).items()},
+        }
+
+
+# --- samples of a run
 
 
 @torch.no_grad()
@@ -44,67 +117,3 @@ def draw_curves(run):
     keys = {key for line in log for key in line if key.startswith(("fid", "conditional"))}
     panels = [["L_d", "L_g"], ["D_real", "D_fake"], *([key] for key in sorted(keys))]
     curves(log, panels, run / "curves.png")
-
-
-class ConditionalScores:
-    """Measures generated images against the labelled `image_set`, whose features are taken once.
-
-    extractor: of common.metrics.images.load_extractor; none: the LeNet of the data set.
-    """
-
-    def __init__(self, image_set, device, data_dir, extractor=None):
-        self.split = image_set.split
-        self.extractor = extractor or load_extractor("lenet", image_set.name, device, data_dir)
-        self.real = real_features(
-            self.extractor, image_set, device=device, cache_dir=Path(data_dir) / "cache"
-        )
-        self.moments = moments(self.real[0])
-        classes = max(len(image_set.classes), int(image_set.labels.max()) + 1)
-        counts = [int((image_set.labels == c).sum()) for c in range(classes)]
-        self.class_moments = [
-            moments(self.real[0][image_set.labels == c]) if count > 1 else None
-            for c, count in enumerate(counts)
-        ]
-        names = image_set.classes or [str(c) for c in range(classes)]
-        if few := [name for name, count in zip(names, counts) if count < 2]:
-            print(
-                f"warning: fid_per_class leaves out {', '.join(few)}: it needs two "
-                f"{self.split} images of a class",
-                file=sys.stderr,
-            )
-
-    def collect(self, batches, n):
-        """(features, logits) of n images."""
-        return collect(self.extractor, batches, n)
-
-    def __call__(self, features, logits, asked):
-        """asked (n,): the class that each generated image should show. Keys name extractor, count and split.
-
-        fid: of all images (asked in equal shares) against all real ones. fid_per_class: the mean over classes of the
-        Fréchet distance between the images of one class, the paper's form: it also sees when a class is not what was
-        asked for, and has more bias. conditional_accuracy: the share that the classifier (lenet) sees as asked.
-        """
-        tag = f"{self.extractor.name}_{count_tag(len(features))}"
-        scores = {f"fid_{tag}_{self.split}": frechet_distance(*self.moments, *moments(features))}
-        per_class = [
-            frechet_distance(*real, *moments(features[asked == c]))
-            for c, real in enumerate(self.class_moments)
-            if real is not None
-        ]
-        if per_class:
-            scores[f"fid_per_class_{tag}_{self.split}"] = sum(per_class) / len(per_class)
-        if self.extractor.kind == "lenet":
-            scores[f"conditional_accuracy_{tag}"] = (
-                (logits.argmax(1) == asked).double().mean().item()
-            )
-        return scores
-
-    def details(self, logits, asked):
-        """Lists: the accuracy of each class, the classes' histogram, counts seen (row: asked, column: seen)."""
-        S, tag = len(self.class_moments), f"{self.extractor.name}_{count_tag(len(logits))}"
-        confusion = torch.bincount(asked * S + logits[:, :S].argmax(1), minlength=S * S).view(S, S)
-        return {
-            f"conditional_accuracies_{tag}": (confusion.diag() / confusion.sum(1)).tolist(),
-            f"confusion_{tag}": confusion.tolist(),
-            **{f"class_{key}_{tag}": value for key, value in class_histogram(logits).items()},
-        }

@@ -1,4 +1,4 @@
-"""Conditional Activation GAN: Improved Auxiliary Classifier GAN. J. Cho, K. Yoon, IEEE Access 8, 2020.
+"""Cho, Yoon: Conditional Activation GAN: Improved Auxiliary Classifier GAN. IEEE Access 8, 2020.
 
 CA-GAN is a conditional GAN as the sum of one GAN per condition; all share every layer but D's last.
 GAN c sees only real images that have c, and generated ones that were asked to have it, so one loss
@@ -46,7 +46,7 @@ def ac_generator_loss(fake: Tensor, cnd_fake: Tensor, groups=None, adv="minimax"
 def classification_loss(logits: Tensor, cnd: Tensor, groups=None) -> Tensor:
     """L_cls = E[−log D_cls(cnd | x)], (3), (4), (9), (10).
 
-    logits, cnd: (B, S). groups: sizes of the exclusive groups, None: one of all S. Returns a scalar.
+    logits, cnd: (B, S). groups: the exclusive groups' sizes, None: one of all S. Returns a scalar.
     """
     groups = list(groups or [logits.shape[1]])
     loss = 0
@@ -218,7 +218,7 @@ def halvings(size: int) -> int:
 
 
 def normalisation(kind: str, channels: int) -> nn.Module:
-    """The layer for --norm: "instance" (§5), "batch" (§6.3) or "none"."""
+    """The layer after a convolution: kind "instance", "batch" or "none"."""
     if kind == "instance":
         return nn.InstanceNorm2d(channels, affine=True)
     if kind == "batch":
@@ -264,8 +264,9 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """D: images (B, C, size, size) -> (B, heads), without squashing. CA-GAN: S, AC-GAN: 1 + S heads.
+    """D: images (B, C, size, size) -> (B, heads), without squashing.
 
+    heads: S for CA-GAN, 1 + S for AC-GAN. norm: "instance" (§5), "batch" (§6.3) or "none".
     inner: normalise neither the first convolution nor the last one.
     """
 

@@ -113,13 +113,13 @@ def figure_configs(reduced):
 
 def cells(configs, seeds):
     """The runs that figures need, for `sweep`; figures share some."""
-    found = {}
+    runs = {}
     for seed in range(seeds):
         for config in configs.values():
             for flags in config.values():
                 name = "-".join(["run", *flags, str(seed)]).replace("--", "")
-                found[name] = {"name": name, "seed": seed, "flags": flags}
-    return list(found.values())
+                runs[name] = {"name": name, "seed": seed, "flags": flags}
+    return list(runs.values())
 
 
 def measure_run(where, _, args):
@@ -213,10 +213,10 @@ def draw_mixed(runs, folder):
 def main(argv=None):
     """{figure: rows of its table}."""
     args = arguments.parse_args(Args, __doc__, argv)
-    wanted = args.figures or [*TITLES, "toy"]
+    chosen = args.figures or [*TITLES, "toy"]
     default = "runs/cagan/figures-reduced" if args.reduced else "runs/cagan/figures"
     folder = Path(args.out or default)
-    configs = {k: config for k, config in figure_configs(args.reduced).items() if k in wanted}
+    configs = {k: config for k, config in figure_configs(args.reduced).items() if k in chosen}
     shared = (REDUCED if args.reduced else FULL) + shlex.split(args.train_flags)
     results = []
     if configs:
@@ -244,7 +244,7 @@ def main(argv=None):
         report = {"flags": shared, "configs": config, "rows": rows, "failed": failed}
         write_json(folder / f"figure_{name}.json", report)
         tables[name] = rows
-    if "toy" in wanted:
+    if "toy" in chosen:
         toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
     return tables
 

@@ -169,7 +169,7 @@ def table(results):
 
 
 def draw_toy(results, path):
-    """Points by the label asked for, and the mean accuracy of the three rare labels over the steps."""
+    """Points by the label asked for, and the rare labels' mean accuracy over the steps."""
     figure, axes = plots.plt.subplots(
         2, len(MIXED_FROM) + 1, figsize=(13, 6.2), layout="constrained"
     )

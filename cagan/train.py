@@ -60,7 +60,7 @@ class Args(arguments.ImageRunArgs):
     adv: Literal[*ADVERSARIAL] = "lsgan"  # adversarial loss (§5)
     lambda_cls: float = 0.1  # λ_cls, weight of modified AC-GAN's L_cls (§6.1; Fig. 13: 0.01 to 1)
     lambda_gp: float = 10.0  # weight of WGAN-GP's penalty (not given; Gulrajani et al. 2017)
-    n_critic: int = 1  # steps of D for one of G (code)
+    n_critic: int = 1  # steps of D per step of G (code)
     norm: Literal["instance", "batch", "none"] = "instance"  # D's normalisation (§5; §6.3: batch)
     norm_inner: bool = False  # leave D's first and last convolution unnormalised (ours; code: all)
     # epochs before batches are mixed, in [0, ∞) (§6.3: 100); none: never
