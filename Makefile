@@ -95,7 +95,7 @@ table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= a
 	$(PY) -m bigan.reproduce --table --reduced $(ARGS)
 
 figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3 and the toy, reduced; ARGS="--seeds 1" …; resumable
-	$(PY) -m cagan.eval --figures --reduced $(ARGS)
+	$(PY) -m cagan.reproduce --reduced $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

@@ -1,20 +1,26 @@
-"""Scores of a class-conditional generator: FID in two forms, and whether the classifier sees what was asked for."""
+"""Scores of a class-conditional generator: FID in two forms, and whether a classifier sees in its
+samples what was asked for. Sampling, and the curves of a run.
+"""
 
 import sys
 from pathlib import Path
 
 import torch
+from torch.nn import functional as F
 
+from common.device import autocast
 from common.metrics import count_tag
 from common.metrics.distances import class_histogram, frechet_distance, moments
-from common.metrics.images import collect, real_features
 from common.metrics.extractors import load_extractor
+from common.metrics.images import collect, real_features
+from common.plots import curves
+from common.runs import read_log
 
 
 class ConditionalScores:
     """Measures generated images against the labelled `image_set`, whose features are taken once.
 
-    extractor: of common.metrics.images.load_extractor; none: the LeNet of the data set.
+    extractor: of common.metrics.extractors.load_extractor; none: the LeNet of the data set.
     """
 
     def __init__(self, image_set, device, data_dir, extractor=None):
@@ -43,11 +49,12 @@ class ConditionalScores:
         return collect(self.extractor, batches, n)
 
     def __call__(self, features, logits, asked):
-        """asked (n,): the class that each generated image should show. Keys name extractor, count and split.
+        """asked (n,): the class that each image should show. Keys name extractor, count and split.
 
-        fid: of all images (asked in equal shares) against all real ones. fid_per_class: the mean over classes of the
-        Fréchet distance between the images of one class, the paper's form: it also sees when a class is not what was
-        asked for, and has more bias. conditional_accuracy: the share that the classifier (lenet) sees as asked.
+        fid: of all images (asked in equal shares) against all real ones. fid_per_class: the mean
+        over classes of the Fréchet distance between the images of one class, the paper's form: it
+        also sees when a class is not what was asked for, and has more bias. conditional_accuracy:
+        the share that the classifier (lenet) sees as asked.
         """
         tag = f"{self.extractor.name}_{count_tag(len(features))}"
         scores = {f"fid_{tag}_{self.split}": frechet_distance(*self.moments, *moments(features))}
@@ -65,11 +72,48 @@ class ConditionalScores:
         return scores
 
     def details(self, logits, asked):
-        """Lists: the accuracy of each class, the classes' histogram, counts seen (row: asked, column: seen)."""
-        S, tag = len(self.class_moments), f"{self.extractor.name}_{count_tag(len(logits))}"
+        """Lists: the accuracy of each class, the classes' histogram, counts (row: asked, column:
+        seen).
+        """
+        S = len(self.class_moments)
+        tag = f"{self.extractor.name}_{count_tag(len(logits))}"
         confusion = torch.bincount(asked * S + logits[:, :S].argmax(1), minlength=S * S).view(S, S)
         return {
             f"conditional_accuracies_{tag}": (confusion.diag() / confusion.sum(1)).tolist(),
             f"confusion_{tag}": confusion.tolist(),
             **{f"class_{key}_{tag}": value for key, value in class_histogram(logits).items()},
         }
+
+
+# --- samples of a run
+
+
+@torch.no_grad()
+def sample(G, cnd, args, device, seed=0, batch_size=250):
+    """Yield images (B, C, H, W) asked to have the conditions in the rows of cnd (n, S)."""
+    rng = torch.Generator().manual_seed(seed)
+    for part in cnd.split(batch_size):
+        z = torch.randn(len(part), args.z_dim, generator=rng)
+        with autocast(device, args.amp):
+            images = G(z.to(device), part.to(device))
+        yield images.float()
+
+
+def score(scores, G, n, args, device, check=iter):
+    """The ConditionalScores of n samples, the classes asked for in turn.
+
+    check: passes the batches of samples on, and may stop the run.
+    """
+    classes = len(scores.class_moments)
+    asked = torch.arange(n) % classes
+    batches = sample(G, F.one_hot(asked, classes).float(), args, device)
+    features, logits = scores.collect(check(batches), n)
+    return scores(features, logits, asked)
+
+
+def draw_curves(run):
+    """curves.png of the run in a directory: losses, D's outputs, and each score in its log."""
+    log = read_log(run / "log.jsonl")
+    keys = {key for line in log for key in line if key.startswith(("fid", "conditional"))}
+    panels = [["L_d", "L_g"], ["D_real", "D_fake"], *([key] for key in sorted(keys))]
+    curves(log, panels, run / "curves.png")

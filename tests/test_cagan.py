@@ -1,4 +1,6 @@
-"""CA-GAN: each equation against values worked out by hand or condition by condition, mixed batches, conditions."""
+"""CA-GAN: each equation against values worked out by hand or condition by condition, mixed batches,
+conditions.
+"""
 
 import math
 
@@ -6,7 +8,7 @@ import pytest
 import torch
 
 from cagan import eval as cagan_eval
-from cagan import toy, train
+from cagan import metrics, reproduce, toy, train
 from cagan.conditions import (
     condition_names,
     each_condition,
@@ -115,7 +117,9 @@ def test_heads_of_absent_conditions_get_exactly_no_gradient(adv):
 
 @pytest.mark.parametrize("P_r, P_g", [(0.55, 0.10), (0.05, 0.10), (0.1, 0.1)])
 def test_lsgan_fixed_point_with_unequal_frequencies(P_r, P_g):
-    """Where real and generated look alike, the best D_c is P_r(c) / (P_r(c) + P_g(c)): the root of the gradient."""
+    """Where real and generated look alike, the best D_c is P_r(c) / (P_r(c) + P_g(c)): the root of
+    the gradient.
+    """
     n = 200
     cnd, cnd_fake = torch.zeros(n, 1), torch.zeros(n, 1)
     cnd[: round(P_r * n)], cnd_fake[: round(P_g * n)] = 1, 1
@@ -173,7 +177,9 @@ def test_ac_gan_by_hand():
     ],
 )
 def test_which_outputs_of_D_each_loss_reaches(loss, from_L_d, from_L_g):
-    """D_adv, D_cls of real images, and with ' of generated ones. CA-GAN has no D_adv: its first condition is idle."""
+    """D_adv, D_cls of real images, and with ' of generated ones. CA-GAN has no D_adv: its first
+    condition is idle.
+    """
     real, cnd, fake, cnd_fake = batch(extra=1)
     if loss == "ca":
         cnd, cnd_fake = (torch.cat([torch.zeros(12, 1), c], 1) for c in (cnd, cnd_fake))
@@ -194,7 +200,9 @@ def test_which_outputs_of_D_each_loss_reaches(loss, from_L_d, from_L_g):
     "loss, depends", [("modified_ac", False), ("modified_ac_with_generated", True), ("ac", True)]
 )
 def test_who_in_D_sees_the_conditions_asked_for(loss, depends):
-    """Modified AC-GAN's L_d leaves D_cls alone on generated images; the original's and §6.1's variant do not."""
+    """Modified AC-GAN's L_d leaves D_cls alone on generated images; the original's and §6.1's
+    variant do not.
+    """
     real, cnd, fake, cnd_fake = batch(extra=1)
     args = train.parse_args(["--loss", loss])
     L_d, _ = train.losses(args, [5], real, cnd, fake, cnd_fake)
@@ -235,7 +243,7 @@ def test_gradient_penalty_of_linear_critics():
     active = T([[1.0, 0, 0]] * 3 + [[0, 1.0, 1.0]] * 2 + [[0, 0, 0]])
     each = (w.norm(dim=0) - 1) ** 2
     expected = (3 * each[0] + 2 * (each[1] + each[2])) / 6
-    assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(
+    assert gradient_penalty(D, x, fake, torch.rand(6), active).item() == pytest.approx(
         expected.item(), rel=1e-4
     )
 
@@ -244,12 +252,12 @@ def test_gradient_penalty_of_linear_critics():
 def test_gradient_penalty_of_a_batch_without_an_active_condition_is_zero(heads):
     D = Discriminator(heads, 16, width=4, convs=1, norm="none")
     x, fake = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)
-    penalty = gradient_penalty(D, x, fake, torch.zeros(2, heads), torch.rand(2))
+    penalty = gradient_penalty(D, x, fake, torch.rand(2), torch.zeros(2, heads))
     assert penalty.shape == () and str(penalty.item()) == "0.0", "not -0.0"
     one = torch.zeros(2, heads)
     one[0, 0] = 1
-    alone = gradient_penalty(D, x[:1], fake[:1], one[:1], T([0.5]))
-    assert gradient_penalty(D, x, fake, one, T([0.5, 0.5])).item() == pytest.approx(
+    alone = gradient_penalty(D, x[:1], fake[:1], T([0.5]), one[:1])
+    assert gradient_penalty(D, x, fake, T([0.5, 0.5]), one).item() == pytest.approx(
         alone.item() / 2, rel=1e-4
     )
 
@@ -279,8 +287,8 @@ def test_the_logs_mean_is_over_the_heads_that_judge():
 def test_gradient_penalty_looks_between_the_images():
     seen = []
     D = lambda x: (seen.append(x.detach()), x.flatten(1) ** 2)[1]
-    x, fake, eps = torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1), T([0.25, 0.5, 1.0])
-    gradient_penalty(D, x, fake, torch.ones(3, 1), eps)
+    x, fake, epsilon = torch.zeros(3, 1, 1, 1), torch.ones(3, 1, 1, 1), T([0.25, 0.5, 1.0])
+    gradient_penalty(D, x, fake, epsilon, torch.ones(3, 1))
     assert seen[0].flatten().tolist() == [0.75, 0.5, 0.0]
 
 
@@ -332,7 +340,9 @@ def test_toy_mixing_brings_rare_labels_back():
     ],
 )
 def test_toy_schedules(monkeypatch, schedule, shares):
-    """Real points have .85 of label 0, G is asked for each label equally often; its loss is of what it was asked."""
+    """Real points have .85 of label 0, G is asked for each label equally often; its loss is of what
+    it was asked.
+    """
     seen, asked = [], []
     monkeypatch.setattr(
         toy,
@@ -357,7 +367,9 @@ def test_toy_schedules(monkeypatch, schedule, shares):
 
 
 def test_toy_spread_and_near(here, monkeypatch):
-    """Points at ±0.6 and ±1.2 from the centres on the x axis: half of them within 3 · 0.3, sd by hand, y exact."""
+    """Points at ±0.6 and ±1.2 from the centres on the x axis: half of them within 3 · 0.3, sd by
+    hand, y exact.
+    """
     offsets = T([[-1.2, 0.0], [-0.6, 0], [0.6, 0], [1.2, 0]])
     points = CENTRES[:, None] + offsets
     monkeypatch.setattr(toy, "train_toy", lambda *a, **k: ([(1, [1.0] * 4)], points))
@@ -442,7 +454,9 @@ def test_unbalanced_set_and_one_hot_conditions():
 
 
 def celeba(root, n=12, size=20):
-    """A tree as CelebA's: n images, of which every second is Male, every third Bald, the others Black_Hair."""
+    """A tree as CelebA's: n images, of which every second is Male, every third Bald, the others
+    Black_Hair.
+    """
     from PIL import Image
 
     folder = root / "celeba" / "img_align_celeba"
@@ -450,9 +464,8 @@ def celeba(root, n=12, size=20):
     rows = [str(n), "Bald Black_Hair Male"]
     for i in range(n):
         Image.new("RGB", (size, size + 4), (20 * i, 0, 0)).save(folder / f"{i:06d}.jpg")
-        rows.append(
-            f"{i:06d}.jpg  {1 if i % 3 == 0 else -1} {-1 if i % 3 == 0 else 1}  {1 if i % 2 == 0 else -1}"
-        )
+        bald, male = (1 if i % every == 0 else -1 for every in (3, 2))
+        rows.append(f"{i:06d}.jpg  {bald} {-bald}  {male}")
     (root / "celeba" / "list_attr_celeba.txt").write_text("\n".join(rows) + "\n")
     (root / "celeba" / "list_eval_partition.txt").write_text(
         "".join(f"{i:06d}.jpg 0\n" for i in range(n))
@@ -577,7 +590,9 @@ def test_shapes(size, channels):
 
 
 def test_parameter_counts_of_the_authors_networks():
-    """Layer by layer: 3x3 convolutions without bias and 2 per channel of norm; the 1x1 one and D's linear have one."""
+    """Layer by layer: 3x3 convolutions without bias and 2 per channel of norm; the 1x1 one and D's
+    linear have one.
+    """
     conv = lambda a, b: 9 * a * b + 2 * b
     assert (
         count(Generator())
@@ -725,7 +740,7 @@ def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
     args = train.parse_args(["--z-dim", "3"])
     G = lambda z, cnd: torch.cat([z, cnd], 1)
     cnd = torch.eye(4).repeat(3, 1)
-    draw = lambda **k: torch.cat(list(train.sample(G, cnd, args, torch.device("cpu"), **k)))
+    draw = lambda **k: torch.cat(list(metrics.sample(G, cnd, args, torch.device("cpu"), **k)))
     assert torch.equal(draw(batch_size=5)[:, 3:], cnd)
     assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(
         draw(seed=1)[:, :3], draw(seed=2)[:, :3]
@@ -743,7 +758,7 @@ def test_scores_ask_for_the_classes_in_turn():
             return images[:, 3:].argmax(1).tolist(), n, asked.tolist()
 
     args = train.parse_args(["--z-dim", "3"])
-    found = train.score(
+    found = metrics.score(
         Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu")
     )
     assert found == ([0, 1, 2, 3, 0, 1], 6, [0, 1, 2, 3, 0, 1])
@@ -799,8 +814,8 @@ def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
         (["--unbalanced", "5", "5", "--attributes", "Male"], "by class"),
         (["--fid-samples", "100", "--attributes", "Male"], "fid-samples 0"),
         (["--mix-ramp", "-0.5"], "at least 0"),
-        (["--unbalanced", "-5", "5"], "an image at least"),
-        (["--unbalanced", "0", "0"], "an image at least"),
+        (["--unbalanced", "-5", "5"], "--unbalanced -5: must be at least 1"),
+        (["--unbalanced", "0", "0"], "--unbalanced 0: must be at least 1"),
     ],
 )
 def test_flags_that_contradict_each_other_are_refused(words, message):
@@ -809,7 +824,9 @@ def test_flags_that_contradict_each_other_are_refused(words, message):
 
 
 def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch, watch_steps):
-    """Gradients in the loop of train.py itself, against ones computed apart: L_d's for D, L_g's for G, one forward."""
+    """Gradients in the loop of train.py itself, against ones computed apart: L_d's for D, L_g's for
+    G, one forward.
+    """
     seen, nets = {}, {}
     monkeypatch.setattr(train, "build", lambda *a: nets.setdefault("both", build(*a)))
 
@@ -845,7 +862,9 @@ def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch, watch_
 def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(
     tmp_path, monkeypatch, watch_steps
 ):
-    """Adam's learning rate is 0 and the batch always the same: then so are L_d's gradients, unless they add up."""
+    """Adam's learning rate is 0 and the batch always the same: then so are L_d's gradients, unless
+    they add up.
+    """
     seen, nets = {"G": [], "D": []}, []
     monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
     monkeypatch.setattr(train, "step_rng", lambda seed, step: step_rng(seed, 1))
@@ -944,7 +963,9 @@ def test_G_is_asked_for_conditions_evenly_or_as_in_the_data(tmp_path, monkeypatc
 
 
 def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, monkeypatch):
-    """Its generated images were asked for what the real ones have; the log, and L_d, have λ times it."""
+    """Its generated images were asked for what the real ones have; the log, and L_d, have λ times
+    it.
+    """
     found = []
     forward = Generator.forward
 
@@ -957,7 +978,7 @@ def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, mon
     monkeypatch.setattr(
         train,
         "gradient_penalty",
-        lambda D, x, fake, active, eps: (found.append((fake, active)), D(x).sum() * 0 + 2)[1],
+        lambda D, x, fake, epsilon, active: (found.append((fake, active)), D(x).sum() * 0 + 2)[1],
     )
     metrics = train.main(
         [
@@ -1029,7 +1050,9 @@ def test_every_loss_trains_and_resumes_exactly(words, tmp_path):
 
 
 def test_conditional_scores_see_what_was_asked_for(tmp_path):
-    """The real images themselves have FID 0 in both forms; asked for wrongly, only the per-class form sees it."""
+    """The real images themselves have FID 0 in both forms; asked for wrongly, only the per-class
+    form sees it.
+    """
     data = load_images("synthetic", "none", "test", 16)
     scores = ConditionalScores(data, torch.device("cpu"), tmp_path)
     features, logits = scores.real
@@ -1050,7 +1073,7 @@ def test_conditional_scores_see_what_was_asked_for(tmp_path):
 def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     unbalanced = ["--unbalanced", "40", "5", "--norm", "batch", "--steps", "12"]
     monkeypatch.setattr(
-        cagan_eval,
+        reproduce,
         "figure_configs",
         lambda reduced: {
             "12": {"without": ["--loss", "modified_ac"]},
@@ -1077,7 +1100,7 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
         "--smoke --fid-samples 60 --dataset synthetic --amp off --width 4 --steps 12 "
         "--sample-every 6 --save-every 12 --batch-size 8 --z-dim 4 --size 16",
     ]
-    tables = cagan_eval.main(words)
+    tables = reproduce.main(words)
     assert [row["runs"] for row in tables["12"] + tables["mixed"]] == [1, 1, 1]
     for name in ("figure_12.png", "figure_12.md", "figure_mixed.json", "figure_mixed_samples.png"):
         assert (here / "F" / name).stat().st_size > 200
@@ -1089,5 +1112,5 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     ]
     assert log[0] == 0 and log[-1] == 0.5, "mixed after the first epoch: 85 images, batch 8"
     capsys.readouterr()
-    cagan_eval.main(words)
+    reproduce.main(words)
     assert "3 of 3 runs are there" in capsys.readouterr().err

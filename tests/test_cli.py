@@ -219,6 +219,7 @@ SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
     "bigan.reproduce",
     "began.reproduce",
+    "cagan.reproduce",
     "cagan.toy",
     "mdma.simulate",
     "sagan_wgangp.reproduce",
@@ -227,6 +228,8 @@ SCRIPTS = [
     "common.metrics.lenet",
 ]
 PLACES = re.compile("DIR|FILE|PATH|PNG|GLOB")
+PLACE_FLAGS = ("data_dir", "out", "resume", "ckpt", "grid_out", "export", "runs")
+PLACE_FLAGS += ("inception_weights", "encoder_weights")
 
 
 class Stop(Exception):
@@ -247,8 +250,7 @@ def test_every_flag_that_names_a_place_expands_the_home_directory(script, monkey
     places = {
         action.dest: action.type
         for action in parsers[0]._actions
-        if PLACES.search(str(action.metavar))
-        or action.dest in ("data_dir", "out", "grid_out", "runs")
+        if PLACES.search(str(action.metavar)) or action.dest in PLACE_FLAGS
     }
     assert places and set(places.values()) == {file_path}, places
 

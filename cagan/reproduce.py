@@ -1,0 +1,253 @@
+"""The paper's figures, by training what they need, and the numbers that it leaves to the eye:
+
+  python -m cagan.reproduce --reduced              Figs. 12, 13, 14, §6.3 and the toy, three seeds
+  python -m cagan.reproduce --figures 14           Fig. 14 at the paper's size (a GPU's work)
+
+Trains --jobs runs at a time under --out; started again, it goes on where it stood. Writes
+figure_<name>.png, .md and .json there.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+if not __package__:  # started as a file
+    print(
+        "error: start this from the repository's root: python -m cagan.reproduce", file=sys.stderr
+    )
+    sys.exit(2)
+
+from common import arguments, plots
+from common.arguments import FilePath
+from common.cli import run_main
+from common.device import bf16_if_fast, choose_device
+from common.errors import UserError
+from common.evaluate import format_mean_sd, markdown_table
+from common.metrics import pick
+from common.runs import read_log, replace_file, write_json
+from common.sweep import sweep
+
+from . import toy, train
+from .eval import draw_classes, draw_samples, load, measure, real_images
+
+TITLES = {
+    "12": "Fig. 12: modified AC-GAN with and without L_cls^g in L_d",
+    "13": "Fig. 13: the weight λ_cls",
+    "14": "Fig. 14: CA-GAN and AC-GANs at a low learning rate",
+    "mixed": "§6.3: unbalanced data, BatchNorm in D",
+}
+SCORES = ("fid_per_class", "fid", "conditional_accuracy")
+
+# flags of every run
+FULL = "--fid-samples 10000 --sample-every 1875 --save-every 1875".split()
+REDUCED = (
+    "--dataset fashion-mnist --width 16 --convs 1 --norm none --beta1 0.5 --lr 1e-3 "
+    f"--amp {bf16_if_fast()} --steps 1500 --fid-samples 2000 --sample-every 250"
+).split()
+
+
+@dataclass
+class Args:
+    # --- figures
+    figures: list[Literal[*TITLES, "toy"]] | None = None  # which ones; none: all
+    reduced: bool = False  # on FashionMNIST with small networks, some hours of two CPU cores
+    seeds: int = 3  # runs per curve
+    jobs: int = os.cpu_count()  # runs at a time
+    threads: int = 1  # of each run
+    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
+    out: FilePath | None = None  # none: runs/cagan/figures or figures-reduced
+
+    # --- measuring
+    n: int = 10_000  # samples for the metrics
+    split: Literal["train", "test"] = "test"  # real images to compare with
+    extractor: Literal["auto", "lenet"] = "auto"  # features for FID, and the classifier
+    # where data sets and features are; none: where the trainings' are
+    data_dir: FilePath | None = None
+    batch_size: int = 250  # samples per forward pass
+    seed: int = 0  # of the samples; in [0, 2^63)
+
+    # --- run
+    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
+
+
+def figure_configs(reduced):
+    """{figure: {label: flags of train.py}}."""
+    modified = ["--loss", "modified_ac"]
+    slow = ["--lr", "3e-4" if reduced else "3e-6"]  # 0.3 times the others' (§6.2)
+    epochs, late = (6, 4) if reduced else (150, 100)
+    unbalanced = ["--unbalanced", "5500", "500", "--norm", "batch"]
+    if reduced:
+        unbalanced.append("--norm-inner")
+    unbalanced += ["--steps", str(epochs * 312)]  # §6.3: 10,000 images, batch 32
+    mixed = [*unbalanced, "--mix-from", str(late)]
+    return {
+        "12": {"with L_cls^g": ["--loss", "modified_ac_with_generated"], "without": modified},
+        "13": {
+            "λ_cls 0.01": [*modified, "--lambda-cls", "0.01"],
+            "λ_cls 0.1": modified,
+            "λ_cls 1": [*modified, "--lambda-cls", "1"],
+            "CA-GAN (no λ_cls)": [],
+        },
+        "14": {
+            "CA-GAN": slow,
+            "modified AC-GAN": [*modified, *slow],
+            "AC-GAN": ["--loss", "ac", *slow],
+        },
+        "mixed": {
+            "modified AC-GAN, not mixed": [*modified, *unbalanced],
+            "modified AC-GAN, mixed": [*modified, *mixed],
+            "CA-GAN, not mixed": unbalanced,
+            "CA-GAN, mixed": mixed,
+        },
+    }
+
+
+# --- runs
+
+
+def cells(configs, seeds):
+    """The runs that figures need, for `sweep`; figures share some."""
+    runs = {}
+    for seed in range(seeds):
+        for config in configs.values():
+            for flags in config.values():
+                name = "-".join(["run", *flags, str(seed)]).replace("--", "")
+                runs[name] = {"name": name, "seed": seed, "flags": flags}
+    return list(runs.values())
+
+
+def measure_run(where, _, args):
+    """The metrics of a finished run."""
+    device = choose_device(args.device)
+    args.ckpt = where
+    G, trained, checkpoint = load(where / "last.pt", device)
+    groups = checkpoint["state"]["groups"]
+    draw_samples(G, trained, groups, 80, device, where / "samples.png")
+    return measure(G, trained, groups, args, device, *real_images(trained, groups, args, device))
+
+
+def score_logs(results, folder):
+    """Of each run the lines of its log that have scores."""
+    logs = [read_log(folder / result["name"] / "log.jsonl") for result in results]
+    return [[line for line in log if pick(line, "fid", None) is not None] for log in logs]
+
+
+# --- numbers, table, figure
+
+
+def numbers(label, results, folder):
+    """What the table says of one curve: lists with a value per seed."""
+    logs = score_logs(results, folder)
+    half = len(logs[0]) // 2 - 1
+    accuracies = [pick(result["metrics"], "conditional_accuracies") for result in results]
+    row = {"label": label, "runs": len(results)}
+    for score in SCORES:
+        row[score] = [pick(result["metrics"], score) for result in results]
+    row["rare_accuracy"] = [float(np.mean(each[1:])) for each in accuracies]
+    row["half_steps"] = logs[0][half]["step"]
+    row["fid_per_class_half"] = [pick(log[half], "fid_per_class") for log in logs]
+    row["results"] = [without_confusion(result) for result in results]
+    return row
+
+
+def without_confusion(result):
+    metrics = {k: v for k, v in result["metrics"].items() if not k.startswith("confusion")}
+    return result | {"metrics": metrics}
+
+
+def table(name, rows):
+    """The rows of `numbers` in Markdown, under the keys of their scores."""
+    columns = {
+        "FID per class, half of the steps": "fid_per_class_half",
+        "FID per class": "fid_per_class",
+        "FID": "fid",
+        "conditional accuracy": "conditional_accuracy",
+        "of classes 1-9": "rare_accuracy",
+    }
+    keys = rows[0]["results"][0]["metrics"]
+    measured = [next(key for key in keys if key.startswith(f"{score}_")) for score in SCORES]
+    seeds = max(row["runs"] for row in rows)
+    cells = [[row["label"], *(format_mean_sd(row[c]) for c in columns.values())] for row in rows]
+    title = f"{TITLES[name]}; mean ± sd over {seeds} seeds, {', '.join(measured)}"
+    return f"{title}\n\n{markdown_table(['', *columns], cells)}"
+
+
+def draw_scores(name, runs, folder):
+    """Scores over the steps: mean of the seeds and their range. runs: {label: results}."""
+    figure, axes = plots.plt.subplots(1, len(SCORES), figsize=(13, 3.4))
+    for i, (label, results) in enumerate(runs.items()):
+        logs = score_logs(results, folder)
+        steps = [line["step"] for line in logs[0]]
+        for axis, score in zip(axes, SCORES):
+            values = np.array([[pick(line, score) for line in log] for log in logs])
+            axis.plot(steps, values.mean(0), color=f"C{i}", label=label)
+            low, high = values.min(0), values.max(0)
+            axis.fill_between(steps, low, high, color=f"C{i}", alpha=0.15, lw=0)
+    for axis, score in zip(axes, SCORES):
+        axis.set(title=score, xlabel="step", yscale="log" if "fid" in score else "linear")
+        axis.grid(alpha=0.3)
+    axes[0].legend(fontsize=8)
+    figure.suptitle(TITLES[name], y=1.02)
+    plots.save_figure(figure, folder / f"figure_{name}.png")
+
+
+def draw_mixed(runs, folder):
+    """Figs. 15-20: samples of each configuration's first run, and the classes seen in them."""
+    figure, axes = plots.plt.subplots(2, len(runs), figsize=(3.4 * len(runs), 7), squeeze=False)
+    for (samples, classes), (label, results) in zip(axes.T, runs.items()):
+        metrics = results[0]["metrics"]
+        samples.imshow(plots.plt.imread(folder / results[0]["name"] / "samples.png"), cmap="gray")
+        samples.axis("off")
+        samples.set_title(label, fontsize=9)
+        draw_classes(classes, metrics, range(len(pick(metrics, "class_counts"))))
+    figure.tight_layout()
+    plots.save_figure(figure, folder / "figure_mixed_samples.png")
+
+
+def main(argv=None):
+    """{figure: rows of its table}."""
+    args = arguments.parse_args(Args, __doc__, argv)
+    chosen = args.figures or [*TITLES, "toy"]
+    default = "runs/cagan/figures-reduced" if args.reduced else "runs/cagan/figures"
+    folder = Path(args.out or default)
+    configs = {k: config for k, config in figure_configs(args.reduced).items() if k in chosen}
+    shared = (REDUCED if args.reduced else FULL) + shlex.split(args.train_flags)
+    results = []
+    if configs:
+        todo = cells(configs, args.seeds)
+        # the last two stand in the settings.json of earlier sweeps, which so go on
+        measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
+        results = sweep(todo, train.main, measure_run, measuring, folder, shared)
+    failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
+    tables = {}
+    for name, config in configs.items():
+        runs = {}
+        for label, flags in config.items():
+            mine = [r for r in results if r["flags"] == flags and "metrics" in r]
+            if mine:
+                runs[label] = mine
+        if not runs:
+            raise UserError(f"no run of figure {name} came through: {'; '.join(failed)}")
+        rows = [numbers(label, mine, folder) for label, mine in runs.items()]
+        draw_scores(name, runs, folder)
+        if name == "mixed":
+            draw_mixed(runs, folder)
+        text = table(name, rows)
+        replace_file(folder / f"figure_{name}.md", text.encode())
+        print(text)
+        report = {"flags": shared, "configs": config, "rows": rows, "failed": failed}
+        write_json(folder / f"figure_{name}.json", report)
+        tables[name] = rows
+    if "toy" in chosen:
+        toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
+    return tables
+
+
+if __name__ == "__main__":
+    run_main(main)
