@@ -56,7 +56,7 @@ REDUCED = (
 class Args:
     # --- figures
     figures: list[Literal[*TITLES, "toy"]] | None = None  # which ones; none: all
-    reduced: bool = False  # on FashionMNIST with small networks, some hours of two CPU cores
+    reduced: bool = False  # FashionMNIST, small networks and few steps (README)
     seeds: int = 3  # runs per curve
     jobs: int = os.cpu_count()  # runs at a time
     threads: int = 1  # of each run

@@ -2,6 +2,7 @@
 conditions.
 """
 
+import json
 import math
 
 import pytest
@@ -263,7 +264,7 @@ def test_gradient_penalty_of_a_batch_without_an_active_condition_is_zero(heads):
 
 
 def test_losses_of_a_batch_without_an_active_condition_are_zero():
-    """Nobody is judged: L_d = L_g = 0, no gradient, and the log's mean over nothing is 0, not nan."""
+    """Nobody is judged: L_d = L_g = 0, no gradient; the log's mean over nothing is 0, not nan."""
     real, cnd, fake, cnd_fake = batch()
     none = torch.zeros_like(cnd)
     for adv in ADVERSARIAL:
@@ -1114,3 +1115,31 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     capsys.readouterr()
     reproduce.main(words)
     assert "3 of 3 runs are there" in capsys.readouterr().err
+
+
+def test_a_figures_numbers_and_table_by_hand(tmp_path):
+    """Two seeds, four measured lines: half way is the second; lines without scores don't count."""
+    results = []
+    for seed in (0, 1):
+        lines = [{"step": 5, "L_d": 1.0}]
+        for i in range(1, 5):
+            fids = {"fid_lenet_60_test": 1.0, "fid_per_class_lenet_60_test": 10.0 * i + seed}
+            lines.append({"step": 10 * i, **fids})
+        metrics = {
+            "fid_lenet_60_test": 2.0,
+            "fid_per_class_lenet_60_test": 3.0 + 2 * seed,
+            "conditional_accuracy_lenet_60": 0.5,
+            "conditional_accuracies_lenet_60": [1.0, 0.2, 0.4],
+            "confusion_lenet_60": [[1]],
+        }
+        (tmp_path / f"run-{seed}").mkdir()
+        log = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"run-{seed}/log.jsonl").write_text(log)
+        results.append({"name": f"run-{seed}", "metrics": metrics})
+    row = reproduce.numbers("CA-GAN", results, tmp_path)
+    assert (row["runs"], row["half_steps"], row["fid_per_class_half"]) == (2, 20, [20.0, 21.0])
+    assert row["rare_accuracy"] == pytest.approx([0.3, 0.3]) and row["fid_per_class"] == [3, 5]
+    assert all("confusion_lenet_60" not in result["metrics"] for result in row["results"])
+    text = reproduce.table("13", [row])
+    assert "over 2 seeds, fid_per_class_lenet_60_test, fid_lenet_60_test, conditional_acc" in text
+    assert "| CA-GAN | 20.5 ± 0.707 | 4 ± 1.41 | 2 ± 0 | 0.5 ± 0 | 0.3 ± 0 |" in text
