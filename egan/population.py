@@ -5,15 +5,16 @@ Three times, with the same methods and the same results up to rounding:
   SharedLoop   the same, but what all fitness scores have in common is computed once
   Batch        row r of every stacked parameter is individual r, and all rows are computed at once
 
-    parents = Batch(networks, adam)                  # μ individuals
-    children = parents.offspring(n_m)                # μ·n_m of them; child j·n_m + h has parent j and mutation h
-    losses = children.mutate(D, z, mutations)        # one Adam step each
-    healthy = children.healthy()                     # no weight or moment is NaN or infinite
+    parents = Batch(networks, adam)             # μ individuals
+    children = parents.offspring(n_m)           # μ·n_m; child j·n_m + h: parent j, mutation h
+    losses = children.mutate(D, z, mutations)   # one Adam step each
+    healthy = children.healthy()                # no weight or moment is NaN or infinite
     F_q, F_d = children.evaluate(D, x, z)
     parents = children.survivors(places)
 
-`adam` makes the optimiser of a list of parameters; `context` is entered for each forward pass (autocast). Every
-individual makes one Adam step a generation, so all have made equally many, and Adam's step count is one number.
+`adam` makes the optimiser of a list of parameters; `context` is entered for each forward pass
+(autocast). Every individual makes one Adam step per generation, so all have made equally many, and
+Adam's step count is one number.
 """
 
 import contextlib
@@ -22,7 +23,7 @@ import copy
 import torch
 from torch.func import functional_call, grad, vmap
 
-from .model import discriminator_loss, diversity_of, fake_loss, quality_fitness, real_loss
+from .model import discriminator_loss, diversity_fitness_of, fake_loss, quality_fitness, real_loss
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -37,7 +38,7 @@ class Loop:
     def __len__(self):
         return len(self.individuals)
 
-    def of(self, individuals):
+    def with_individuals(self, individuals):
         other = copy.copy(self)
         other.individuals = individuals
         return other
@@ -46,20 +47,26 @@ class Loop:
     def sample(self, z):
         """Samples (P, B, …) of all individuals from z (P, B, N_z)."""
         with self.context():
-            return torch.stack([full(G(z_r)) for (G, _), z_r in zip(self.individuals, z)])
+            return torch.stack([to_fp32(G(z_r)) for (G, _), z_r in zip(self.individuals, z)])
 
     def offspring(self, n_m):
-        """n_m copies of every individual: its weights and Adam's moments and step."""
-        return self.of([copy.deepcopy(parent) for parent in self.individuals for _ in range(n_m)])
+        """n_m copies of every individual: weights, Adam's moments and step (departure 13)."""
+        return self.with_individuals(
+            [copy.deepcopy(parent) for parent in self.individuals for _ in range(n_m)]
+        )
 
     def mutate(self, D, z, mutations):
-        """θ ← Adam(∇_θ M_G^h(z, θ), θ), lines 11-12. z (P, B, N_z). Returns the losses (P,), from before the step."""
+        """θ ← Adam(∇_θ M_G^h(z, θ), θ), lines 11-12.
+
+        z (P, B, N_z). mutations: n_m losses of logits; individual r takes number r mod n_m.
+        Returns the losses (P,), from before the step.
+        """
         losses = []
         D.requires_grad_(False)
         for r, (G, opt) in enumerate(self.individuals):
             with self.context():
                 l = D(G(z[r]))
-            loss = mutations[r % len(mutations)](full(l))
+            loss = mutations[r % len(mutations)](to_fp32(l))
             opt.zero_grad()
             loss.backward()
             opt.step()
@@ -68,16 +75,16 @@ class Loop:
         return torch.stack(losses)
 
     def evaluate(self, D, x, z):
-        """F_q and F_d of every individual (P,), line 13, on real samples x (B, …) and z (B', N_z)."""
+        """F_q and F_d of every individual (P,), line 13, on real x (B, …) and z (B', N_z)."""
         F_q, F_d = [], []
         for G, _ in self.individuals:
             with self.context():
                 with torch.no_grad():
                     samples = G(z)
-                real, fake = full(D(x)), full(D(samples))
+                real, fake = to_fp32(D(x)), to_fp32(D(samples))
             gradient = torch.autograd.grad(discriminator_loss(real, fake), list(D.parameters()))
             F_q.append(quality_fitness(fake.detach()))
-            F_d.append(diversity_of([g[None] for g in gradient]))
+            F_d.append(diversity_fitness_of([g[None] for g in gradient]))
         return torch.stack(F_q), torch.cat(F_d)
 
     def healthy(self):
@@ -91,10 +98,10 @@ class Loop:
 
     def survivors(self, places):
         """The individuals at `places` (int64), in that order."""
-        return self.of([self.individuals[r] for r in places.tolist()])
+        return self.with_individuals([self.individuals[r] for r in places.tolist()])
 
     def state_dict(self):
-        """Weights and moments stacked over individuals: {"params": {name: (P, …)}, "exp_avg": …, "step": number}."""
+        """Stacked over individuals: {"params": {name: (P, …)}, "exp_avg": …, "step": number}."""
         rows = [dict(G.named_parameters()) for G, _ in self.individuals]
         state = {
             "params": {name: torch.stack([row[name].detach() for row in rows]) for name in rows[0]},
@@ -136,17 +143,20 @@ class SharedLoop(Loop):
 
 
 def evaluate_each(D, x, samples, context):
-    """F_q and F_d (P,) of samples (P, B', …) against real samples x (B, …), the real half of ∇_w L_D computed once."""
+    """F_q and F_d (P,) of samples (P, B', …) against real samples x (B, …).
+
+    The real half of ∇_w L_D is computed once.
+    """
     F_q, F_d, w = [], [], list(D.parameters())
     with context():
-        real = full(D(x))
+        real = to_fp32(D(x))
     real_gradient = torch.autograd.grad(real_loss(real), w)
     for samples_r in samples:
         with context():
-            fake = full(D(samples_r))
+            fake = to_fp32(D(samples_r))
         gradient = torch.autograd.grad(fake_loss(fake), w)
         F_q.append(quality_fitness(fake.detach()))
-        F_d.append(diversity_of([(a + b)[None] for a, b in zip(gradient, real_gradient)]))
+        F_d.append(diversity_fitness_of([(a + b)[None] for a, b in zip(gradient, real_gradient)]))
     return torch.stack(F_q), torch.cat(F_d)
 
 
@@ -154,11 +164,9 @@ class Batch:
     """All individuals at once: each parameter is stacked (P, …), and one Adam steps the stacks."""
 
     def __init__(self, networks, adam, context=contextlib.nullcontext):
-        self.net, self.adam, self.context = (
-            networks[0],
-            adam,
-            context,
-        )  # of net only the architecture is used
+        self.net = networks[0]  # of which only the architecture is used
+        self.adam = adam
+        self.context = context
         rows = [dict(G.named_parameters()) for G in networks]
         self.params = {
             name: torch.stack([row[name].detach() for row in rows]).requires_grad_()
@@ -178,7 +186,7 @@ class Batch:
     @torch.no_grad()
     def sample(self, z):
         with self.context():
-            return full(vmap(self.G)(self.params, z))
+            return to_fp32(vmap(self.G)(self.params, z))
 
     def offspring(self, n_m):
         if self.children is None:  # their memory is kept from generation to generation
@@ -189,7 +197,7 @@ class Batch:
     def mutate(self, D, z, mutations):
         D.requires_grad_(False)
         with self.context():
-            l = full(vmap(D)(vmap(self.G)(self.params, z)))  # (P, B)
+            l = to_fp32(vmap(D)(vmap(self.G)(self.params, z)))  # (P, B)
         l = l.unflatten(0, (-1, len(mutations)))  # (μ, n_m, B)
         losses = torch.stack([M(l[:, h]) for h, M in enumerate(mutations)], 1).flatten()
         self.opt.zero_grad()
@@ -210,7 +218,7 @@ class Batch:
         """The same as evaluate_each, by one vmap of the gradient."""
 
         def loss_and_logits(w, samples):
-            l = full(functional_call(D, w, (samples,)))
+            l = to_fp32(functional_call(D, w, (samples,)))
             return fake_loss(l), l
 
         w = {name: p.detach() for name, p in D.named_parameters()}
@@ -218,9 +226,9 @@ class Batch:
             gradient, fake = vmap(grad(loss_and_logits, has_aux=True), in_dims=(None, 0))(
                 w, samples
             )
-            real = full(D(x))
+            real = to_fp32(D(x))
         real_gradient = torch.autograd.grad(real_loss(real), list(D.parameters()))
-        F_d = diversity_of([a + b for a, b in zip(gradient.values(), real_gradient)])
+        F_d = diversity_fitness_of([a + b for a, b in zip(gradient.values(), real_gradient)])
         return quality_fitness(fake.detach()), F_d
 
     def healthy(self):
@@ -261,17 +269,17 @@ class Batch:
 
 
 def weights_and_moments(params, opt):
-    """The parameters and what `opt` holds of their moments (before its first step nothing), in a list."""
+    """The parameters and what `opt` holds of their moments: nothing before its first step."""
     moments = [opt.state[p][moment] for p in params if p in opt.state for moment in MOMENTS]
     return [*params, *moments]
 
 
 def all_finite(tensors):
-    """Whether row r of all tensors (P, …) is finite, bool (P,). Seen from its sum: that is quick."""
+    """Whether row r of all tensors (P, …) is finite, bool (P,). Seen from its sum: it is quick."""
     return torch.stack([t.detach().reshape(len(t), -1).sum(1) for t in tensors]).isfinite().all(0)
 
 
-def full(x):
+def to_fp32(x):
     """bf16 (under autocast) to fp32, for the losses."""
     return x.float() if x.dtype == torch.bfloat16 else x
 

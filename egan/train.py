@@ -1,49 +1,37 @@
 """Train E-GAN. Run from the repository's root:
 
-  python -m egan.train                                 8 Gaussians as in the paper (an hour or two on one CPU core)
+  python -m egan.train                                 8 Gaussians, the paper's (CPU: 1 to 2 hours)
   python -m egan.train --quick                         smaller, as E-GAN-GP: some minutes
   python -m egan.train --dataset 25gaussians --gamma 0
-  python -m egan.train --mutations minimax             one mutation and μ = 1: the plain GAN of that loss
-  python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, celeba, folder
-  python -m egan.train --mutations wasserstein --clip 0.01         no E-GAN: WGAN, a row of the paper's tables
+  python -m egan.train --mutations minimax             one mutation and μ = 1: that loss's plain GAN
+  python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, …
+  python -m egan.train --mutations wasserstein --clip 0.01     no E-GAN: WGAN, a row of the tables
   python -m egan.train --resume DIR                    go on, exactly where last.pt stands
 
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z), last.pt.
 """
 
-import functools
 import os
 import sys
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
-if not __package__:  # started as a file: relative imports can't work
-    print(
-        "error: start this as a module from the repository's root: "
-        f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}",
-        file=sys.stderr,
-    )
+if not __package__:  # started as a file
+    print("error: start this from the repository's root: python -m egan.train", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import (
-    UserError,
-    add_run_args,
-    check_ranges,
-    fid_samples,
-    new_parser,
-    parse,
-    positive_int,
-    run_main,
-)
+from common import arguments
+from common.arguments import ImageRunArgs
+from common.cli import run_main
 from common.data import DATASETS, load_images
 from common.device import autocast, check_batch_norm, choose_device, fused_adam
+from common.errors import UserError
+from common.plots import curves
 from common.rng import seed_all, step_rng
-from common.metrics.images import Tracker
-from common.toys import MIXTURES, mixture
-from common.metrics.toy import mmd2, mode_metrics
-from common.plots import curves, densities, save_grid
 from common.runs import Run, read_log
+from common.toys import MIXTURES, mixture
 
 from .model import (
     MUTATIONS,
@@ -56,10 +44,59 @@ from .model import (
     fitness,
     gradient_penalty,
     select,
-    wasserstein,
     wasserstein_discriminator_loss,
+    wasserstein_generator_loss,
 )
 from .population import POPULATIONS
+from .samples import Progress, draw_samples, panels, sample_z
+
+GENERATOR_LOSSES = MUTATIONS | {"wasserstein": wasserstein_generator_loss}
+
+
+@dataclass
+class Args(ImageRunArgs):
+    # --- paper (defaults: the toys'; with images those of Algorithm 1, CIFAR-10)
+    mu: int = 1  # μ, parents (Table III: 1, 2, 4, 8)
+    # each parent has one child per mutation. wasserstein: no E-GAN but the tables' WGAN, alone and
+    # with its own loss of D; needs --clip or --gp
+    mutations: list[Literal[*GENERATOR_LOSSES]] = field(default_factory=lambda: list(MUTATIONS))
+    # random: not in the paper, an ablation
+    selection: Literal["fitness", "random"] = "fitness"
+    # γ, weight of F_d (Table II: 0.5, there called λ; images 0.01: not given, the authors' code)
+    gamma: float = 0.5
+    n_d: int = 1  # n_D, discriminator steps per generation (Algorithm 1: 3; toys 1: authors' code)
+    # real and generated samples that fitness is measured on (not given; the authors' code)
+    eval_batch: int = 256
+    # λ_GP, gradient penalty in D's loss, 0: none (Table III's E-GAN-GP; its weight is not given,
+    # the authors' code uses 2 and 10)
+    gp: float = 0.0
+    # D's weights are clipped to ±this after each of its steps, 0: not (the tables' WGAN; Arjovsky
+    # et al. 2017: 0.01)
+    clip: float = 0.0
+    z_dim: int = 2  # N_z; z is uniform on [-1, 1] (authors' code)
+    # units per layer; images: filters at half size (authors' code: 512; 128). Weak G: fewer
+    width_g: int = 512
+    width_d: int = 512  # the same of D; images: of its first layer
+    d_norm: Literal["batch", "none"] = "batch"  # D's normalisation (authors' code)
+    init: Literal["normal", "he"] = "normal"  # normal: N(0, 0.02²) (authors' code)
+    lr_g: float = 1e-4  # Adam's α for G (Algorithm 1: 2e-4; toys: authors' code)
+    lr_d: float = 1e-4  # Adam's α for D (the same)
+    beta1: float = 0.5  # Adam's β₁ for G, in [0, 1) (Algorithm 1)
+    beta1_d: float = 0.0  # Adam's β₁ for D, in [0, 1) (Algorithm 1: 0.5; toys: authors' code)
+    beta2: float = 0.999  # Adam's β₂, in [0, 1) (authors' code; Algorithm 1 prints 0.99)
+    size: int = 32  # image side: 32, 64, 128
+    channels: Literal[1, 3] | None = None  # none: the data set's own
+
+    # --- run
+    dataset: Literal[*MIXTURES, *DATASETS, "synthetic"] = "8gaussians"  # data to train on
+    steps: int = 100_000  # generations (authors' code)
+    batch_size: int = 64  # m (Algorithm 1: 32; toys: authors' code)
+    # images: at each --sample-every, FID and IS of so many samples of the fittest, against the test
+    # split; 0: none, else at least 4; in [0, ∞)
+    fid_samples: int = 0
+    # how children are computed; auto: shared-loop for images on a CPU, else batch
+    population: Literal["auto", *POPULATIONS] = "auto"
+
 
 IMAGES = dict(
     width_g=128,
@@ -72,170 +109,37 @@ IMAGES = dict(
     beta1_d=0.5,
     gamma=0.01,
 )
-SMALL = dict(width_g=128, width_d=128, init="he", d_norm="none", lr_g=5e-4, lr_d=5e-4)
+QUICK = dict(
+    width_g=128,
+    width_d=128,
+    init="he",
+    d_norm="none",
+    lr_g=5e-4,
+    lr_d=5e-4,
+    steps=8000,
+    gp=1.0,  # without it modes are lost: see README
+)
+SMOKE = dict(
+    width_g=16,
+    width_d=16,
+    size=8,
+    batch_size=8,
+    eval_batch=16,
+    steps=12,
+    log_every=2,
+    sample_every=6,
+    save_every=6,
+)
 PRESETS = {
-    "dataset": {name: IMAGES for name in DATASETS + ("synthetic",)},
-    "quick": {
-        True: SMALL | dict(steps=8000, gp=1.0)
-    },  # without the penalty modes are lost: see README
-    "smoke": {
-        True: dict(
-            width_g=16,
-            width_d=16,
-            size=8,
-            batch_size=8,
-            eval_batch=16,
-            steps=12,
-            log_every=2,
-            sample_every=6,
-            save_every=6,
-        )
-    },
+    "dataset": {name: IMAGES for name in (*DATASETS, "synthetic")},
+    "quick": {True: QUICK},
+    "smoke": {True: SMOKE},
 }
 
 
 def parse_args(argv=None):
-    parser = new_parser(__doc__)
-    paper = parser.add_argument_group(
-        "paper (defaults: the toys'; with images those of Algorithm 1, CIFAR-10)"
-    )
-    paper.add_argument(
-        "--mu", type=positive_int, default=1, help="μ, parents (Table III: 1, 2, 4, 8)"
-    )
-    paper.add_argument(
-        "--mutations",
-        nargs="+",
-        choices=(*MUTATIONS, "wasserstein"),
-        default=list(MUTATIONS),
-        help="each parent has one child per mutation. wasserstein: no E-GAN but the tables' WGAN, "
-        "alone and with its own loss of D; needs --clip or --gp",
-    )
-    paper.add_argument(
-        "--selection",
-        choices=("fitness", "random"),
-        default="fitness",
-        help="random: not in the paper, an ablation",
-    )
-    paper.add_argument(
-        "--gamma",
-        type=float,
-        default=0.5,
-        help="γ, weight of F_d (Table II: 0.5, there called λ; "
-        "images 0.01: not given; the authors' code uses)",
-    )
-    paper.add_argument(
-        "--n-d",
-        type=positive_int,
-        default=1,
-        help="n_D, discriminator steps a generation (Algorithm 1: 3; toys 1: the authors' code)",
-    )
-    paper.add_argument(
-        "--eval-batch",
-        type=positive_int,
-        default=256,
-        help="real and generated samples that fitness is measured on (not given; the authors' code)",
-    )
-    paper.add_argument(
-        "--gp",
-        type=float,
-        default=0.0,
-        metavar="λ_GP",
-        help="gradient penalty in D's loss, 0: none "
-        "(Table III's E-GAN-GP; weight not given; the authors' code uses 2 and 10)",
-    )
-    paper.add_argument(
-        "--clip",
-        type=float,
-        default=0.0,
-        metavar="C",
-        help="D's weights are clipped to [-C, C] after "
-        "each of its steps, 0: not (the tables' WGAN; Arjovsky et al. 2017: 0.01)",
-    )
-    paper.add_argument(
-        "--z-dim", type=positive_int, default=2, help="N_z; z is uniform in [-1, 1] (authors' code)"
-    )
-    paper.add_argument(
-        "--width-g",
-        type=positive_int,
-        default=512,
-        help="units a layer; images: filters at half size (authors' code: 512; 128). Weak G: fewer",
-    )
-    paper.add_argument(
-        "--width-d",
-        type=positive_int,
-        default=512,
-        help="the same of D; images: of its first layer",
-    )
-    paper.add_argument(
-        "--d-norm",
-        choices=("batch", "none"),
-        default="batch",
-        help="D's normalisation (authors' code)",
-    )
-    paper.add_argument(
-        "--init",
-        choices=("normal", "he"),
-        default="normal",
-        help="normal: N(0, 0.02²) (authors' code)",
-    )
-    paper.add_argument(
-        "--lr-g",
-        type=float,
-        default=1e-4,
-        help="Adam's α for G (Algorithm 1: 2e-4; toys: the code)",
-    )
-    paper.add_argument("--lr-d", type=float, default=1e-4, help="Adam's α for D")
-    paper.add_argument("--beta1", type=float, default=0.5, help="Adam's β₁ for G (Algorithm 1)")
-    paper.add_argument(
-        "--beta1-d",
-        type=float,
-        default=0.0,
-        help="Adam's β₁ for D (Algorithm 1: 0.5; toys: the code)",
-    )
-    paper.add_argument(
-        "--beta2",
-        type=float,
-        default=0.999,
-        help="Adam's β₂ (authors' code; Algorithm 1 prints 0.99)",
-    )
-    paper.add_argument("--size", type=int, default=32, help="image side: 32, 64, 128")
-    paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own")
-    add_run_args(
-        parser,
-        datasets=MIXTURES + DATASETS + ("synthetic",),
-        dataset="8gaussians",
-        steps=100_000,
-        batch_size=64,
-        steps_help="generations (authors' code: 100,000)",
-        batch_help="m (Algorithm 1: 32; toys: authors' code)",
-    )
-    parser.add_argument(
-        "--fid-samples",
-        type=fid_samples,
-        default=0,
-        metavar="N",
-        help="images: at each "
-        "--sample-every, FID of N samples of the fittest, against the test split. 0: not",
-    )
-    parser.add_argument(
-        "--population",
-        choices=("auto",) + tuple(POPULATIONS),
-        default="auto",
-        help="how children are computed; auto: shared-loop for images on a CPU, else batch",
-    )
-    args = parse(parser, argv, PRESETS)
-    check_ranges(
-        args,
-        gamma=(0, None),
-        gp=(0, None),
-        clip=(0, None),
-        lr_g=(0, None),
-        lr_d=(0, None),
-        beta1=(0, 0.999999),
-        beta1_d=(0, 0.999999),
-        beta2=(0, 0.999999),
-    )
-    args.mutations = [name for name in (*MUTATIONS, "wasserstein") if name in args.mutations]
+    args = arguments.parse_args(Args, __doc__, argv, PRESETS)
+    args.mutations = [name for name in GENERATOR_LOSSES if name in args.mutations]
     if "wasserstein" in args.mutations and len(args.mutations) > 1:
         raise UserError(
             "--mutations wasserstein is a baseline with its own loss of D: "
@@ -256,6 +160,8 @@ def parse_args(argv=None):
         )
     if args.quick and args.dataset not in MIXTURES:
         raise UserError(f"--quick is a toy problem: choose --dataset {' or '.join(MIXTURES)}")
+    if 0 < args.fid_samples < 4:  # precision and recall need more than k = 3, a covariance two
+        raise UserError(f"--fid-samples {args.fid_samples}: must be 0 or at least 4")
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("E-GAN's population lives in one process: start it without torchrun")
     return args
@@ -278,66 +184,57 @@ def load_data(args, split="train"):
 def build(args):
     """G_θ of the μ parents and D_w of a run, from its arguments alone."""
     if args.dataset in MIXTURES:
-        return (
-            [ToyGenerator(args.z_dim, args.width_g, args.init) for _ in range(args.mu)],
-            ToyDiscriminator(args.width_d, args.d_norm, args.init),
-        )
+        parents = [ToyGenerator(args.z_dim, args.width_g, args.init) for _ in range(args.mu)]
+        return parents, ToyDiscriminator(args.width_d, args.d_norm, args.init)
+    image, init = (args.size, args.channels), args.init
     try:
-        return (
-            [
-                ConvGenerator(args.z_dim, args.size, args.channels, args.width_g, args.init)
-                for _ in range(args.mu)
-            ],
-            ConvDiscriminator(args.size, args.channels, args.width_d, args.d_norm, args.init),
-        )
+        parents = [ConvGenerator(args.z_dim, *image, args.width_g, init) for _ in range(args.mu)]
+        return parents, ConvDiscriminator(*image, args.width_d, args.d_norm, init)
     except ValueError as e:
         raise UserError(f"--size {args.size}: {e}") from None
 
 
-def sample_z(*shape, args, rng):
-    """z (…, N_z), uniform in [-1, 1]."""
-    return torch.rand(*shape, args.z_dim, generator=rng) * 2 - 1
+def rank_without_fitness(mu, n_m, rng):
+    """In F's place: a random order of the children; of one mutation's, their parents' order."""
+    if n_m == 1:
+        return -torch.arange(mu).float()
+    return -torch.randperm(mu * n_m, generator=rng).argsort().float()
 
 
 def main(argv=None):
     args = parse_args(argv)
-    toy, n_m, m = args.dataset in MIXTURES, len(args.mutations), args.batch_size
+    toy = args.dataset in MIXTURES
+    wgan = args.mutations == ["wasserstein"]
+    mu, n_m, m, n_D = args.mu, len(args.mutations), args.batch_size, args.n_d
+    mutations = [GENERATOR_LOSSES[name] for name in args.mutations]
+    D_loss = wasserstein_discriminator_loss if wgan else discriminator_loss
 
     # --- setup
     device = choose_device(args.device)
     seed_all(args.seed)
 
     # --- data
-    data = load_data(args)
+    data, test_set = load_data(args), None
     if not toy:
         args.channels = data.to(device).channels
         if args.fid_samples:
-            track = Tracker(load_data(args, "test"), args.dataset, device, args.data_dir, "auto")
-    z_of = functools.partial(sample_z, args=args)
+            test_set = load_data(args, "test")
+    progress = Progress(args, device, test_set)
 
     # --- networks and optimisers (Algorithm 1, "Require")
-    networks, D = build(args)
+    parents, D = build(args)
     D.to(device)
-    kind = (
-        args.population
-        if args.population != "auto"
-        else "batch"
-        if toy or device.type != "cpu"
-        else "shared-loop"
-    )
+    kind = args.population
+    if kind == "auto":
+        kind = "batch" if toy or device.type != "cpu" else "shared-loop"
     population = POPULATIONS[kind](
-        [G.to(device) for G in networks],
+        [G.to(device) for G in parents],
         adam=lambda p: fused_adam(p, device, lr=args.lr_g, betas=(args.beta1, args.beta2)),
         context=lambda: autocast(device, args.amp),
     )
     opt_D = fused_adam(D.parameters(), device, lr=args.lr_d, betas=(args.beta1_d, args.beta2))
-    wgan = args.mutations == ["wasserstein"]
-    D_loss = wasserstein_discriminator_loss if wgan else discriminator_loss
-    mutations = [wasserstein] if wgan else [MUTATIONS[name] for name in args.mutations]
     selected = torch.zeros(n_m)  # survivors of each mutation since the last line of the log
-    F_q = F_d = torch.zeros(args.mu * n_m, device=device)
-    fixed_z = z_of(2000 if toy else 64, rng=step_rng(args.seed, 0)).to(device)
-
+    F_q = F_d = torch.zeros(mu * n_m, device=device)
     shape = (2,) if toy else (args.channels, args.size, args.size)
     check_batch_norm("--batch-size", m, 1, (D, shape))
     check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
@@ -347,56 +244,52 @@ def main(argv=None):
     start, values = run.resume(population=population, D=D, opt_D=opt_D)
     selected = values.get("selected", selected)
     run.announce(
-        f"E-GAN, μ = {args.mu}, mutations {', '.join(args.mutations)}, γ = {args.gamma}, selection by "
-        f"{args.selection}, on {args.dataset}, {device} ({kind}): generations {start + 1} to {args.steps}"
+        f"E-GAN, μ = {mu}, mutations {', '.join(args.mutations)}, γ = {args.gamma}, "
+        f"selection by {args.selection}, on {args.dataset}, {device} ({kind}): "
+        f"generations {start + 1} to {args.steps}"
     )
 
     # --- Algorithm 1 (line 1)
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
-        x, _ = data.batch(step - 1, args.n_d * m + args.eval_batch, args.seed, device)
+        x, _ = data.batch(step - 1, n_D * m + args.eval_batch, args.seed, device)
+        x_D, x_F = x[: n_D * m], x[n_D * m :]  # fitness: on what D has not seen (departure 12)
 
-        for x_k in x[: args.n_d * m].split(m):  # lines 2-3
-            z = z_of(args.mu, m // args.mu, rng=rng).to(device)  # m/μ for each parent
+        for x_k in x_D.split(m):  # lines 2-3, departure 1
+            z = sample_z((mu, m // mu), args, rng).to(device)  # m/μ for each parent (departure 3)
             fake = population.sample(z).flatten(0, 1)  # (m, …)
             with autocast(device, args.amp):
                 real_logits, fake_logits = D(x_k).float(), D(fake).float()
-            L_D = D_loss(real_logits, fake_logits)  # lines 4-5
+            L_D = D_loss(real_logits, fake_logits)  # lines 4-5, departure 2
             opt_D.zero_grad()
             L_D.backward()
             if args.gp:  # E-GAN-GP
-                (
-                    args.gp
-                    * gradient_penalty(D, x_k, fake, torch.rand(m, generator=rng).to(device))
-                ).backward()
+                epsilon = torch.rand(m, generator=rng).to(device)
+                (args.gp * gradient_penalty(D, x_k, fake, epsilon)).backward()
             opt_D.step()  # line 6
             if args.clip:  # WGAN
                 clip_weights(D, args.clip)
 
-        z = z_of(args.mu * n_m, m, rng=rng).to(device)  # line 10
+        z = sample_z((mu * n_m, m), args, rng).to(device)  # line 10
         children = population.offspring(n_m)  # lines 8-9
         losses = children.mutate(D, z, mutations)  # lines 11-12
-        healthy = losses.isfinite() & children.healthy()
+        healthy = losses.isfinite() & children.healthy()  # departure 16
 
         by_fitness = args.selection == "fitness" and n_m > 1  # else F is only logged
-        z = z_of(args.eval_batch, rng=rng).to(device)  # drawn at each step: rng goes on below
+        z = sample_z((args.eval_batch,), args, rng).to(device)
         if by_fitness or (run.due(step, args.log_every) and not wgan):
-            F_q, F_d = children.evaluate(D, x[args.n_d * m :], z)  # line 13
+            F_q, F_d = children.evaluate(D, x_F, z)
         if by_fitness:
-            F = fitness(F_q, F_d, args.gamma)
-        elif n_m > 1:
-            F = (
-                -torch.randperm(args.mu * n_m, generator=rng).argsort().float().to(device)
-            )  # in a random order
+            F = fitness(F_q, F_d, args.gamma)  # line 13
         else:
-            F = -torch.arange(args.mu, device=device).float()  # in theirs
+            F = rank_without_fitness(mu, n_m, rng).to(device)
         F = F.where(healthy, torch.nan)
         if not F.isfinite().any():
             raise UserError(
                 f"step {step}: no child has finite loss, weights and fitness, and L_D is "
                 f"{float(L_D.detach()):.4g}. {run._last_good()}"
             )
-        places = select(F, args.mu)  # line 16
+        places = select(F, mu)  # line 16
         population = children.survivors(places)  # line 17
         selected += torch.bincount(places.cpu() % n_m, minlength=n_m)
 
@@ -405,51 +298,21 @@ def main(argv=None):
         if not wgan:
             logged |= {"F_q": F_q[places[0]], "F_d": F_d[places[0]]}
         run.check(step, **logged)
-        measured = {}
         if run.due(step, args.sample_every):
-            samples = population.sample(fixed_z.expand(args.mu, -1, -1))[0].cpu()  # of the fittest
+            samples = progress.samples(population).cpu()
             run.check(step, samples=samples)
-            if toy:
-                real, _ = data.sample(len(samples), step_rng(args.seed, 0))
-                measured = mode_metrics(samples, data) | {
-                    "mmd2": mmd2(samples, real, 1.0, unbiased=True)
-                }
-                densities(
-                    {data.name: real, f"generation {step}": samples},
-                    run.dir / "samples" / f"step_{step:08d}.png",
-                    limit=2,
-                )
-            else:
-                save_grid(samples, run.dir / "samples" / f"step_{step:08d}.png")
-                if args.fid_samples:
-                    z = z_of(args.fid_samples, rng=step_rng(args.seed, 0)).to(device)
-                    images = (
-                        population.sample(part.expand(args.mu, -1, -1))[0] for part in z.split(250)
-                    )
-                    measured = track(run.checked(step, images), args.fid_samples)
-        run.log(
-            step,
-            **logged,
-            **measured,
-            **{
-                f"selected_{name}": share
-                for name, share in zip(args.mutations, selected / selected.sum())
-            },
-        )
+            picture = run.dir / "samples" / f"step_{step:08d}.png"
+            draw_samples(samples, args.dataset, picture, f"generation {step}")
+            logged |= progress.scores(population, samples, run, step)
+        shares = selected / selected.sum()
+        logged |= {f"selected_{name}": share for name, share in zip(args.mutations, shares)}
+        run.log(step, **logged)
         if step % args.log_every == 0:
             selected = torch.zeros(n_m)
         if run.due(step, args.save_every):
             run.save(step, population=population, D=D, opt_D=opt_D, selected=selected)
             curves(read_log(run.dir / "log.jsonl"), panels(args), run.dir / "curves.png", smooth=10)
     return run.metrics
-
-
-def panels(args):
-    """What curves.png shows."""
-    found = [["L_D"], ["F_q"], ["F_d"], [f"selected_{name}" for name in args.mutations]]
-    if args.mutations == ["wasserstein"]:  # F takes D as sigmoid(l), which a WGAN's critic is not
-        found = [["L_D"]]
-    return found + ([["mmd2"], ["modes"]] if args.dataset in MIXTURES else [])
 
 
 if __name__ == "__main__":

@@ -11,7 +11,15 @@ import common.runs
 
 REPO = Path(__file__).resolve().parent.parent
 FOLDERS = sorted(path.parent.name for path in REPO.glob("*/train.py"))
-PICTURES = ("save_grid", "curves", "densities", "surface", "draw_features", "draw_curves")
+PICTURES = (
+    "save_grid",
+    "draw_samples",
+    "curves",
+    "densities",
+    "surface",
+    "draw_features",
+    "draw_curves",
+)
 
 
 def smoke_run(folder, out, *flags):

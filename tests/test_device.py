@@ -255,7 +255,7 @@ def test_every_folder_refuses_one_sample_per_process_before_it_makes_a_run(
 def test_one_sample_trains_where_it_can(here, monkeypatch, folder, words):
     """Without BatchNorm, or on maps larger than 1x1."""
     module = importlib.import_module(f"{folder}.train")
-    for name in ("curves", "save_grid", "densities"):
+    for name in ("curves", "save_grid", "draw_samples", "densities"):
         monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
     assert module.main([*words, "--batch-size", "1", "--steps", "2", "--out", "x"])["step"] == 2
 
@@ -336,7 +336,7 @@ TRACKED = {
 def test_training_makes_no_float64_on_an_apple_gpu(here, monkeypatch, folder):
     module = importlib.import_module(f"{folder}.train")
     monkeypatch.setattr(module, "choose_device", lambda name: APPLE)
-    for name in ("curves", "save_grid", "densities", "draw_features"):
+    for name in ("curves", "save_grid", "draw_samples", "densities", "draw_features"):
         monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
     with apple_device(monkeypatch):
         last = module.main([*TRACKED[folder], "--steps", "2", "--sample-every", "2", "--out", "x"])

@@ -16,7 +16,7 @@ from common.metrics.images import Tracker
 from common.toys import mixture
 from common.metrics.toy import mmd2
 from egan import eval as egan_eval
-from egan import train
+from egan import reproduce, tables, train
 from egan.model import (
     MUTATIONS,
     ConvDiscriminator,
@@ -26,7 +26,7 @@ from egan.model import (
     clip_weights,
     discriminator_loss,
     diversity_fitness,
-    diversity_of,
+    diversity_fitness_of,
     fitness,
     gradient_penalty,
     heuristic,
@@ -34,8 +34,8 @@ from egan.model import (
     minimax,
     quality_fitness,
     select,
-    wasserstein,
     wasserstein_discriminator_loss,
+    wasserstein_generator_loss,
 )
 from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each
 
@@ -155,15 +155,15 @@ def test_diversity_of_a_gradient_whose_square_overflows():
     """Two children; one's Σ (∂L_D/∂w)² is beyond float32. Norms 5 and 5e30."""
     gradient = [T([[3.0, 0.0], [3e30, 0.0]]), T([[4.0], [4e30]])]
     assert gradient[0].square().isinf().any()
-    assert diversity_of(gradient).tolist() == pytest.approx(
+    assert diversity_fitness_of(gradient).tolist() == pytest.approx(
         [-math.log(5), -math.log(5) - 30 * math.log(10)]
     )
-    assert diversity_of([torch.zeros(1, 3)]).item() == diversity_fitness(T(0.0)).item()
-    assert not diversity_of([T([[1.0, INF], [1.0, NAN]])]).isfinite().any()
+    assert diversity_fitness_of([torch.zeros(1, 3)]).item() == diversity_fitness(T(0.0)).item()
+    assert not diversity_fitness_of([T([[1.0, INF], [1.0, NAN]])]).isfinite().any()
 
 
 def test_the_wasserstein_baseline_by_hand():
-    assert wasserstein(T([1.0, -4.0])).item() == 1.5
+    assert wasserstein_generator_loss(T([1.0, -4.0])).item() == 1.5
     assert wasserstein_discriminator_loss(T([1.0, 2.0]), T([5.0])).item() == 3.5
     D = ToyDiscriminator(8)
     clip_weights(D, 0.01)
@@ -515,7 +515,7 @@ def test_states_pass_from_version_to_version(Version, Other):
 @pytest.fixture(autouse=True)
 def no_pictures(monkeypatch):
     """Training draws nothing here: that takes longer than these runs' steps. The smoke test looks for its pictures."""
-    monkeypatch.setattr(train, "densities", lambda *a, **k: None)
+    monkeypatch.setattr(train, "draw_samples", lambda *a, **k: None)
     monkeypatch.setattr(train, "curves", lambda *a, **k: None)
 
 
@@ -1148,20 +1148,20 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
         "--train-flags",
         " ".join([*SMALL, "--steps", "2"]),
     ]
-    table = egan_eval.main(argv)
+    table = reproduce.main(argv)
     assert len(table["rows"]) == 12 and (tmp_path / "table2_25gaussians.png").exists()
     text = (tmp_path / "table2.md").read_text()
     assert "GAN-Minimax | 2.94 / 1.89" in text and "random selection | –" in text
     lines = (tmp_path / "results.jsonl").read_text().splitlines()
     assert len(lines) == 12 and not any("error" in json.loads(line) for line in lines)
     (tmp_path / "results.jsonl").write_text("\n".join(lines[:-2]) + "\n")
-    egan_eval.main(argv)
+    reproduce.main(argv)
     assert "10 of 12 runs are there" in capsys.readouterr().err
     again = (tmp_path / "results.jsonl").read_text().splitlines()
     metrics = lambda lines: [json.loads(line)["metrics"] for line in lines]
     assert metrics(again) == metrics(lines)
     with pytest.raises(UserError, match="other flags"):
-        egan_eval.main([*argv[:-2], "--train-flags=--smoke"])
+        reproduce.main([*argv[:-2], "--train-flags=--smoke"])
 
 
 def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, monkeypatch):
@@ -1185,7 +1185,7 @@ def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, mon
         "--train-flags",
         f"{flags} --fid-samples 90",
     ]
-    table = egan_eval.main(argv)
+    table = reproduce.main(argv)
     assert [row["method"] for row in table] == [
         "GAN-Heuristic",
         "GAN-Least-squares",
@@ -1221,18 +1221,18 @@ def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, mon
 
 
 def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkeypatch):
-    sweep, asked = egan_eval.sweep, []
+    sweep, asked = reproduce.sweep, []
 
     def two_of_them(cells, *more):  # all would be eight trainings
         asked.extend(cells)
         return sweep([c for c in cells if c["method"] in ("E-GAN-GP (μ = 2)", "WGAN-GP")], *more)
 
-    monkeypatch.setattr(egan_eval, "sweep", two_of_them)
+    monkeypatch.setattr(reproduce, "sweep", two_of_them)
     flags = (
         "--size 8 --width-g 4 --width-d 4 --z-dim 8 --batch-size 8 --eval-batch 8 --n-d 1 --steps 2 "
         "--sample-every 100 --save-every 100"
     )
-    table = egan_eval.main(
+    table = reproduce.main(
         [
             "--table3",
             "--dataset",
@@ -1269,7 +1269,7 @@ def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkey
     assert (tmp_path / "table3.png").exists() and json.loads(
         (tmp_path / "table3.json").read_text()
     )["rows"]
-    assert {c["method"] for c in asked} == set(egan_eval.TABLE_III) and len(asked) == 16
+    assert {c["method"] for c in asked} == set(reproduce.TABLE_III) and len(asked) == 16
 
 
 def trained_by(flags):
@@ -1289,7 +1289,7 @@ def test_rows_of_the_image_tables_are_the_papers_methods_and_numbers():
         "DCGAN (without GP)": (1, 1, False, "batch", 3, 0),
         "WGAN-GP": (1, 1, True, "none", 5, 0),
     }
-    assert {name: trained_by(flags) for name, (flags, _) in egan_eval.TABLE_III.items()} == expected
+    assert {name: trained_by(flags) for name, flags in reproduce.TABLE_III.items()} == expected
     paper = {
         "E-GAN-GP (μ = 1)": (7.13, 33.2),
         "E-GAN-GP (μ = 2)": (7.23, 31.6),
@@ -1300,11 +1300,10 @@ def test_rows_of_the_image_tables_are_the_papers_methods_and_numbers():
         "DCGAN (without GP)": (6.64, None),
         "WGAN-GP": (6.68, 40.2),
     }
-    for name, (_, (score, fid)) in egan_eval.TABLE_III.items():
+    for name in reproduce.TABLE_III:
+        score, fid = tables.TABLE_III[name]
         assert (float(score.split(" ± ")[0]), None if fid == "–" else float(fid)) == paper[name]
-    clipped, penalised = (
-        trained_by(egan_eval.ROBUSTNESS_FLAGS[name]) for name in ("WGAN", "WGAN-GP")
-    )
+    clipped, penalised = (trained_by(reproduce.ROBUSTNESS[name]) for name in ("WGAN", "WGAN-GP"))
     assert clipped == (1, 1, False, "batch", 5, 0.01) and penalised == expected["WGAN-GP"]
 
 
@@ -1314,8 +1313,8 @@ def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypa
             cell["metrics"] = {"fid_lenet_10k_test": float(i)}
         return cells
 
-    monkeypatch.setattr(egan_eval, "sweep", numbered)
-    table = egan_eval.main(["--robustness", "--seeds", "1", "--out", str(tmp_path)])
+    monkeypatch.setattr(reproduce, "sweep", numbered)
+    table = reproduce.main(["--robustness", "--seeds", "1", "--out", str(tmp_path)])
     assert len(table) == 24
     widths = {
         "baseline": ("128", "128"),
@@ -1323,7 +1322,7 @@ def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypa
         "weak D": ("128", "32"),
         "weak both": ("32", "32"),
     }
-    names = list(egan_eval.ROBUSTNESS)
+    names = list(tables.ROBUSTNESS)
     assert names == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP", "E-GAN (μ = 1)", "E-GAN (μ = 4)"]
     for row in table:
         i = list(widths).index(row["column"]) * 6 + names.index(row["method"])
@@ -1335,10 +1334,10 @@ def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypa
 
 
 def test_the_kernel_nearest_to_the_papers_baselines_is_found():
-    paper = egan_eval.TABLE_II
+    paper = tables.TABLE_II
     exact = {(d, m): [paper[d][m][0] / 100] for d in paper for m in paper[d]}
     off = {key: [2 * v[0]] for key, v in exact.items()}
-    ranking = egan_eval.nearest_kernel({"off": off, "right": exact})
+    ranking = tables.nearest_kernel({"off": off, "right": exact})
     assert ranking[0] == ("right", pytest.approx(0)) and ranking[1] == ("off", pytest.approx(LN2))
 
 
