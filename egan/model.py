@@ -43,8 +43,8 @@ def fake_loss(fake_logits: Tensor) -> Tensor:
 def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor) -> Tensor:
     """E (‖∇_x̂ l(x̂)‖ − 1)² at x̂ = ε x + (1 − ε) G(z): E-GAN-GP's, in L_D only.
 
-    Gulrajani et al. 2017. real, fake: (B, …) of one shape; epsilon: (B,), in [0, 1]. Returns a scalar in [0, ∞),
-    differentiable in w.
+    Gulrajani et al. 2017. real, fake: (B, …) of one shape; epsilon: (B,), in [0, 1]. Returns a
+    scalar in [0, ∞), differentiable in w.
     """
     epsilon = epsilon.view(-1, *[1] * (real.dim() - 1))
     x_hat = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
