@@ -928,6 +928,12 @@ def test_toys_train_and_are_measured(tmp_path, dataset):
         assert np.asarray(image).std() > 10
 
 
+@pytest.mark.parametrize("flags", [[], ["--compare", "--ablation"]])
+def test_one_table_is_asked_for(flags):
+    with pytest.raises(UserError, match="--compare .* or --ablation"):
+        reproduce.parse_args(flags)
+
+
 def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = "--smoke --width 4 --n-critic 1 --steps 8 --fid-samples 80"
@@ -972,8 +978,6 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     assert (folder / "results.jsonl").read_text() == before
     with pytest.raises(UserError, match="the rows are GAN"):
         reproduce.main(["--compare", "--only", "VAE"])
-    with pytest.raises(UserError, match="--compare .* or --ablation"):
-        reproduce.main([])
 
 
 # --- critics alone
