@@ -34,7 +34,7 @@ from common.evaluate import (
     say_written,
     write_eval,
 )
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import load_checkpoint, load_state, read_log
 
 from .thesis_log import comparable, draw_curves, thesis_table
@@ -116,8 +116,8 @@ def slerp(z0, z1, t):
 
 def draw_classes(metrics, classes, path):
     """What the classifier sees in the samples, against the data's equal shares."""
-    counts = np.array(pick(metrics, "class_counts"))
-    entropy = pick(metrics, "class_entropy")
+    counts = np.array(find_metric(metrics, "class_counts"))
+    entropy = find_metric(metrics, "class_entropy")
     figure, axis = plots.plt.subplots(figsize=(7, 2.4))
     axis.bar(range(len(counts)), 100 * counts / counts.sum())
     axis.axhline(100 / len(counts), color="k", lw=1, ls="--")
@@ -163,7 +163,7 @@ def main(argv=None):
         write_eval(where, path, checkpoint, {}, device, thesis_table=table)
         metrics = measure(G, trained, args, device, real_set, extractor)
         write_eval(where, path, checkpoint, metrics, device, thesis_table=table)
-        if pick(metrics, "class_counts", None):
+        if find_metric(metrics, "class_counts", None):
             draw_classes(metrics, real_set.classes, where / "classes.png")
     print_metrics(metrics)
     for row in table:

@@ -29,7 +29,7 @@ from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import reference
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import load_checkpoint, write_json
 
 from .eval import load, load_data, measure, sample
@@ -87,9 +87,9 @@ def draw(results, rows, path):
         axis.imshow(plots.grid(images, 12).squeeze(), cmap="gray")
         axis.axis("off")
         axis.set_title(
-            f"γ = {result['gamma']}: FID {pick(result, 'fid'):.1f}, "
-            f"recall {pick(result, 'recall'):.2f}, "
-            f"class entropy {pick(result, 'class_entropy'):.2f}, step {result['step']}",
+            f"γ = {result['gamma']}: FID {find_metric(result, 'fid'):.1f}, "
+            f"recall {find_metric(result, 'recall'):.2f}, "
+            f"class entropy {find_metric(result, 'class_entropy'):.2f}, step {result['step']}",
             fontsize=8,
         )
     plots.save_figure(figure, path)

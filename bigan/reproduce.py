@@ -30,9 +30,9 @@ from common.data import CLASSES, DATASETS
 from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import only, sweep
+from common.sweep import select_rows, sweep
 
 from . import eval as evaluation
 from . import train
@@ -112,7 +112,7 @@ def measure_run(where, _, args):
 
 def run_rows(args, name, rows, dataset):
     """Train and measure rows ({row: flags}) x --seeds. -> (folder, {row: results, one per seed})"""
-    rows = only(rows, args.only)
+    rows = select_rows(rows, args.only)
     shared = ["--dataset", dataset]
     if args.reduced:
         name, shared = f"{name}-reduced", [*shared, "--quick"]
@@ -140,7 +140,7 @@ def write_table(folder, name, results, text):
 
 def metric(results, key, digits=".1f", scale=1):
     """mean ± sd over the seeds of the metric `key`."""
-    return format_mean_sd([pick(r["metrics"], key) for r in results], digits, scale)
+    return format_mean_sd([find_metric(r["metrics"], key) for r in results], digits, scale)
 
 
 def seconds(results):
@@ -203,7 +203,7 @@ def curve(log, space):
 def untrained_accuracy(metrics, space):
     """Of the encoder with its initial weights: by the log's smaller bank, if it was measured."""
     accuracy = metrics.get(f"1nn_untrained_{space}_10k_2k")
-    return pick(metrics, f"1nn_untrained_{space}") if accuracy is None else accuracy
+    return find_metric(metrics, f"1nn_untrained_{space}") if accuracy is None else accuracy
 
 
 def draw_table(folder, results, dataset):
@@ -245,7 +245,7 @@ def mode_table(results):
     columns += ["high quality", "s per run"]
     rows = []
     for method, found in results.items():
-        each = ", ".join(str(pick(r["metrics"], "modes_hit")) for r in found)
+        each = ", ".join(str(find_metric(r["metrics"], "modes_hit")) for r in found)
         row = [method, PAPER_MODES.get(method, "–"), metric(found, "modes_hit"), each]
         row += [metric(found, "modes_hit_recon"), metric(found, "modes")]
         rows.append([*row, metric(found, "high_quality", ".2f"), seconds(found)])

@@ -34,7 +34,7 @@ from common.evaluate import (
     say_written,
     write_eval,
 )
-from common.metrics import pick
+from common.metrics import find_metric
 from common.metrics.images import image_metrics
 from common.runs import load_checkpoint, load_state
 
@@ -127,8 +127,8 @@ def draw_interpolation(G, trained, groups, device, path, seed=0):
 
 def draw_classes(axis, metrics, names):
     """Classes seen in images that were asked for equally often (dashed), and how rightly."""
-    counts = np.array(pick(metrics, "class_counts"))
-    right = np.array(pick(metrics, "conditional_accuracies"))
+    counts = np.array(find_metric(metrics, "class_counts"))
+    right = np.array(find_metric(metrics, "conditional_accuracies"))
     places = range(len(counts))
     axis.bar(places, 100 * counts / counts.sum(), color="C0", label="seen")
     axis.bar(places, 100 * right / len(right), width=0.4, color="C1", label="asked for and seen")
@@ -163,7 +163,7 @@ def main(argv=None):
         draw_interpolation(G, trained, groups, device, where / "interpolation.png", args.seed)
         metrics = measure(G, trained, groups, args, device, real_set, extractor)
         write_eval(where, path, checkpoint, metrics, device, conditions=names)
-        if pick(metrics, "class_counts", None):
+        if find_metric(metrics, "class_counts", None):
             figure, axis = plots.plt.subplots(figsize=(7, 2.4))
             draw_classes(axis, metrics, names)
             plots.save_figure(figure, where / "classes.png")

@@ -29,7 +29,7 @@ from common.cli import run_main
 from common.device import bf16_if_fast, choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
 from common.sweep import sweep
 
@@ -135,7 +135,7 @@ def measure_run(where, _, args):
 def score_logs(results, folder):
     """Of each run the lines of its log that have scores."""
     logs = [read_log(folder / result["name"] / "log.jsonl") for result in results]
-    return [[line for line in log if pick(line, "fid", None) is not None] for log in logs]
+    return [[line for line in log if find_metric(line, "fid", None) is not None] for log in logs]
 
 
 # --- numbers, table, figure
@@ -145,13 +145,13 @@ def numbers(label, results, folder):
     """What the table says of one curve: lists with a value per seed."""
     logs = score_logs(results, folder)
     half = len(logs[0]) // 2 - 1
-    accuracies = [pick(result["metrics"], "conditional_accuracies") for result in results]
+    accuracies = [find_metric(result["metrics"], "conditional_accuracies") for result in results]
     row = {"label": label, "runs": len(results)}
     for score in SCORES:
-        row[score] = [pick(result["metrics"], score) for result in results]
+        row[score] = [find_metric(result["metrics"], score) for result in results]
     row["rare_accuracy"] = [float(np.mean(each[1:])) for each in accuracies]
     row["half_steps"] = logs[0][half]["step"]
-    row["fid_per_class_half"] = [pick(log[half], "fid_per_class") for log in logs]
+    row["fid_per_class_half"] = [find_metric(log[half], "fid_per_class") for log in logs]
     row["results"] = [without_confusion(result) for result in results]
     return row
 
@@ -185,7 +185,7 @@ def draw_scores(name, runs, folder):
         logs = score_logs(results, folder)
         steps = [line["step"] for line in logs[0]]
         for axis, score in zip(axes, SCORES):
-            values = np.array([[pick(line, score) for line in log] for log in logs])
+            values = np.array([[find_metric(line, score) for line in log] for log in logs])
             axis.plot(steps, values.mean(0), color=f"C{i}", label=label)
             low, high = values.min(0), values.max(0)
             axis.fill_between(steps, low, high, color=f"C{i}", alpha=0.15, lw=0)
@@ -205,7 +205,7 @@ def draw_mixed(runs, folder):
         samples.imshow(plots.plt.imread(folder / results[0]["name"] / "samples.png"), cmap="gray")
         samples.axis("off")
         samples.set_title(label, fontsize=9)
-        draw_classes(classes, metrics, range(len(pick(metrics, "class_counts"))))
+        draw_classes(classes, metrics, range(len(find_metric(metrics, "class_counts"))))
     figure.tight_layout()
     plots.save_figure(figure, folder / "figure_mixed_samples.png")
 

@@ -104,7 +104,7 @@ def say_written(what):
 def reference(load_data, trained, args, device):
     """(real images to compare with, extractor or None), loaded first so that errors come first.
 
-    load_data: the folder's, (training args, split) -> ImageSet. args: of add_eval_args; without
+    load_data: the folder's, (training args, split) -> ImageSet. args: of arguments.EvalArgs; without
     --split it is "test".
     """
     set_data_dir(trained, args)

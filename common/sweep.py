@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import json
 import multiprocessing
-import os
 import shlex
 import sys
 import time
@@ -16,30 +15,12 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .cli import file_path, positive_int
 from .device import choose_device
 from .errors import UserError
 from .runs import environment, load_checkpoint, read_log, replace_file, write_json
 
 
-def add_sweep_args(group, *, seeds, out):
-    """The flags that every table of many runs has. seeds: runs a cell; out: what the help says of
-    --out.
-    """
-    group.add_argument("--seeds", type=positive_int, default=seeds, help="runs a cell")
-    group.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
-    group.add_argument("--threads", type=positive_int, default=1, help="of each run")
-    group.add_argument(
-        "--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run"
-    )
-    group.add_argument("--out", type=file_path, metavar="DIR", help=out)
-
-
-def add_only_arg(group):
-    group.add_argument("--only", nargs="+", metavar="ROW", help="only these rows of the table")
-
-
-def only(rows, names):
+def select_rows(rows, names):
     """The part of `rows` ({name: flags}) that --only asks for; all, if `names` is empty or None."""
     if unknown := [name for name in names or () if name not in rows]:
         raise UserError(f"--only {', '.join(unknown)}: the rows are {', '.join(rows)}")

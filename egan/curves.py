@@ -5,7 +5,7 @@ curves: {method: [the lines of a run's log that have scores, of each run]}.
 
 from common import plots
 from common.evaluate import markdown_table
-from common.metrics import pick
+from common.metrics import find_metric
 
 from .tables import mean_sd, summary
 
@@ -32,10 +32,10 @@ def curve_numbers(curves):
                 "generations": last[0]["step"],
                 "equal_seconds": equal,
                 "generations_per_s": summary([line["step"] / line["seconds"] for line in last]),
-                "is_last": summary([pick(line, "is") for line in last], best=max),
-                "is_equal_time": summary([pick(line, "is") for line in at_equal], best=max),
-                "fid_last": summary([pick(line, "fid") for line in last]),
-                "fid_equal_time": summary([pick(line, "fid") for line in at_equal]),
+                "is_last": summary([find_metric(line, "is") for line in last], best=max),
+                "is_equal_time": summary([find_metric(line, "is") for line in at_equal], best=max),
+                "fid_last": summary([find_metric(line, "fid") for line in last]),
+                "fid_equal_time": summary([find_metric(line, "fid") for line in at_equal]),
                 "generations_equal_time": [line["step"] for line in at_equal],
             }
         )
@@ -70,7 +70,7 @@ def draw_curves(curves, n, path):
         for j, curve in enumerate(runs):
             style = {"color": f"C{i}", "label": None if j else method}
             for row, what in zip(axes, ("is", "fid")):
-                score = [pick(line, what) for line in curve]
+                score = [find_metric(line, what) for line in curve]
                 row[0].plot([line["step"] for line in curve], score, **style)
                 row[1].plot([line["seconds"] for line in curve], score, **style)
     axes[0, 0].set(ylabel=f"IS ({n:,} samples)")

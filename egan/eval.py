@@ -22,7 +22,8 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import plots
-from common.arguments import EvalArgs, parse_args
+from common import arguments
+from common.arguments import EvalArgs
 from common.cli import run_main
 from common.device import autocast, choose_device
 from common.errors import UserError
@@ -124,7 +125,7 @@ def draw_interpolation(G, trained, args, device, path):
 
 
 def main(argv=None):
-    args = parse_args(Args, __doc__, argv)
+    args = arguments.parse_args(Args, __doc__, argv)
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "egan")
     G, trained, checkpoint = load(path, device, args.individual)

@@ -11,7 +11,7 @@ import torch
 
 from common import plots
 from common.evaluate import format_mean_sd, markdown_table
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import read_log
 from common.toys import MIXTURES, mixture
 
@@ -77,7 +77,7 @@ def runs_of(results, table, method):
 
 def metric(runs, what, **more):
     """The summary of a metric over runs."""
-    return summary([pick(run["metrics"], what) for run in runs], **more)
+    return summary([find_metric(run["metrics"], what) for run in runs], **more)
 
 
 def load_samples(folder, run, n):
@@ -99,7 +99,9 @@ def mmd_columns(results):
         for kind in ("biased", "unbiased", "root"):
             column = columns[f"{kind} s={s:g}"] = {}
             for r in results:
-                value = pick(r["metrics"], f"mmd2_{'biased' if kind == 'root' else kind}_s{s:g}")
+                value = find_metric(
+                    r["metrics"], f"mmd2_{'biased' if kind == 'root' else kind}_s{s:g}"
+                )
                 value = math.sqrt(value) if kind == "root" else value
                 column.setdefault((r["table"], r["method"]), []).append(value)
     return columns
@@ -188,7 +190,7 @@ def draw_table2(folder, results, methods):
         shown = {data: mixture(data).sample(10_000, torch.Generator().manual_seed(0))[0]}
         for method in methods:
             runs = runs_of(results, data, method)
-            runs.sort(key=lambda run: pick(run["metrics"], "mmd2_unbiased_s1"))
+            runs.sort(key=lambda run: find_metric(run["metrics"], "mmd2_unbiased_s1"))
             if runs:
                 run = runs[(len(runs) - 1) // 2]
                 shown[f"{method}, seed {run['seed']}"] = load_samples(folder, run, 10_000)
@@ -208,8 +210,8 @@ def table3_numbers(folder, results, methods, real):
             "method": "real data",
             "paper": TABLE_III["real data"],
             "metrics": real,
-            "is": summary([pick(real, "is")], best=max),
-            "fid": summary([pick(real, "fid")]),
+            "is": summary([find_metric(real, "is")], best=max),
+            "fid": summary([find_metric(real, "fid")]),
         }
     ]
     for method, flags in methods.items():

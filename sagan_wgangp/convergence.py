@@ -5,7 +5,7 @@ import math
 import numpy as np
 from scipy.stats import spearmanr
 
-from common.metrics import pick
+from common.metrics import find_metric
 
 
 def stability(log, key):
@@ -25,7 +25,7 @@ def stability(log, key):
 
 def fid_curve(log):
     """[(step, FID, IS), …] of a run."""
-    curve = [(line["step"], pick(line, "fid"), pick(line, "is")) for line in log]
+    curve = [(line["step"], find_metric(line, "fid"), find_metric(line, "is")) for line in log]
     return [point for point in curve if not math.isnan(point[1])]
 
 

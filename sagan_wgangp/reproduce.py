@@ -34,9 +34,9 @@ from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import only, sweep
+from common.sweep import select_rows, sweep
 
 from . import train
 from .convergence import fid_curve, loss_versus_quality, stability
@@ -169,13 +169,13 @@ DIGITS = {  # the table's columns
 def columns(metrics):
     """{column: value} of a run's metrics."""
     return {
-        "FID": pick(metrics, "fid"),
+        "FID": find_metric(metrics, "fid"),
         "best FID (2k)": metrics["best_FID_2k"],
-        "IS": pick(metrics, "is"),
-        "recall": pick(metrics, "recall"),
-        "share of classes ≥ 1 %": pick(metrics, "class_coverage"),
-        "class entropy": pick(metrics, "class_entropy"),
-        "diversity": pick(metrics, "diversity"),
+        "IS": find_metric(metrics, "is"),
+        "recall": find_metric(metrics, "recall"),
+        "share of classes ≥ 1 %": find_metric(metrics, "class_coverage"),
+        "class entropy": find_metric(metrics, "class_entropy"),
+        "diversity": find_metric(metrics, "diversity"),
         "L_D noise": metrics["L_D"]["noise"],
         "L_D drift": metrics["L_D"]["drift"],
         "L_G drift": metrics["L_G"]["drift"],
@@ -271,7 +271,7 @@ def draw_grids(runs, folder):
 def main(argv=None):
     args = parse_args(argv)
     name = "compare" if args.compare else "ablation"
-    rows = only(COMPARE if args.compare else ablation(not args.no_quick), args.only)
+    rows = select_rows(COMPARE if args.compare else ablation(not args.no_quick), args.only)
     folder = Path(args.out or f"runs/sagan_wgangp/{name}")
     shared = ["--fid-samples", "2000"]
     if not args.no_quick:

@@ -28,7 +28,7 @@ from began.thesis_log import THESIS_LOG, thesis_table
 from common.errors import UserError
 from common.torchvision_cpu import import_torchvision
 from common.rng import step_rng
-from common.metrics import pick
+from common.metrics import find_metric
 from common.runs import read_log
 
 T = torch.tensor
@@ -693,7 +693,7 @@ def test_class_histogram_figure_and_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     train.main(["--smoke", "--steps", "2", "--out", "r"])
     metrics = began_eval.main(["--ckpt", "r/last.pt", "--n", "90"])
-    counts = pick(metrics, "class_counts")
+    counts = find_metric(metrics, "class_counts")
     assert sum(counts) == 90 and len(counts) == 10 and "class_counts_lenet_random_90" in metrics
     assert all("lenet_random_90" in key for key in metrics)
     assert (tmp_path / "r/classes.png").exists()

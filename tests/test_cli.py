@@ -5,7 +5,9 @@ import importlib
 import json
 import re
 import subprocess
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -14,14 +16,19 @@ from common.cli import (
     CHANGEABLE,
     Parser,
     UserError,
-    add_run_args,
     file_path,
-    new_parser,
-    parse,
     run_main,
+)
+from common.arguments import (
+    EvalArgs,
+    ImageRunArgs,
+    comments_and_sections,
+    parse_args,
+    refuse_out_of_range,
 )
 from common.data import DATASETS
 
+FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
 PRESETS = {
     "arch": {"b": dict(width=20, lr=0.2, depth=2)},
     "quick": {True: dict(width=30, steps=5)},
@@ -29,23 +36,94 @@ PRESETS = {
 }
 
 
+@dataclass
+class Table(ImageRunArgs):
+    # --- paper
+    arch: Literal["a", "b"] = "a"
+    width: int = 10  # units per layer
+    depth: int = 1
+    # how fast it learns,
+    # a float
+    lr: float = 0.1  # (§2)
+    beta: float = 0.5  # in [0, 1)
+    patience: int = 0  # 0: never; in [0, ∞)
+    pair: tuple[int, int] | None = None
+    names: list[str] | None = None
+
+    # --- run
+    dataset: Literal["real", "toy"] = "real"
+    steps: int = 100  # updates
+    batch_size: int = 8
+
+
 def flags(*argv, presets=PRESETS):
-    parser = new_parser("doc")
-    paper = parser.add_argument_group("paper")
-    paper.add_argument("--arch", choices=("a", "b"), default="a")
-    paper.add_argument("--width", type=int, default=10)
-    paper.add_argument("--depth", type=int, default=1)
-    paper.add_argument("--lr", type=float, default=0.1)
-    add_run_args(
-        parser,
-        steps=100,
-        batch_size=8,
-        datasets=("real", "toy"),
-        dataset="real",
-        steps_help="steps",
-        batch_help="batch",
+    return parse_args(Table, "doc", list(argv), presets)
+
+
+# --- a dataclass as the table of arguments
+
+
+def test_a_field_gives_its_flag_type_default_and_help(capsys):
+    args = flags("--pair", "3", "4", "--names", "x", "y", "--lr", "1", "--quick", presets=None)
+    assert (args.pair, args.names, args.lr, args.quick) == ([3, 4], ["x", "y"], 1.0, True)
+    assert isinstance(args, Table) and flags().lr == 0.1 and flags().names is None
+    with pytest.raises(SystemExit) as e:
+        flags("--help")
+    page = " ".join(capsys.readouterr().out.split())
+    assert e.value.code == 0 and "how fast it learns, a float (§2) (default: 0.1)" in page
+    assert (
+        page.index("paper: --arch")
+        < page.index("--width WIDTH units per layer")
+        < page.index("run:")
     )
-    return parse(parser, list(argv), presets)
+    assert page.index("run:") < page.index("--steps STEPS updates (default: 100)")
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--width", "0"], "--width 0: must be at least 1"),
+        (["--lr", "-1"], "--lr -1.0: must be at least 0 and finite"),
+        (["--lr", "nan"], "--lr nan: must be at least 0 and finite"),
+        (["--lr", "inf"], "--lr inf: must be at least 0 and finite"),
+        (["--beta", "1"], "--beta 1.0: must be at least 0 and below 1"),
+        (["--patience", "-1"], "--patience -1: must be at least 0"),
+        (["--pair", "3", "0"], "--pair 0: must be at least 1"),
+        (["--seed", "-1"], "--seed -1: must be at least 0 and below 9.22337e+18"),
+    ],
+)
+def test_a_value_outside_of_the_stated_range_is_refused(words, message):
+    with pytest.raises(UserError) as e:
+        flags(*words)
+    assert str(e.value) == message
+
+
+def test_values_at_the_ends_of_a_range_are_taken():
+    args = flags("--beta", "0", "--lr", "0", "--patience", "0", "--seed", str(2**62))
+    assert (args.beta, args.lr, args.patience, args.seed) == (0, 0, 0, 2**62)
+
+
+@pytest.mark.parametrize("script", ["train", "eval", "reproduce"])
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_every_default_lies_in_its_own_range_and_every_flag_is_explained(folder, script):
+    """A comment that only mentions an interval would be taken for the field's range."""
+    if not (Path(began.__file__).parent.parent / folder / f"{script}.py").exists():
+        return
+    module = importlib.import_module(f"{folder}.{script}")
+    table = getattr(module, "Args", EvalArgs)
+    refuse_out_of_range(table(), table)
+    comments, sections = comments_and_sections(table)
+    unexplained = {name for name, comment in comments.items() if not comment}
+    assert not unexplained, unexplained
+    assert "options" not in sections.values()
+
+
+def test_presets_may_depend_on_what_was_typed():
+    def presets(args):
+        return {"quick": {True: dict(width=30 if args.dataset == "toy" else 31)}}
+
+    assert flags("--quick", "--dataset", "toy", presets=presets).width == 30
+    assert flags("--quick", presets=presets).width == 31
 
 
 def saved_run(directory, *argv):
@@ -214,7 +292,6 @@ def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
 # --- paths
 
 
-FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
 SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
     "bigan.reproduce",

@@ -18,7 +18,7 @@ from common import plots
 from common.data import ImageSet as RealImageSet
 from common.data import load_images
 from common.errors import UserError
-from common.metrics import pick
+from common.metrics import find_metric
 from common.metrics import efficientnet
 from common.metrics import distances
 from common.metrics import extractors
@@ -878,7 +878,7 @@ def test_efficientnet_takes_other_sizes_grey_and_many(effnet, monkeypatch):
 
 def test_efficientnet_is_named_in_every_key(effnet):
     assert effnet.name == "effnet_lite0" and not any(p.requires_grad for p in effnet.parameters())
-    assert pick({"fid_effnet_lite0_10k_test": 3.0}, "fid") == 3.0
+    assert find_metric({"fid_effnet_lite0_10k_test": 3.0}, "fid") == 3.0
     state = torch.get_rng_state()
     extractors.load_extractor("efficientnet", "any")
     assert torch.equal(torch.get_rng_state(), state)

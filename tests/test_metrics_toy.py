@@ -7,7 +7,7 @@ import torch
 
 from common.cli import UserError
 from common.rng import step_rng
-from common.metrics import count_tag, pick
+from common.metrics import count_tag, find_metric
 from common.toys import MIXTURES, mixture
 from common.metrics.toy import mmd2, mmd2s, mode_metrics, toy_metrics
 
@@ -216,13 +216,15 @@ def test_keys_name_bandwidth_estimator_and_count():
         "mode_kl_500",
     }
     assert abs(found["mmd2_unbiased_s1_500"]) < 0.01
-    assert pick(found, "modes") == found["modes_500"]
-    assert pick(found, "mmd2_biased_s0.5") == found["mmd2_biased_s0.5_500"]
+    assert find_metric(found, "modes") == found["modes_500"]
+    assert find_metric(found, "mmd2_biased_s0.5") == found["mmd2_biased_s0.5_500"]
     metrics = {
         "fid_per_class_lenet_2.5k_test": 1,
         "fid_inception_tf_10k_test": 2,
         "1nn_E_60k_10k": 3,
     }
-    found = [pick(metrics, what, None) for what in ("fid", "fid_per_class", "1nn_E", "1nn", "is")]
+    found = [
+        find_metric(metrics, what, None) for what in ("fid", "fid_per_class", "1nn_E", "1nn", "is")
+    ]
     assert found == [2, 1, 3, None, None]
     assert [count_tag(n) for n in (10_000, 2500, 1234, 500)] == ["10k", "2.5k", "1234", "500"]

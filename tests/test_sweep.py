@@ -7,7 +7,7 @@ import pytest
 
 from common.cli import UserError
 from common.runs import read_log, save_atomic
-from common.sweep import only, sweep
+from common.sweep import select_rows, sweep
 
 
 def namespace(**more):
@@ -117,7 +117,7 @@ def test_a_result_cut_short_costs_only_itself(tmp_path):
 
 def test_only_these_rows_in_the_tables_order():
     rows = {"GAN": ["--a"], "WGAN": [], "ALI": ["--b"]}
-    assert list(only(rows, ["ALI", "GAN"]).items()) == [("GAN", ["--a"]), ("ALI", ["--b"])]
-    assert only(rows, None) == rows
+    assert list(select_rows(rows, ["ALI", "GAN"]).items()) == [("GAN", ["--a"]), ("ALI", ["--b"])]
+    assert select_rows(rows, None) == rows
     with pytest.raises(UserError, match="--only VAE: the rows are GAN, WGAN, ALI"):
-        only(rows, ["GAN", "VAE"])
+        select_rows(rows, ["GAN", "VAE"])

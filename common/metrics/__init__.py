@@ -13,7 +13,7 @@ def count_tag(n: int) -> str:
     return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)
 
 
-def pick(metrics: dict, what: str, default=math.nan):
+def find_metric(metrics: dict, what: str, default=math.nan):
     """The first value in `metrics` whose key is `what` and such a tag; `default` if there is none."""
     key = re.compile(re.escape(what) + r"(_(lenet|inception|effnet)\w*?)?_[\d.]+k?(_.*)?")
     return next((value for k, value in metrics.items() if key.fullmatch(k)), default)
