@@ -217,12 +217,13 @@ def check_ranges(args, **ranges):
             )
 
 
-def parse(parser, argv=None, presets=None):
+def parse(parser, argv=None, presets=None, retired=None):
     """Parse; then fill in presets: defaults < presets in order < what was typed.
 
     presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where the flag has
     that value; or a function from the Namespace of what was typed, with defaults, to such a dict. With --resume the saved run's args take the place of defaults and presets, and a typed flag that
-    contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
+    contradicts them is refused unless it is in CHANGEABLE. retired: {flag that there was: its value that changed nothing};
+    a saved run that has it with another value is refused. Returns a Namespace.
     """
     unset = object()
     typed = vars(
@@ -238,6 +239,9 @@ def parse(parser, argv=None, presets=None):
                 f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory"
             )
         saved = read_args(typed["resume"])
+        for name, value in (retired or {}).items():
+            if saved.get(name) == value:
+                del saved[name]
         saved |= {
             name: file_path(saved[name]) for name in paths if isinstance(saved.get(name), str)
         }

@@ -1,7 +1,7 @@
 """Jets: JetNet, its PYTHIA twin, your own or toys, in one format, and batches of jets with similar n.
 
     train = load_jets("pythia", "t", 30, "data", "train")
-    batch = train[bucketed_indices(train.n, 128, seed=0, step=0)].trimmed()     # padded to its largest n, §3
+    batch = train[bucketed_indices(train.n, 128, seed=0, step=0)]     # of similar n, §3
 
 Features, in this order (§2), relative to the jet's axis and pT and without units:
 η_rel = η − η_jet;  φ_rel = φ − φ_jet in [−π, π);  pT_rel = pT / pT_jet. Particles are massless and hardest first.
@@ -25,7 +25,8 @@ from textwrap import shorten
 import numpy as np
 import torch
 
-from common.cli import UserError
+from common.errors import UserError
+from common.metrics.jets import jet_mass, present
 from common.runs import replace_file
 
 FEATURES = ("eta_rel", "phi_rel", "pt_rel")
@@ -61,14 +62,6 @@ class Jets:
     def __getitem__(self, index):
         """The jets of an index tensor, a slice or a bool tensor."""
         return Jets(self.particles[index], self.mask[index])
-
-    def to(self, device):
-        return Jets(self.particles.to(device), self.mask.to(device))
-
-    def trimmed(self):
-        """The same jets padded only to the largest n among them."""
-        n = int(self.n.max())
-        return Jets(self.particles[:, :n], self.mask[:, :n])
 
 
 def hardest_first(particles):
@@ -318,6 +311,38 @@ def _say(line):
 
 
 # --- files --------------------------------------------------------------------------------------------------
+
+
+def export(jets, jet_type, folder):
+    """Generated jets, hardest particle first, as samples.npz and as <type>.hdf5 or <type>150.hdf5.
+
+    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has JetNet's own names and layout;
+    of the jet's own features only mass / pT and n are known: pT is written as 1 and eta as 0.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "samples.npz", folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5"]
+    try:
+        _write_jets(hardest_first(jets), *files)
+    except BaseException:  # also Ctrl-C: half a file looks like a whole one
+        for file in files:
+            file.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+        raise
+    print(f"{len(jets):,} jets in {files[0]} and {files[1]}")
+
+
+def _write_jets(jets, npz, hdf5):
+    import h5py
+
+    mask = present(jets)
+    n = mask.sum(1)
+    np.savez_compressed(npz, particles=jets.numpy(), mask=mask.numpy())
+    features = torch.stack([torch.ones(len(n)), torch.zeros(len(n)), jet_mass(jets), n], 1)
+    with h5py.File(hdf5, "w") as f:
+        f["particle_features"] = torch.cat([jets, mask[..., None]], -1).numpy()
+        f["jet_features"] = features.float().numpy()
 
 
 def _read(path):

@@ -21,15 +21,20 @@ deleted when the jets are enough.
 import multiprocessing
 import os
 import zlib
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from textwrap import shorten
+from typing import Literal
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import UserError, file_path, new_parser, positive_int, run_main
+from common import arguments
+from common.arguments import FilePath
+from common.cli import run_main
+from common.errors import UserError
 
 JET_TYPES = ("g", "q", "t", "w", "z")
 MAX_PARTICLES = 150
@@ -262,31 +267,22 @@ def _write(path, particles, features, attributes):
     os.replace(temporary, path)
 
 
+@dataclass
+class Args:
+    # --- options
+    type: list[Literal[*JET_TYPES]] = field(default_factory=lambda: ["t"])  # one or more types
+    jets: int = 50_000  # jets of each type
+    data_dir: FilePath = "data"  # files go to its folder pythia
+    seed: int = 0  # other seeds, other jets; in [0, ∞)
+    workers: int = os.cpu_count()  # processes; changes no jet
+
+
 def parse_args(argv=None):
-    parser = new_parser(__doc__)
-    parser.add_argument(
-        "--type",
-        nargs="+",
-        choices=JET_TYPES,
-        default=["t"],
-        metavar="{g,q,t,w,z}",
-        help="gluon, light quark, top, W, Z",
-    )
-    parser.add_argument("--jets", type=positive_int, default=50_000, help="jets of each type")
-    parser.add_argument(
-        "--data-dir", type=file_path, default="data", help="files go to its folder pythia"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="other seeds, other jets")
-    parser.add_argument(
-        "--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet"
-    )
-    return parser.parse_args(argv)
+    return arguments.parse_args(Args, __doc__, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must not be negative")
     for jet_type in args.type:
         path = simulate(jet_type, args.jets, args.data_dir, args.seed, args.workers)
         print(f"{path}: {_look(path)[0]:,} jets")

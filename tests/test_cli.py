@@ -219,6 +219,7 @@ SCRIPTS = [
     *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
     "cagan.toy",
     "mdma.simulate",
+    "mdma.twin",
     "common.data",
     "common.metrics.lenet",
 ]
@@ -416,7 +417,7 @@ def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
                 parse_args([flag, value])
     for value in ("-1", "99999999999999999999999"):
         with pytest.raises(SystemExit) as e:
-            parse_args(["--seed", value])
+            run_main(lambda value=value: parse_args(["--seed", value]))
         assert e.value.code == 2 and "--seed" in capsys.readouterr().err
 
 
