@@ -1,9 +1,9 @@
 """The paper's table and figure, of one checkpoint. From the repository's root:
 
-  python -m mdma.eval                                     the newest run under runs/mdma: best.pt, else last.pt
-  python -m mdma.eval --ckpt mdma/results/t30.pt          a checkpoint; it needs the jets it was trained on
+  python -m mdma.eval                               the newest run: best.pt, else last.pt
+  python -m mdma.eval --ckpt mdma/results/t30.pt    a checkpoint; needs the jets it was trained on
   python -m mdma.eval --ckpt … --samples 64 --grid-out jets.png     only draw jets
-  python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as JetNet's HDF5 and NPZ; needs no data
+  python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as JetNet's HDF5 and NPZ
 
 Writes eval_<step>.json, table1.md and figures beside the checkpoint; of one in results/, into
 runs/mdma/<its name>. The networks have no train and eval modes that differ. A checkpoint alone can
@@ -77,7 +77,8 @@ def load(path, device):
     trained, state = argparse.Namespace(**checkpoint["args"]), checkpoint["state"]
     if "pt" not in state["stats"]:
         raise UserError(
-            f"{path} is of a version without --pt, its statistics can't be read any more: train anew"
+            f"{path} is of a version without --pt, its statistics can't be read any more: "
+            "train anew"
         )
     G, _ = build(trained)
     load_state(G, state["G_ema" if trained.ema else "G"], f"the generator in {path}")
@@ -86,7 +87,7 @@ def load(path, device):
 
 
 def slim(path, out):
-    """A checkpoint that can generate but not be resumed: the generator (averaged) and statistics."""
+    """A checkpoint that can generate but not be resumed: the (averaged) G and statistics."""
     out = Path(out)
     if out.exists():
         raise UserError(f"--slim {out} exists already")
@@ -144,7 +145,8 @@ def main(argv=None):
     fake = jets(args.n or 20 * len(real))
     if min(len(real), len(fake)) < 10:
         raise UserError(
-            f"{len(real)} real and {len(fake)} generated jets: the metrics need ten of each. Raise --n"
+            f"{len(real)} real and {len(fake)} generated jets: the metrics need ten of each. "
+            "Raise --n"
         )
     onto = device if device.type == "cuda" else "cpu"  # mps has no float64
     options = dict(seed=args.seed, fpnd_type=jet_type if args.fpnd else None)

@@ -59,14 +59,14 @@ def statistics(jets, pt="linear"):
 
 
 def standardise(jets, stats):
-    """(eta_rel, phi_rel, pt_rel) of Jets as z-scores (J, N, 3), padding 0: what the networks see."""
+    """What the networks see of Jets: their features as z-scores (J, N, 3), padding 0."""
     x = jets.particles.clone()
     x[..., 2] = transform(x[..., 2], stats)
     return ((x - stats["mean"]) / stats["std"]).masked_fill_(~jets.mask[..., None], 0)
 
 
 def to_jets(x, mask, stats):
-    """standardise's inverse, pt_rel kept in the training jets' range. x: (J, N, 3), mask: (J, N)."""
+    """standardise's inverse, pt_rel kept in the training jets' range. x (J, N, 3), mask (J, N)."""
     x = x * stats["std"].to(x.device) + stats["mean"].to(x.device)
     x[..., 2] = inverse_transform(x[..., 2], stats).clamp(stats["pt_min"], stats["pt_max"])
     return x.masked_fill_(~mask[..., None], 0)
@@ -98,7 +98,7 @@ def sample_jets(G, n, num_particles, features=3, chunk_size=500, generator=None)
 
 
 def generate(G, J, stats, num_particles, rng, chunk_size=1000):
-    """J jets (J, N, 3) whose numbers of particles follow the training jets'. rng: a CPU generator."""
+    """J jets (J, N, 3), with n as the training jets have it. rng: a CPU generator."""
     n = torch.multinomial(stats["counts"].double(), J, replacement=True, generator=rng)
     seed = int(torch.randint(2**62, (), generator=rng))
     on_device = torch.Generator(next(G.parameters()).device).manual_seed(seed)

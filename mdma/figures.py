@@ -12,7 +12,7 @@ LOGARITHMIC = ("η rel", "φ rel", "p_T rel")  # densities over particles
 
 
 def draw_features(jets, path):
-    """Fig. 2: densities of eta, phi, pt of all particles and of the jet's mass, and the ratio below.
+    """Fig. 2: densities of eta, phi, pt of all particles and of the jet's mass, ratios below.
 
     Added here are n and the sum of pt. jets: {label: particles (J, N, 3), padding 0}, of which the
     first is the reference. Bands: one Poisson sd.
@@ -25,7 +25,7 @@ def draw_features(jets, path):
         ratio_histogram(
             axis,
             ratio_axis,
-            {label: found[name] for label, found in values.items() if label != reference},
+            {label: value[name] for label, value in values.items() if label != reference},
             (reference, values[reference][name]),
             bin_edges(name, values[reference][name]),
         )
@@ -83,11 +83,11 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
         1 + error / safe, bins, baseline=1 - error / safe, fill=True, alpha=0.3, color="k"
     )
     for label, values in samples.items():
-        found, error = density(values)
-        line = axis.stairs(found, bins, label=label)
+        height, error = density(values)
+        line = axis.stairs(height, bins, label=label)
         centres = (bins[1:] + bins[:-1]) / 2
         ratio_axis.errorbar(
-            centres, found / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor()
+            centres, height / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor()
         )
     ratio_axis.axhline(1, color="k", lw=0.5)
     ratio_axis.set_ylim(0.5, 1.5)

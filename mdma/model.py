@@ -89,9 +89,9 @@ class MeanFieldAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Fig. 1 as in plain_block; G and D add residual connections and say what these are:
+    """Fig. 1 as in plain_block; the residual connections are added by G's and D's blocks.
 
-    linear, act: layer and activation; down_act: the activation of the new mean field.
+    These also set linear and act, layer and activation, and down_act, the new mean field's.
     Ablations (departure 11): aggregate "mean" or "sum" for "attention", update "add" for "layer",
     and glu, by which n gates c.
     """
@@ -301,7 +301,7 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """D: particles x (B, N, 3), mask (B, N) -> score (B,), unbounded, and the last c (B, l) of §3.2.
+    """D: particles x (B, N, 3), mask (B, N) -> score (B,), unbounded, and the last c (B, l), §3.2.
 
     Options as the generator's. 41,744 parameters. paper_code: 43,040, of which 1,296 are never
     used, and departures 1, 2 and 5 undone; then a score depends on how far a jet is padded.

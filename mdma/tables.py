@@ -38,7 +38,10 @@ TABLE_1 = {  # the paper's, 150 particles of the real JetNet, scaled as the colu
 
 
 def row_of(metrics, protocol):
-    """Table 1's five entries of `jet_metrics`, as text in its units. KPD and FPD have one protocol, the paper's."""
+    """Table 1's five entries of `jet_metrics`, as text in its units.
+
+    KPD and FPD have one protocol, the paper's.
+    """
     entries = []
     for metric, scale in COLUMNS.values():
         start = f"{metric}_" if metric in ("kpd", "fpd") else f"{metric}_{protocol}"
@@ -56,7 +59,7 @@ def row_of(metrics, protocol):
 
 
 def table1(jets, jet_type, ours, inside):
-    """Markdown: the paper's rows of a jet type (None: of no type), and ours, of `jets`, by both protocols."""
+    """Markdown: the paper's rows of a jet type (None: of none), and ours by both protocols."""
     lines = [
         "| " + " | ".join(["jets", "model, protocol", *COLUMNS]) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
@@ -75,7 +78,7 @@ def table1(jets, jet_type, ours, inside):
 
 
 def metric_lines(ours, inside):
-    """One line of text per metric of generated jets, with that of training against test jets (IN)."""
+    """One line per metric of generated jets, with that of training against test jets (IN)."""
 
     def protocol(key):  # IN has fewer disjoint batches
         return re.sub(r"disjoint\d+", "disjoint", key)

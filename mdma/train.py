@@ -1,15 +1,16 @@
 """Train MDMA. Run from the repository's root:
 
-  python -m mdma.train                       JetNet's top jets, 150 particles, as in the paper (a GPU's work)
-  python -m mdma.train --dataset pythia      the same on jets simulated here (make data-jets)
-  python -m mdma.train --quick               30 particles, simulated top jets: about 15 minutes on two cores
+  python -m mdma.train                    as in the paper: JetNet's top jets (a GPU's work)
+  python -m mdma.train --dataset pythia   the same on jets simulated here (make data-jets)
+  python -m mdma.train --quick            30 particles, simulated: 15 minutes on two cores
   python -m mdma.train --jet-type g --num-particles 30
-  python -m mdma.train --dataset my_jets.h5  any HDF5 or NPZ of (jets, particles, 3) and a mask
-  python -m mdma.train --paper-code          the published networks, padding and all
-  python -m mdma.train --resume DIR          go on, exactly where last.pt stands
+  python -m mdma.train --dataset my.h5    HDF5 or NPZ of (jets, particles, 3) and a mask
+  python -m mdma.train --paper-code       the published networks, padding and all
+  python -m mdma.train --resume DIR       go on, exactly where last.pt stands
 
 Leaves in the run directory: log.jsonl, curves.png, samples/ (Fig. 2 in small), last.pt and best.pt:
-the lowest W1M on the validation jets among those that the Fréchet distance of EFPs does not veto (§3.1).
+the lowest W1M on the validation jets among those that the Fréchet distance of EFPs does not veto
+(§3.1).
 """
 
 import math
@@ -179,8 +180,8 @@ def validate(fake, real_mass, real_efps, batches):
 def choose_best(best, w1m, frechet, veto):
     """Whether this step becomes best.pt (§3.1), and `best` after it.
 
-    It does if its W1M is lower than best.pt's, or best.pt is vetoed now, unless it is vetoed itself.
-    Vetoed is a Fréchet distance of more than `veto` times the lowest so far.
+    It does if its W1M is lower than best.pt's, or best.pt is vetoed now, unless it is vetoed
+    itself. Vetoed is a Fréchet distance of more than `veto` times the lowest so far.
     best: {"w1m", "frechet"} of best.pt and the "lowest" Fréchet distance of all steps.
     """
     lowest = min(best["lowest"], frechet)
@@ -204,7 +205,8 @@ def main(argv=None):
     train, valid = load_jets(*where, "train"), load_jets(*where, "valid")
     if len(valid) < 2:
         raise UserError(
-            f"{args.dataset}: {len(valid)} jet to validate with, a covariance needs two: use more jets"
+            f"{args.dataset}: {len(valid)} jet to validate with, a covariance needs two: "
+            "use more jets"
         )
     if args.steps is None:
         args.steps = EPOCHS * steps_per_epoch(len(train), args.batch_size)

@@ -60,7 +60,7 @@ COLUMNS = ("jets", "n mean", "n sd", "n W1", "η sd", "φ sd", "pT mean", "pT sd
 
 
 def twin_row(jet_type, data_dir, fpnd_jets=10_000):
-    """{quantity: value} of all simulated jets of a type: n of up to 150 particles, the rest at 30."""
+    """{quantity: value} of all simulated jets of a type: n up to 150 particles, the rest at 30."""
     n = torch.cat([load_jets("pythia", jet_type, 150, data_dir, split).n for split in SPLITS])
     x = torch.cat(
         [load_jets("pythia", jet_type, 30, data_dir, split).particles for split in SPLITS]
