@@ -97,13 +97,14 @@ class EvalArgs:
     )
 
 
-def parse_args(table, doc, argv=None, presets=None):
-    """An instance of the dataclass `table` from the command line. doc: the script's docstring;
-    presets: see `parse`.
+def parse_args(table, doc, argv=None, presets=None, retired=None):
+    """An instance of the dataclass `table` from the command line.
+
+    doc: the script's docstring; presets, retired: see `parse`.
     """
     parser = new_parser(doc)
     add_flags(parser, table)
-    args = parse(parser, argv, presets)
+    args = parse(parser, argv, presets, retired)
     refuse_out_of_range(args, table)
     return table(**vars(args))
 

@@ -76,13 +76,15 @@ def file_path(text):
     return os.path.expanduser(text)
 
 
-def parse(parser, argv=None, presets=None):
+def parse(parser, argv=None, presets=None, retired=None):
     """Parse; then fill in presets: defaults < presets in order < what was typed.
 
     presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where
     the flag has that value; or a function from the Namespace of what was typed, with defaults, to
     such a dict. With --resume the saved run's args take the place of defaults and presets, and a
     typed flag that contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
+    retired: {flag that there was: its value that changed nothing}; a saved run that has it with
+    another value is refused.
     """
     unset = object()
     typed = vars(
@@ -99,6 +101,9 @@ def parse(parser, argv=None, presets=None):
                 "directory"
             )
         saved = read_args(typed["resume"])
+        for name, value in (retired or {}).items():
+            if saved.get(name) == value:
+                del saved[name]
         saved |= {
             name: file_path(saved[name]) for name in paths if isinstance(saved.get(name), str)
         }

@@ -1,6 +1,4 @@
-"""Where and how to compute: device, seeds, autocast, weight averages, several processes under
-torchrun.
-"""
+"""Where and how to compute: device, seeds, autocast, several processes under torchrun."""
 
 import contextlib
 import copy
@@ -81,32 +79,6 @@ def fused_adam(params, device, **kwargs):
 
 
 # --- randomness
-
-
-# --- weight averages
-
-
-class EMA:
-    """Exponential moving average of a network: parameters are averaged, buffers copied.
-
-    Averaging parameters but keeping stale BatchNorm buffers gives bad samples, hence the copy.
-    """
-
-    def __init__(self, net, decay=0.999):
-        self.net, self.decay = copy.deepcopy(net).eval().requires_grad_(False), decay
-
-    @torch.no_grad()
-    def update(self, net):
-        for average, new in zip(self.net.parameters(), net.parameters()):
-            average.lerp_(new, 1 - self.decay)
-        for average, new in zip(self.net.buffers(), net.buffers()):
-            average.copy_(new)
-
-    def state_dict(self):
-        return self.net.state_dict()
-
-    def load_state_dict(self, state):
-        self.net.load_state_dict(state)
 
 
 # --- several processes (torchrun)

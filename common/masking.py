@@ -26,12 +26,3 @@ def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean over real elements: x (B, N, F), mask (B, N) -> (B, F). An empty set gives 0."""
     return masked_sum(x, mask) / mask.sum(dim=1, keepdim=True).clamp(min=1)
-
-
-def masked_softmax(scores: Tensor, mask: Tensor) -> Tensor:
-    """Softmax over the last axis of scores (…, N) among real elements; mask (…, N) broadcasts.
-
-    Masked places get exactly 0; a row without any real element is all zeros, not NaN.
-    """
-    weights = torch.softmax(scores.masked_fill(~mask, torch.finfo(scores.dtype).min), dim=-1)
-    return weights.masked_fill(~mask, 0)

@@ -1,6 +1,4 @@
-"""Pictures: sample grids, curves, histograms with a ratio panel. Everything is drawn off screen
-(Agg).
-"""
+"""Pictures: sample grids, curves, densities. Everything is drawn off screen (Agg)."""
 
 from pathlib import Path
 
@@ -112,36 +110,6 @@ def curves(log, panels, path, smooth=1, points=None):
         axis.grid(alpha=0.3)
     axes[-1, 0].set_xlabel("step")
     save_figure(figure, path)
-
-
-def ratio_histogram(axis, ratio_axis, samples, reference, bins):
-    """Densities of `samples` ({label: values}) over `reference` (label, values), and their ratio
-    below.
-
-    bins: edges. Bands are one Poisson standard deviation of the bin counts.
-    """
-
-    def density(values):
-        counts = np.histogram(values, bins)[0]
-        scale = len(values) * np.diff(bins)
-        return counts / scale, np.sqrt(counts) / scale
-
-    label, values = reference
-    expected, error = density(values)
-    axis.stairs(expected, bins, fill=True, alpha=0.3, color="k", label=label)
-    safe = np.where(expected > 0, expected, np.nan)
-    ratio_axis.stairs(
-        1 + error / safe, bins, baseline=1 - error / safe, fill=True, alpha=0.3, color="k"
-    )
-    for label, values in samples.items():
-        found, error = density(values)
-        line = axis.stairs(found, bins, label=label)
-        centres = (bins[1:] + bins[:-1]) / 2
-        ratio_axis.errorbar(
-            centres, found / safe, error / safe, fmt=".", ms=3, lw=1, color=line.get_edgecolor()
-        )
-    ratio_axis.axhline(1, color="k", lw=0.5)
-    ratio_axis.set_ylim(0.5, 1.5)
 
 
 def densities(panels, path, limit):

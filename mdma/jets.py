@@ -1,17 +1,20 @@
-"""Jets: JetNet, its PYTHIA twin, your own or toys, in one format, and batches of jets with similar n.
+"""Jets: JetNet, its PYTHIA twin, your own or toys, in one format; batches of jets of similar n.
 
     train = load_jets("pythia", "t", 30, "data", "train")
-    batch = train[bucketed_indices(train.n, 128, seed=0, step=0)].trimmed()     # padded to its largest n, §3
+    batch = train[bucketed_indices(train.n, 128, seed=0, step=0)]     # of similar n, §3
 
 Features, in this order (§2), relative to the jet's axis and pT and without units:
-η_rel = η − η_jet;  φ_rel = φ − φ_jet in [−π, π);  pT_rel = pT / pT_jet. Particles are massless and hardest first.
-Of every source the split is JetNet's: a permutation with seed 42, then 70 / 15 / 15 % train / valid / test.
+η_rel = η − η_jet;  φ_rel = φ − φ_jet in [−π, π);  pT_rel = pT / pT_jet.
+Particles are massless and hardest first. Of every source the split is JetNet's: a permutation with
+seed 42, then 70 / 15 / 15 % train / valid / test.
 
-Places under data_dir: jetnet/<type>.hdf5 (30 particles) and <type>150.hdf5, which `jetnet` downloads and checks
-against Zenodo's MD5, beside the compact <type>.npz that later loads read; pythia/<type>150.hdf5 (`simulate.py`).
-A file of your own is .hdf5, .h5 or .npz: `particles` (jets, particles, 3) and `mask` (jets, particles), or JetNet's
-`particle_features` (jets, particles, 4), where the mask is the fourth feature. Its columns must be the features above
-in that order; `check_order` and `check_relative` say what of this is tested, and by which bounds.
+Places under data_dir: jetnet/<type>.hdf5 (30 particles) and <type>150.hdf5, which `jetnet`
+downloads and checks against Zenodo's MD5, beside the compact <type>.npz that later loads read;
+pythia/<type>150.hdf5 (`simulate.py`).
+A file of your own is .hdf5, .h5 or .npz: `particles` (jets, particles, 3) and `mask` (jets,
+particles), or JetNet's `particle_features` (jets, particles, 4), where the mask is the fourth
+feature. Its columns must be the features above in that order; `check_order` and `check_relative`
+say what of this is tested, and by which bounds.
 """
 
 import functools
@@ -25,7 +28,8 @@ from textwrap import shorten
 import numpy as np
 import torch
 
-from common.cli import UserError
+from common.errors import UserError
+from common.metrics.jets import jet_mass, present
 from common.runs import replace_file
 
 FEATURES = ("eta_rel", "phi_rel", "pt_rel")
@@ -33,7 +37,8 @@ JET_TYPES = ("g", "q", "t", "w", "z")
 SPLITS = ("train", "valid", "test")
 MAX_PARTICLES = 150  # of JetNet and of simulate.py
 ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/records/6975117"}
-# What jets of your own have to fulfil (PYTHIA at 1 TeV and R = 0.4 in brackets: five types, 1 to 150 particles each).
+# What jets of your own have to fulfil (PYTHIA at 1 TeV and R = 0.4 in brackets: five types, 1 to
+# 150 particles each).
 SUM_PT = (
     0.05,
     1.5,
@@ -50,7 +55,10 @@ JETNET_SIZES = {
 
 
 class Jets:
-    """particles (J, N, 3) float32, hardest first, 0 where masked; mask (J, N) bool, a prefix; n (J,) int64."""
+    """Particles of jets, hardest first: particles (J, N, 3) float32, 0 where masked.
+
+    mask: (J, N) bool, a prefix; n: (J,) int64.
+    """
 
     def __init__(self, particles, mask):
         self.particles, self.mask, self.n = particles, mask, mask.sum(dim=1)
@@ -62,17 +70,9 @@ class Jets:
         """The jets of an index tensor, a slice or a bool tensor."""
         return Jets(self.particles[index], self.mask[index])
 
-    def to(self, device):
-        return Jets(self.particles.to(device), self.mask.to(device))
-
-    def trimmed(self):
-        """The same jets padded only to the largest n among them."""
-        n = int(self.n.max())
-        return Jets(self.particles[:, :n], self.mask[:, :n])
-
 
 def hardest_first(particles):
-    """Generated jets (J, N, 3), padding 0, in JetNet's order: by falling pT, padding last. Nothing else changes."""
+    """Generated jets (J, N, 3), padding 0, in JetNet's order: by falling pT, padding last."""
     order = particles[..., 2].argsort(dim=1, descending=True, stable=True)
     return particles.gather(1, order[..., None].expand_as(particles))
 
@@ -80,8 +80,9 @@ def hardest_first(particles):
 def bucketed_indices(n, batch_size, seed, step, stretch=64):
     """(batch_size,) int64: the jets of training step `step`, a pure function of the arguments.
 
-    Each epoch is a new permutation by (seed, epoch), sorted by n within stretches of so many batches; the batches then
-    come in random order. A jet comes at most once an epoch; J mod batch_size random jets are left out of it.
+    Each epoch is a new permutation by (seed, epoch), sorted by n within stretches of so many
+    batches; the batches then come in random order. A jet comes at most once an epoch; J mod
+    batch_size random jets are left out of it.
     n: (J,) int64. Raises UserError if there are fewer jets than a batch takes.
     """
     batches = len(n) // batch_size
@@ -94,7 +95,7 @@ def bucketed_indices(n, batch_size, seed, step, stretch=64):
 
 
 def _epoch(n, batch_size, seed, epoch, stretch):
-    """(batches, batch_size) int64. The last one asked for is kept: training asks for it at every step."""
+    """(batches, batch_size) int64. The last one is kept: training asks for it at each step."""
     key = (n._version, batch_size, seed, epoch, stretch)
     if not (_epoch.n is n and _epoch.key == key):
         rng = np.random.default_rng((seed, epoch))
@@ -112,17 +113,19 @@ def _epoch(n, batch_size, seed, epoch, stretch):
 _epoch.n = _epoch.key = _epoch.order = None
 
 
-# --- sources ------------------------------------------------------------------------------------------------
+# --- sources
 
 
 def load_jets(dataset, jet_type, num_particles, data_dir, split):
     """Jets of one split, padded to (or their hardest) num_particles.
 
-    dataset: "jetnet" (downloaded), "pythia" (from simulate.py), "synthetic" (1,000 toy jets, always the same), or the
-    path of a file of your own, for which jet_type is ignored. split: "train", "valid" or "test".
-    Raises UserError for bad arguments, missing or damaged files, jets without particles, values that aren't finite,
-    particles without positive pT, and files whose jets have more than num_particles (JetNet's are cut to the hardest);
-    and for files of your own with columns in another order, or features that aren't relative to the jet.
+    dataset: "jetnet" (downloaded), "pythia" (from simulate.py), "synthetic" (1,000 toy jets, always
+    the same), or the path of a file of your own, for which jet_type is ignored.
+    split: "train", "valid" or "test".
+    Raises UserError for bad arguments, missing or damaged files, jets without
+    particles, values that aren't finite, particles without positive pT, and files whose jets have
+    more than num_particles (JetNet's are cut to the hardest); and for files of your own with
+    columns in another order, or features that aren't relative to the jet.
     """
     data_dir = Path(data_dir).expanduser()
     own = str(dataset).endswith((".hdf5", ".h5", ".npz"))
@@ -185,13 +188,14 @@ def _jetnet(jet_type, num_particles, data_dir, split):
             _write_compact(cache, particles, mask)
         except (OSError, UserError) as e:
             _say(
-                f"{cache} can't be written, so the next start reads JetNet's own file again, which is slower ({e})"
+                f"{cache} can't be written, so the next start reads JetNet's own file again, "
+                f"which is slower ({e})"
             )
     return _split(*_fit(particles, mask, num_particles), split, cache)
 
 
 def _fetch(jet_type, name, folder):
-    """All of JetNet's jets in their own order, by `jetnet`; or from a file put there by hand if Zenodo is away."""
+    """All of JetNet's jets in their own order, by `jetnet`, or from a file put there by hand."""
     maximum = 150 if name.endswith("150") else 30
     file = folder / f"{name}.hdf5"
     by_hand = f"put {name}.hdf5 from {ZENODO[maximum]} into {folder}, or use --dataset pythia"
@@ -201,7 +205,8 @@ def _fetch(jet_type, name, folder):
     except ImportError as e:
         if not file.exists():
             raise UserError(
-                f"JetNet is downloaded by jetnet, which can't be imported ({e}). pip install jetnet "
+                f"JetNet is downloaded by jetnet, which can't be imported ({e}). "
+                "pip install jetnet "
                 f"(Python before 3.13), or {by_hand}"
             ) from None
     else:
@@ -210,33 +215,37 @@ def _fetch(jet_type, name, folder):
             checkDownloadZenodoDataset(folder, name, record, file.name, download=True)
         except RuntimeError as e:  # jetnet's: the MD5 sum of what came differs
             raise UserError(
-                f"the download of {file} is damaged or cut short: delete the file and start again, or "
+                f"the download of {file} is damaged or cut short: "
+                "delete the file and start again, or "
                 f"{by_hand}"
             ) from e
         except (requests.RequestException, KeyError, StopIteration) as e:
             if not file.exists():
                 raise UserError(
-                    f"can't download JetNet from {ZENODO[maximum]} ({type(e).__name__}): try again later, "
+                    f"can't download JetNet from {ZENODO[maximum]} ({type(e).__name__}): "
+                    "try again later, "
                     f"or {by_hand}"
                 ) from None
     particles, mask = _read(file)
     if len(particles) != JETNET_SIZES[jet_type]:
         raise UserError(
-            f"{file} has {len(particles):,} jets, JetNet {JETNET_SIZES[jet_type]:,}: delete the file and "
+            f"{file} has {len(particles):,} jets, JetNet {JETNET_SIZES[jet_type]:,}: "
+            "delete the file and "
             f"start again, or {by_hand}"
         )
     return particles, mask
 
 
-# --- files of your own --------------------------------------------------------------------------------------
+# --- files of your own
 
 
 def check_order(particles, mask, where):
     """Raises UserError if the columns of (J, N, 3) can't be η_rel, φ_rel, pT_rel in this order.
 
-    η_rel has both signs: a first column without negative values is pT, as in EnergyFlow's (pT, η, φ).
-    So is such a second column where the third one has both signs; else it may be φ_rel modulo 2π.
-    η and φ can't be told apart. where: what the error calls the file.
+    η_rel has both signs: a first column without negative values is pT, as in EnergyFlow's (pT, η,
+    φ). So is such a second column where the third one has both signs; else it may be φ_rel modulo
+    2π. η and φ can't be told apart.
+    where: what the error calls the file.
     """
     real = particles[mask]
     if len(real) < 20:  # of few particles all η_rel may have one sign
@@ -263,9 +272,9 @@ def check_order(particles, mask, where):
 def check_relative(particles, mask, where):
     """Cleaned jets (J, N, 3) with φ_rel turned into [−π, π); UserError if they aren't relative.
 
-    Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside of
-    SUM_PT, which jets cut to their hardest particles fulfil, too; any jet above LARGEST_SUM_PT; and
-    η_rel or φ_rel whose mean, weighted with pT, is further off the axis than LARGEST_OFFSET.
+    Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside
+    of SUM_PT, which jets cut to their hardest particles fulfil, too; any jet above LARGEST_SUM_PT;
+    and η_rel or φ_rel whose mean, weighted with pT, is further off the axis than LARGEST_OFFSET.
     """
     phi = particles[..., 1]
     far = (np.abs(phi) > 3 * np.pi).any(axis=1)
@@ -317,7 +326,39 @@ def _say(line):
     print(line, file=sys.stderr)
 
 
-# --- files --------------------------------------------------------------------------------------------------
+# --- files
+
+
+def export(jets, jet_type, folder):
+    """Generated jets, hardest particle first, as samples.npz and as <type>.hdf5 or <type>150.hdf5.
+
+    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has JetNet's own names and
+    layout; of the jet's own features only mass / pT and n are known: pT is written as 1, eta as 0.
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "samples.npz", folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5"]
+    try:
+        _write_jets(hardest_first(jets), *files)
+    except BaseException:  # also Ctrl-C: half a file looks like a whole one
+        for file in files:
+            file.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+        raise
+    print(f"{len(jets):,} jets in {files[0]} and {files[1]}")
+
+
+def _write_jets(jets, npz, hdf5):
+    import h5py
+
+    mask = present(jets)
+    n = mask.sum(1)
+    np.savez_compressed(npz, particles=jets.numpy(), mask=mask.numpy())
+    features = torch.stack([torch.ones(len(n)), torch.zeros(len(n)), jet_mass(jets), n], 1)
+    with h5py.File(hdf5, "w") as f:
+        f["particle_features"] = torch.cat([jets, mask[..., None]], -1).numpy()
+        f["jet_features"] = features.float().numpy()
 
 
 def _read(path):
@@ -356,12 +397,14 @@ def _read(path):
         x, features = arrays["particles"], FEATURES
         if "mask" not in arrays:
             raise UserError(
-                f"{path} has particles but no mask: add an array `mask` (jets, particles), true where "
+                f"{path} has particles but no mask: "
+                "add an array `mask` (jets, particles), true where "
                 "a particle is real"
             )
     else:
         raise UserError(
-            f"{path} has neither `particles` and `mask` nor `particle_features`: see mdma/jets.py's head"
+            f"{path} has neither `particles` and `mask` nor `particle_features`: "
+            "see mdma/jets.py's head"
         )
     if x.dtype.kind not in "fiub" or x.ndim != 3 or x.shape[2] != len(features):
         hint = ", or has no mask" if len(features) == 4 and x.shape[-1] == 3 else ""
@@ -376,7 +419,10 @@ def _read(path):
 
 
 def clean(particles, mask, where):
-    """Checked, zeroed where masked and sorted by pT: (J, N, 3) float32 and (J, N) bool arrays. Errors name `where`."""
+    """(J, N, 3) float32 and (J, N) bool arrays, checked, zeroed where masked and sorted by pT.
+
+    Errors name `where`.
+    """
     particles = np.where(mask[..., None], particles, 0).astype(np.float32)
     for problem, bad in (
         ("a value that isn't finite", ~np.isfinite(particles).all(axis=(1, 2))),
@@ -404,7 +450,7 @@ def _fit(particles, mask, num_particles):
 
 
 def _split(particles, mask, split, where):
-    """JetNet's split: the cuts of a permutation with seed 42, as jetnet.datasets.JetNet makes them."""
+    """JetNet's split: cuts of a permutation with seed 42, as jetnet.datasets.JetNet makes them."""
     cuts = (np.cumsum([0, 0.7, 0.15, 0.15]) * len(mask)).astype(int)
     k = SPLITS.index(split)
     chosen = np.random.default_rng(42).permutation(len(mask))[cuts[k] : cuts[k + 1]]
@@ -414,7 +460,7 @@ def _split(particles, mask, split, where):
 
 
 def _write_compact(path, particles, mask):
-    """Real particles only, one after the other, and n: less than half of the padded file, read in about a second."""
+    """Real particles only, one after the other, and n: less than half of the padded file."""
     buffer = io.BytesIO()
     np.savez(buffer, particles=particles[mask], n=mask.sum(axis=1), columns=mask.shape[1])
     path.parent.mkdir(parents=True, exist_ok=True)

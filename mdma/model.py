@@ -1,55 +1,165 @@
 """MDMA: a GAN for jets whose particles talk to each other through one mean-field particle only.
 
-Paper
-  B. Käch, I.-A. Melzer-Pellmann, "Attention to Mean-Fields for Particle Cloud Generation" (also "Pay Attention to
-    Mean-Fields during Particle Cloud Generation"), arXiv:2305.15254v1. It numbers no equations; "§" means its sections.
-  Authors' code: the commit of May 2023 that has the paper's parameter counts, github.com/kaechb/MDMA at 5b0a15c.
+B. Käch, I.-A. Melzer-Pellmann, "Attention to Mean-Fields for Particle Cloud Generation" (also "Pay
+Attention to Mean-Fields during Particle Cloud Generation"), DESY 2023, arXiv:2305.15254v1. It
+numbers no equations: "§" means its sections. Departures have their numbers from the README.
 
-A jet is a set of n particles. Generator and critic are stacks of one block (Fig. 1): the mean field attends to all
-particles, and each particle is updated with the new mean field. The cost is linear in n. For the first steps the
-generator also matches the critic's last mean field on real jets (mean-field matching, §3.2).
+A jet is a set of n particles. Generator and critic are stacks of one block (Fig. 1): the mean field
+attends to all particles, then each particle is updated with the new mean field, so the cost is
+linear in n. At first G also matches the critic's last mean field on real jets (§3.2).
 
-Symbols
-  x, z     particles, noise  (B, N, 3), standardised            mask   (B, N), True where a particle is real
-  c        mean field  (B, l)                                   n      real particles of a jet, mask.sum(1)
-  l, h     latent and hidden dimension                          G, D   Generator, Critic
-  const    n_mean, the constant that sums and n are divided by
-
-Departures from the authors' code, where it breaks the paper's promise that masked particles have no influence, or
-differs from the paper's text. `paper_code=True` goes back to the code in 1-6; 7-8 change no value in either mode.
-  1. n / const enters at the down-projections; the code's number is the count of *masked* slots / const.
-  2. c starts as the sum over real particles / const (§3) in both networks. In the code G's sum includes the padding's
-     embedded bias, and D takes the mean over the padded length.
-  3. All activations of G are GELU (§3); the code's embedding has LeakyReLU.
-  4. G's last layer is a plain one (§3: weight normalisation is the critic's); the code normalises its rows.
-  5. D's unused parameters are left out: the last block's particle update (1,280) and a cls_token (16).
-  6. So G has 87,139 parameters and D 41,744; the published 87,136 and 43,040 ("~87'000", "~43'000") are paper_code's.
-  7. Keys and values of particles are never formed, and no particle is concatenated with c: see MeanFieldAttention
-     and Block.update. The key bias, which cannot matter, is kept, so that the parameters are nn.MultiheadAttention's.
-  8. The critic's attention dropout (0.1) is left out: the authors' training puts the critic in eval mode each step.
-Where the paper is silent: what follows the authors' code
-  9. D maps [c, n / const] through a layer of its own before the first block; D's head has a LayerNorm; the residual
-     on particles stands inside the activation; the attention's in-projection is weight-normalised with a gain, its
-     out-projection is plain; all other weight-normalised layers have neither gain nor bias. LayerNorm of c stands
-     before the activation; a layer l -> l ends the generator's block (Fig. 1 has none), an activation the critic's
-     down-projection; particles of the critic see c from before its residual; its head has three layers (§3: two).
- 10. The factors of the least-squares losses: none for D, 1/2 for G. Mean-field matching is a mean over B and l.
-And what is our choice
- 11. aggregate "mean" and "sum" pool h in the place of the attention (sum / const), and nothing else of c survives.
-     update "add": act(W h + b + c). glu: (W c + b) · σ(v n / const), with as many parameters as the layer on [c, n].
+x, z  particles, noise (B, N, 3), standardised  mask   (B, N), True where a particle is real
+c     mean field (B, l)                         n      real particles of a jet over const (B, 1)
+l, h  latent and hidden dimension               const  n_mean, which sums and n are divided by
 """
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.masking import lengths_to_mask, masked_mean, masked_sum
+from common.masking import masked_mean, masked_sum
 
-# --- Blocks -------------------------------------------------------------------------------------------------
+# --- Fig. 1 as it is drawn: the definition
+
+
+def plain_block(block, x, c, n, mask):
+    """hᵢ = act(W xᵢ);  c ← W↓ [MultiHead(act(LN(W c)), h, h), n];  xᵢ ← act(W′ [hᵢ, c]), Fig. 1.
+
+    Without the residual connections, in which G and D differ. `block` lends its layers; it computes
+    the same faster, and is tested against this.
+    x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x and c.
+    """
+    h = block.act(block.up(x))  # (B, N, h)
+    query = block.act(block.norm(block.up(c)))  # (B, h)
+    pooled = plain_attention(block.attention, query, h, mask)  # (B, h)
+    c = block.down_act(block.down(torch.cat([pooled, n], dim=1)))  # (B, l)
+    pairs = torch.cat([h, c[:, None].expand(-1, h.shape[1], -1)], dim=2)  # (B, N, h + l)
+    return block.act(block.out(pairs)), c
+
+
+def plain_attention(attention, c, h, mask):
+    """MultiHead(c, h, h), §3: Σᵢ softmaxᵢ(q·kᵢ / √d) vᵢ per head, over real particles.
+
+    c: (B, H), the only query; h: (B, N, H); mask: (B, N). Returns (B, H).
+    """
+    W_q, W_k, W_v = attention.in_proj_weight.chunk(3)
+    b_q, b_k, b_v = attention.in_proj_bias.chunk(3)
+    per_head = (attention.heads, -1)
+    q = F.linear(c, W_q, b_q).unflatten(-1, per_head)  # (B, heads, d)
+    k = F.linear(h, W_k, b_k).unflatten(-1, per_head)  # (B, N, heads, d)
+    v = F.linear(h, W_v, b_v).unflatten(-1, per_head)  # (B, N, heads, d)
+    scores = torch.einsum("bhd,bnhd->bhn", q, k) / q.shape[-1] ** 0.5
+    a = scores.masked_fill(~mask[:, None], -torch.inf).softmax(dim=-1)
+    return attention.out_proj(torch.einsum("bhn,bnhd->bhd", a, v).flatten(1))
+
+
+# --- Fig. 1 as it is computed (departure 7)
+
+
+class MeanFieldAttention(nn.Module):
+    """MultiHead(c, h, h), §3, without a key or a value for each particle.
+
+    q·(W_k hᵢ + b_k) = (W_kᵀ q)·hᵢ + q·b_k, whose last term is the same for all i and drops out of
+    the softmax; Σᵢ aᵢ (W_v hᵢ + b_v) = W_v Σᵢ aᵢ hᵢ + b_v, as Σᵢ aᵢ = 1.
+    The parameters are those of nn.MultiheadAttention.
+    """
+
+    def __init__(self, h: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * h, h)))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * h))
+        self.out_proj = nn.Linear(h, h)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, c: Tensor, h: Tensor, mask: Tensor) -> Tensor:
+        """c: (B, H); h: (B, N, H); mask: (B, N). Returns (B, H)."""
+        W_q, W_k, W_v = self.in_proj_weight.unflatten(0, (3, self.heads, -1))  # (heads, d, H)
+        b_q, _, b_v = self.in_proj_bias.chunk(3)
+        q = F.linear(c, W_q.flatten(0, 1), b_q) * W_q.shape[1] ** -0.5  # (B, H), over √d
+        q = q.unflatten(1, (self.heads, -1)).transpose(0, 1) @ W_k  # (heads, B, H)
+        # The softmax of -1e30 is exactly 0, and finite for a jet without particles.
+        masked = (~mask).to(h.dtype)[:, None] * -1e30
+        a = (q.transpose(0, 1) @ h.mT).add_(masked).softmax(dim=-1)  # (B, heads, N)
+        pooled = (a @ h).transpose(0, 1) @ W_v.mT  # (heads, B, d)
+        return self.out_proj(pooled.transpose(0, 1).flatten(1) + b_v)
+
+
+class Block(nn.Module):
+    """Fig. 1 as in plain_block; the residual connections are added by G's and D's blocks.
+
+    These also set linear and act, layer and activation, and down_act, the new mean field's.
+    Ablations (departure 11): aggregate "mean" or "sum" for "attention", update "add" for "layer",
+    and glu, by which n gates c.
+    """
+
+    def __init__(self, l, h, heads, n_mean, aggregate="attention", update="layer", glu=False):
+        super().__init__()
+        if h % heads:
+            raise ValueError(f"hidden dimension {h} is not a multiple of {heads} heads")
+        self.n_mean, self.aggregate, self.update, self.glu = n_mean, aggregate, update, glu
+        self.up = self.linear(l, h)
+        if aggregate == "attention":
+            self.norm = nn.LayerNorm(h)
+            self.attention = MeanFieldAttention(h, heads)
+        self.down = self.linear(h + 1, l)
+        self.out = self.linear(h + l if update == "layer" else h, l)
+
+    def forward(self, x, c, n, mask):
+        """x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x and c."""
+        h = self.act(self.up(x))
+        c = self.particles_to_mean_field(h, c, n, mask)
+        return self.mean_field_to_particles(h, c), c
+
+    def particles_to_mean_field(self, h: Tensor, c: Tensor, n: Tensor, mask: Tensor) -> Tensor:
+        """c ← W↓ [MultiHead(act(LN(W c)), h, h), n]. h: (B, N, h). Returns (B, l)."""
+        if self.aggregate == "attention":
+            pooled = self.attention(self.act(self.norm(self.up(c))), h, mask)
+        elif self.aggregate == "mean":
+            pooled = masked_mean(h, mask)
+        else:
+            pooled = masked_sum(h, mask) / self.n_mean
+        if self.glu:
+            W, v = self.down.weight.split([pooled.shape[1], 1], dim=1)
+            return self.down_act(F.linear(pooled, W, self.down.bias) * torch.sigmoid(n @ v.T))
+        return self.down_act(self.down(torch.cat([pooled, n], dim=1)))
+
+    def mean_field_to_particles(self, h: Tensor, c: Tensor) -> Tensor | None:
+        """xᵢ ← act(W′ [hᵢ, c] + b), as act(W₁ hᵢ + (W₂ c + b)). h: (B, N, h). Returns (B, N, l)."""
+        if self.out is None:  # the critic's last block, whose particles nobody needs
+            return None
+        if self.update == "add":
+            W_1 = self.out.weight
+            c = c if self.out.bias is None else c + self.out.bias
+        else:
+            W_1, W_2 = self.out.weight.split([h.shape[2], c.shape[1]], dim=1)
+            c = F.linear(c, W_2, self.out.bias)
+        return self.act(F.linear(h, W_1).add_(c[:, None]))
+
+
+class GeneratorBlock(Block):
+    """Block with a residual connection between the particles, §3."""
+
+    linear = nn.Linear
+    act = staticmethod(F.gelu)
+
+    def __init__(self, l, h, heads, **options):
+        super().__init__(l, h, heads, **options)
+        self.mix = nn.Linear(l, l)  # departure 9
+
+    def down_act(self, c):
+        return c
+
+    def forward(self, x, c, n, mask):
+        y, c = super().forward(x, c, n, mask)
+        return self.act(self.mix(y).add_(x)), c
 
 
 class WNLinear(nn.Module):
-    """y_j = w_j·x / ‖w_j‖: linear layer with rows of norm 1, no gain, no bias (Xiang & Li 2017; the critic, §3)."""
+    """y_j = w_j·x / ‖w_j‖: rows of norm 1, no gain, no bias (Xiang & Li 2017; the critic, §3)."""
 
     bias = None
 
@@ -68,160 +178,122 @@ class WNLinear(nn.Module):
         return F.linear(x, self.weight)
 
 
-class MeanFieldAttention(nn.Module):
-    """MultiHead(c, h, h) of §3: cross-attention with the mean field as its only query.
-
-    Equal to nn.MultiheadAttention with the same parameters, without a key or value for each particle:
-      q·(W_k h_i + b_k) = (W_kᵀ q)·h_i + q·b_k, where q·b_k is the same for all i and drops out of the softmax;
-      Σ_i a_i (W_v h_i + b_v) = W_v Σ_i a_i h_i + b_v, as Σ_i a_i = 1.
-    """
-
-    def __init__(self, h: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.in_proj_weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(3 * h, h)))
-        self.in_proj_bias = nn.Parameter(torch.zeros(3 * h))
-        self.out_proj = nn.Linear(h, h)
-        nn.init.zeros_(self.out_proj.bias)
-
-    def forward(self, c: Tensor, h: Tensor, mask: Tensor) -> Tensor:
-        """c: (B, H); h: (B, N, H); mask: (B, N). Returns (B, H)."""
-        W_q, W_k, W_v = self.in_proj_weight.unflatten(0, (3, self.heads, -1))  # (heads, d, H) each
-        b_q, _, b_v = self.in_proj_bias.chunk(3)
-        q = F.linear(c, W_q.flatten(0, 1), b_q) * W_q.shape[1] ** -0.5  # (B, H), scaled by 1/√d
-        q = (q.unflatten(1, (self.heads, -1)).transpose(0, 1) @ W_k).transpose(
-            0, 1
-        )  # (B, heads, H)
-        masked = (~mask).to(h.dtype)[
-            :, None
-        ] * -1e30  # the softmax of it is exactly 0, and finite for an empty jet
-        a = (q @ h.mT).add_(masked).softmax(dim=-1)  # (B, heads, N)
-        c = (a @ h).transpose(0, 1) @ W_v.mT  # (heads, B, d)
-        return self.out_proj(c.transpose(0, 1).flatten(1) + b_v)
-
-
-class Block(nn.Module):
-    """Fig. 1 without its residual connections, in which G and D differ.
-
-    linear, act: layer and activation. Of the particles' and the mean field's way, `exchange` is the first half and
-    `update` the second.
-    """
-
-    def __init__(self, l, h, heads, linear, act, n_mean, aggregate, update, glu):
-        super().__init__()
-        self.act, self.n_mean, self.aggregate, self.update_with, self.glu = (
-            act,
-            n_mean,
-            aggregate,
-            update,
-            glu,
-        )
-        self.up = linear(l, h)
-        if h % heads:
-            raise ValueError(f"hidden dimension {h} is not a multiple of {heads} heads")
-        if aggregate == "attention":
-            self.norm = nn.LayerNorm(h)
-            self.attention = MeanFieldAttention(h, heads)
-        self.down = linear(h + 1, l)
-        self.out = linear(h + l if update == "layer" else h, l)
-
-    def exchange(self, x: Tensor, c: Tensor, n: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Particles to mean field. x: (B, N, l); c: (B, l); n: (B, 1). Returns h (B, N, h) and the new c (B, l)."""
-        h = self.act(self.up(x))
-        if self.aggregate == "attention":
-            c = self.attention(self.act(self.norm(self.up(c))), h, mask)
-        elif self.aggregate == "mean":
-            c = masked_mean(h, mask)
-        else:
-            c = masked_sum(h, mask) / self.n_mean  # (B, h)
-        if not self.glu:
-            return h, self.down(torch.cat([c, n], dim=1))
-        W, v = self.down.weight.split([c.shape[1], 1], dim=1)
-        return h, F.linear(c, W, self.down.bias) * torch.sigmoid(n @ v.T)
-
-    def update(self, h: Tensor, c: Tensor) -> Tensor:
-        """Mean field to particles: act(W [h_i, c] + b) as W₁ h_i + (W₂ c + b). h: (B, N, h); c: (B, l) -> (B, N, l)."""
-        if self.update_with == "add":
-            W_1, c = self.out.weight, c if self.out.bias is None else c + self.out.bias
-        else:
-            W_1, W_2 = self.out.weight.split([h.shape[2], c.shape[1]], dim=1)
-            c = F.linear(c, W_2, self.out.bias)
-        return self.act(F.linear(h, W_1).add_(c[:, None]))
-
-
-class GeneratorBlock(Block):
-    """Block with a residual connection between the particles, §3."""
-
-    def __init__(self, l, h, heads, **options):
-        super().__init__(l, h, heads, nn.Linear, F.gelu, **options)
-        self.mix = nn.Linear(l, l)
-
-    def forward(self, x: Tensor, c: Tensor, n: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x and c."""
-        h, c = self.exchange(x, c, n, mask)
-        return self.act(self.mix(self.update(h, c)).add_(x)), c
-
-
 class CriticBlock(Block):
     """Block with weight-normalised layers and a residual connection between the mean fields, §3."""
 
+    linear = WNLinear
+    act = down_act = staticmethod(F.leaky_relu)  # departure 9
+
     def __init__(self, l, h, heads, **options):
-        super().__init__(l, h, heads, WNLinear, F.leaky_relu, **options)
+        super().__init__(l, h, heads, **options)
         if self.aggregate == "attention":
             nn.utils.parametrizations.weight_norm(self.attention, "in_proj_weight")
 
-    def forward(
-        self, x: Tensor, c: Tensor, n: Tensor, mask: Tensor, last: bool
-    ) -> tuple[Tensor | None, Tensor]:
-        """x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x (nobody needs the last one) and c."""
-        h, u = self.exchange(x, c, n, mask)
-        u = self.act(u)
-        return None if last else self.update(h, u), u + c
+    def forward(self, x, c, n, mask):
+        y, u = super().forward(x, c, n, mask)
+        return y, u + c
 
 
-# --- The two players ----------------------------------------------------------------------------------------
+# --- Objectives, §3.1 and §3.2. Scores (B,) are D's, unbounded
+
+
+def lsgan_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
+    """L_D = E (D(x) − 1)² + E D(G(z))², §3.1. 1/2 where D = 1/2."""
+    return (real_score - 1).square().mean() + fake_score.square().mean()  # departure 10
+
+
+def lsgan_generator_loss(fake_score: Tensor) -> Tensor:
+    """L_G = E (D(G(z)) − 1)² / 2, §3.1. 1/8 where D = 1/2."""
+    return (fake_score - 1).square().mean() / 2  # departure 10
+
+
+def nonsaturating_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
+    """L_D = −E log σ(D(x)) − E log(1 − σ(D(G(z)))), §3.1's vanilla GAN. 2 log 2 where D = 0."""
+    return F.softplus(-real_score).mean() + F.softplus(fake_score).mean()
+
+
+def nonsaturating_generator_loss(fake_score: Tensor) -> Tensor:
+    """L_G = −E log σ(D(G(z))), §3.1's vanilla GAN."""
+    return F.softplus(-fake_score).mean()
+
+
+def wasserstein_discriminator_loss(real_score: Tensor, fake_score: Tensor) -> Tensor:
+    """L_D = E D(G(z)) − E D(x), §3.1's WGAN-GP; λ times gradient_penalty is added to it."""
+    return fake_score.mean() - real_score.mean()
+
+
+def wasserstein_generator_loss(fake_score: Tensor) -> Tensor:
+    """L_G = −E D(G(z)), §3.1's WGAN-GP."""
+    return -fake_score.mean()
+
+
+class Objective(NamedTuple):
+    discriminator_loss: Callable[[Tensor, Tensor], Tensor]
+    generator_loss: Callable[[Tensor], Tensor]
+
+
+OBJECTIVES = {
+    "lsgan": Objective(lsgan_discriminator_loss, lsgan_generator_loss),
+    "vanilla": Objective(nonsaturating_discriminator_loss, nonsaturating_generator_loss),
+    "wgan-gp": Objective(wasserstein_discriminator_loss, wasserstein_generator_loss),
+}
+
+
+def gradient_penalty(
+    D: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor, mask: Tensor
+) -> Tensor:
+    """E (‖∇_x̂ D(x̂)‖ − 1)² at x̂ = ε x + (1 − ε) G(z), §3.1 (Gulrajani et al. 2017).
+
+    One norm per jet, over its real particles. real, fake: (B, N, 3), paired jet by jet with one
+    mask (B, N); epsilon: (B,) in [0, 1]. Returns a scalar in [0, ∞), differentiable in D.
+    """
+    epsilon = epsilon[:, None, None]
+    x_hat = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
+    score, _ = D(x_hat, mask)
+    (gradient,) = torch.autograd.grad(score.sum(), x_hat, create_graph=True)  # (B, N, 3)
+    gradient = gradient.masked_fill(~mask[..., None], 0)
+    return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
+
+
+def mean_field_matching(fake_field: Tensor, real_field: Tensor) -> Tensor:
+    """L_match = E ‖c_D(G(z)) − c_D(x)‖² / l, §3.2; no gradient to the real side. (B, l) each."""
+    return F.mse_loss(fake_field, real_field.detach())  # departure 10
+
+
+# --- The two players
 
 
 def multiplicity(mask: Tensor, n_mean: float, paper_code: bool, dtype: torch.dtype) -> Tensor:
-    """n / const, which the down-projections are fed; (N − n) / const in the authors' code. mask: (B, N) -> (B, 1)."""
-    counted = ~mask if paper_code else mask
+    """n / const, (B, 1); the authors' code has (N − n) / const. mask: (B, N)."""
+    counted = ~mask if paper_code else mask  # departure 1
     return counted.sum(dim=1, keepdim=True).to(dtype) / n_mean
 
 
 class Generator(nn.Module):
-    """G: noise z (B, N, 3), mask (B, N) -> particles (B, N, 3), standardised; masked slots are exactly 0.
+    """G: noise z (B, N, 3), mask (B, N) -> particles (B, N, 3), standardised; masked slots are 0.
 
-    aggregate: "attention", "mean", "sum"; update: "layer", "add"; glu: gate by n; n_mean: const. 87,139 parameters,
-    of which 336 (key biases) cannot matter. paper_code: 87,136, and the authors' code's departures 1-4 above; then a
-    jet depends on how far it is padded (the published model is one for 150 slots), but not on what the padding holds.
+    n_mean: const; options: of Block: aggregate, update, glu. 87,139 parameters, of which 336 (key
+    biases) cannot matter. paper_code: 87,136, and departures 1 to 4 undone; then a jet depends on
+    how far it is padded, but not on what the padding holds.
     """
 
     def __init__(
-        self,
-        l=16,
-        h=48,
-        blocks=7,
-        heads=8,
-        features=3,
-        aggregate="attention",
-        update="layer",
-        glu=False,
-        n_mean=70.0,
-        paper_code=False,
+        self, l=16, h=48, blocks=7, heads=8, features=3, n_mean=70.0, paper_code=False, **options
     ):
         super().__init__()
         self.n_mean, self.paper_code = n_mean, paper_code
         self.embed = nn.Linear(features, l)
         self.blocks = nn.ModuleList(
-            GeneratorBlock(l, h, heads, n_mean=n_mean, aggregate=aggregate, update=update, glu=glu)
-            for _ in range(blocks)
+            GeneratorBlock(l, h, heads, n_mean=n_mean, **options) for _ in range(blocks)
         )
-        self.out = WNLinear(l, features) if paper_code else nn.Linear(l, features)
+        last = WNLinear if paper_code else nn.Linear  # departure 4
+        self.out = last(l, features)
 
     def forward(self, z: Tensor, mask: Tensor) -> Tensor:
-        act = F.leaky_relu if self.paper_code else F.gelu
+        act = F.leaky_relu if self.paper_code else F.gelu  # departure 3
         x = act(self.embed(z.masked_fill(~mask[..., None], 0)))  # (B, N, l)
-        c = (x.sum(dim=1) if self.paper_code else masked_sum(x, mask)) / self.n_mean  # (B, l)
+        total = x.sum(dim=1) if self.paper_code else masked_sum(x, mask)  # departure 2
+        c = total / self.n_mean  # (B, l)
         n = multiplicity(mask, self.n_mean, self.paper_code, x.dtype)
         for block in self.blocks:
             x, c = block(x, c, n, mask)
@@ -229,34 +301,23 @@ class Generator(nn.Module):
 
 
 class Critic(nn.Module):
-    """D: particles x (B, N, 3), mask (B, N) -> score (B,), unbounded, and the last mean field (B, l) for §3.2.
+    """D: particles x (B, N, 3), mask (B, N) -> score (B,), unbounded, and the last c (B, l), §3.2.
 
-    Options as the generator's. 41,744 parameters. paper_code: 43,040 of which 1,296 are never used (departures 1, 2
-    and 5 above); then a score depends on how far a jet is padded, but not on what the padding holds.
+    Options as the generator's. 41,744 parameters. paper_code: 43,040, of which 1,296 are never
+    used, and departures 1, 2 and 5 undone; then a score depends on how far a jet is padded.
     """
 
     def __init__(
-        self,
-        l=16,
-        h=64,
-        blocks=2,
-        heads=4,
-        features=3,
-        aggregate="attention",
-        update="layer",
-        glu=False,
-        n_mean=70.0,
-        paper_code=False,
+        self, l=16, h=64, blocks=2, heads=4, features=3, n_mean=70.0, paper_code=False, **options
     ):
         super().__init__()
         self.n_mean, self.paper_code = n_mean, paper_code
         self.embed = WNLinear(features, l)
-        self.init = WNLinear(l + 1, l)
+        self.init = WNLinear(l + 1, l)  # departure 9
         self.blocks = nn.ModuleList(
-            CriticBlock(l, h, heads, n_mean=n_mean, aggregate=aggregate, update=update, glu=glu)
-            for _ in range(blocks)
+            CriticBlock(l, h, heads, n_mean=n_mean, **options) for _ in range(blocks)
         )
-        self.head = nn.Sequential(
+        self.head = nn.Sequential(  # departure 9
             WNLinear(l, h),
             nn.LeakyReLU(),
             WNLinear(h, l),
@@ -268,107 +329,13 @@ class Critic(nn.Module):
         if paper_code:
             self.cls_token = nn.Parameter(torch.randn(1, 1, l))
         else:
-            del self.blocks[-1].out
+            self.blocks[-1].out = None  # departure 5
 
     def forward(self, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         x = F.leaky_relu(self.embed(x.masked_fill(~mask[..., None], 0)))  # (B, N, l)
-        c = x.mean(dim=1) if self.paper_code else masked_sum(x, mask) / self.n_mean  # (B, l)
+        c = x.mean(dim=1) if self.paper_code else masked_sum(x, mask) / self.n_mean  # departure 2
         n = multiplicity(mask, self.n_mean, self.paper_code, x.dtype)
-        mean_field = self.init(torch.cat([c, n], dim=1))
+        mean_field = self.init(torch.cat([c, n], dim=1))  # (B, l)
         for block in self.blocks:
-            x, mean_field = block(
-                x, F.leaky_relu(mean_field), n, mask, last=block is self.blocks[-1]
-            )
+            x, mean_field = block(x, F.leaky_relu(mean_field), n, mask)
         return self.head(F.leaky_relu(mean_field)), mean_field
-
-
-@torch.no_grad()
-def sample_jets(
-    G: nn.Module,
-    n: Tensor,
-    num_particles: int,
-    features: int = 3,
-    chunk_size: int = 500,
-    generator: torch.Generator | None = None,
-) -> tuple[Tensor, Tensor]:
-    """J jets of n[i] particles each: (J, num_particles, 3), standardised and masked slots 0, and their mask.
-
-    Jets are generated in chunks of like n, each padded to its largest n only, and put back in their order. The noise
-    is drawn for all jets first, so that a seeded `generator` (on G's device) gives the same jets whatever the
-    chunk size. n: (J,) int64 in [1, num_particles]. chunk_size: a few hundred fit a CPU's cache; a GPU wants tens of
-    thousands.
-    """
-    if len(n) and not 1 <= int(n.min()) <= int(n.max()) <= num_particles:
-        raise ValueError(
-            f"jets of {int(n.min())} to {int(n.max())} particles; possible are 1 to {num_particles}"
-        )
-    device = next(G.parameters()).device
-    n = n.to(device)
-    jets = torch.randn(len(n), num_particles, features, device=device, generator=generator)
-    mask = lengths_to_mask(n, num_particles)
-    for chunk in n.argsort().split(chunk_size):
-        N = (
-            num_particles if getattr(G, "paper_code", False) else int(n[chunk[-1]])
-        )  # there padding counts
-        jets[chunk, :N] = G(jets[chunk, :N], mask[chunk, :N])
-    return jets.masked_fill_(~mask[..., None], 0), mask
-
-
-# --- Objectives, §3.1: D's loss of real and fake scores (B,), G's loss of fake ones -----------------------------
-
-
-def lsgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E (D(x) − 1)² + E D(G(z))². 1/2 where D = 1/2."""
-    return (real - 1).square().mean() + fake.square().mean()
-
-
-def lsgan_generator_loss(fake: Tensor) -> Tensor:
-    """E (D(G(z)) − 1)² / 2."""
-    return (fake - 1).square().mean() / 2
-
-
-def vanilla_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """−E log σ(D(x)) − E log(1 − σ(D(G(z)))). 2 log 2 where D = 0."""
-    return F.softplus(-real).mean() + F.softplus(fake).mean()
-
-
-def vanilla_generator_loss(fake: Tensor) -> Tensor:
-    """−E log σ(D(G(z))), the non-saturating one."""
-    return F.softplus(-fake).mean()
-
-
-def wgan_critic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """E D(G(z)) − E D(x); to it λ times gradient_penalty is added."""
-    return fake.mean() - real.mean()
-
-
-def wgan_generator_loss(fake: Tensor) -> Tensor:
-    """−E D(G(z))."""
-    return -fake.mean()
-
-
-OBJECTIVES = {
-    "lsgan": (lsgan_critic_loss, lsgan_generator_loss),
-    "vanilla": (vanilla_critic_loss, vanilla_generator_loss),
-    "wgan-gp": (wgan_critic_loss, wgan_generator_loss),
-}
-
-
-def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, mask: Tensor, u: Tensor) -> Tensor:
-    """E (‖∇_x̂ D(x̂)‖ − 1)² at x̂ = u x + (1 − u) G(z), Gulrajani et al. 2017. One norm a jet, over its real particles.
-
-    real, fake: (B, N, 3), paired jet by jet with one mask (B, N), particles in the order they stand; u: (B,) in
-    [0, 1]. Returns a scalar in [0, ∞), differentiable in D's parameters.
-    """
-    u = u[:, None, None]
-    x_hat = (u * real + (1 - u) * fake).detach().requires_grad_()
-    (gradient,) = torch.autograd.grad(
-        D(x_hat, mask)[0].sum(), x_hat, create_graph=True
-    )  # (B, N, 3)
-    gradient = gradient.masked_fill(~mask[..., None], 0)
-    return (torch.linalg.vector_norm(gradient.flatten(1), dim=1) - 1).square().mean()
-
-
-def mean_field_matching(fake: Tensor, real: Tensor) -> Tensor:
-    """E ‖c_D(G(z)) − c_D(x)‖² / l, §3.2, paired by place; no gradient to the real side. fake, real: (B, l)."""
-    return F.mse_loss(fake, real.detach())

@@ -1,35 +1,44 @@
 """Jets by JetNet's recipe, simulated with PYTHIA and written as JetNet's own files.
 
-    python -m mdma.simulate --type t --jets 50000             # data/pythia/t150.hdf5; five minutes on two cores
-    python -m mdma.simulate --type g q t w z --jets 50000     # all five
-    make data-jets ARGS="--type q --jets 20000"               # the same, PYTHIA installed first
+    python -m mdma.simulate --type t --jets 50000          # data/pythia/t150.hdf5; five minutes
+    python -m mdma.simulate --type g q t w z --jets 50000  # all five
+    make data-jets ARGS="--type q --jets 20000"            # the same, PYTHIA installed first
 
-The recipe (Kansal et al., arXiv:2106.11535, §2): pp at 13 TeV, Monash tune, underlying event; gg, qq, tt, WW or ZZ
-with the partons' pT within 1 % of 1 TeV, t, W and Z decaying to quarks; anti-kT jets of the visible final particles;
-of each event the two leading jets, where 0.8 < pT < 1.6 TeV; their 150 hardest constituents relative to the jet.
-R = 0.4, constituents' pT > 0.2 GeV and Z decays without b quarks are not in the text: of what was tried they agree
-best with what is known of JetNet (numbers of particles, features at 30 particles, FPND). W and Z decay isotropically.
-It is a twin of JetNet, not JetNet: the hard process is PYTHIA's, not MadGraph's, the version 8.3, not 8.2.
+The recipe (Kansal et al., arXiv:2106.11535, §2): pp at 13 TeV, Monash tune, underlying event; gg,
+qq, tt, WW or ZZ with the partons' pT within 1 % of 1 TeV, t, W and Z decaying to quarks; anti-kT
+jets of the visible final particles; of each event the two leading jets, where 0.8 < pT < 1.6 TeV;
+their 150 hardest constituents relative to the jet. R = 0.4, constituents' pT > 0.2 GeV and Z decays
+without b quarks are not in the text: of what was tried they agree best with what is known of JetNet
+(numbers of particles, features at 30 particles, FPND). W and Z decay isotropically.
+It is a twin of JetNet, not JetNet: the hard process is PYTHIA's, not MadGraph's, the version 8.3,
+not 8.2.
 
-A file holds `particle_features` (jets, 150, 4): eta_rel, phi_rel, pt_rel, mask; hardest first, zero-padded; and
-`jet_features` (jets, 4): pT / GeV, eta, mass / GeV (both of all constituents), number of particles (at most 150).
-Jets come in shards of 1,000, each with a seed of its own made of (--seed, type, shard number): the number of workers
-changes nothing, a killed run goes on where it was, and fewer jets are the first of more. DIR/pythia/shards may be
-deleted when the jets are enough.
+A file holds `particle_features` (jets, 150, 4): eta_rel, phi_rel, pt_rel, mask; hardest first,
+zero-padded; and `jet_features` (jets, 4): pT / GeV, eta, mass / GeV (both of all constituents),
+number of particles (at most 150).
+Jets come in shards of 1,000, each with a seed of its own made of
+(--seed, type, shard number): the number of workers changes nothing, a killed run goes on where it
+was, and fewer jets are the first of more. DIR/pythia/shards may be deleted when the jets are
+enough.
 """
 
 import multiprocessing
 import os
 import zlib
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from textwrap import shorten
+from typing import Literal
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import UserError, file_path, new_parser, positive_int, run_main
+from common import arguments
+from common.arguments import FilePath
+from common.cli import run_main
+from common.errors import UserError
 
 JET_TYPES = ("g", "q", "t", "w", "z")
 MAX_PARTICLES = 150
@@ -61,7 +70,7 @@ PROCESSES = {
 }
 
 
-# --- one shard ----------------------------------------------------------------------------------------------
+# --- one shard
 
 
 def simulate_shard(jet_type, jets, seed, shard):
@@ -80,7 +89,8 @@ def simulate_shard(jet_type, jets, seed, shard):
         pythia.setUserHooksPtr(hook)
     if not pythia.init():
         raise RuntimeError("PYTHIA can't be initialised")
-    # power -1: anti-kT; 25: no cut in eta; 2: visible particles only; 2: their own masses. FastJet's core, in C++.
+    # power -1: anti-kT; 25: no cut in eta; 2: visible particles only; 2: their own masses.
+    # FastJet's core, in C++.
     finder = pythia8mc.SlowJet(-1, RADIUS, JET_PT[0], 25.0, 2, 2)
     particles = np.zeros((jets, MAX_PARTICLES, 4), np.float32)
     features = np.zeros((jets, 4), np.float32)
@@ -95,17 +105,18 @@ def simulate_shard(jet_type, jets, seed, shard):
         finder.analyze(event)
         for k in range(min(2, finder.sizeJet())):
             if finder.pT(k) < JET_PT[1] and done < jets:
-                found = (event[i] for i in finder.constituents(k))
-                momenta = np.array([(p.px(), p.py(), p.pz(), p.e()) for p in found])
+                constituents = (event[i] for i in finder.constituents(k))
+                momenta = np.array([(p.px(), p.py(), p.pz(), p.e()) for p in constituents])
                 particles[done], features[done] = jet_arrays(momenta)
                 done += 1
     return particles, features
 
 
 def isotropic_decays(rng):
-    """W and Z decay evenly in all directions, as bosons do that reach PYTHIA undecayed from MadGraph.
+    """W and Z decay evenly in all directions, as those that MadGraph hands to PYTHIA undecayed.
 
-    PYTHIA's own WW and ZZ are polarised: <cos²θ*> = 0.36 and 0.39 instead of 1/3, with more lopsided prongs.
+    PYTHIA's own WW and ZZ are polarised: <cos²θ*> = 0.36 and 0.39 instead of 1/3, with more
+    lopsided prongs.
     """
     import pythia8mc
 
@@ -130,7 +141,7 @@ def isotropic_decays(rng):
 
 
 def jet_arrays(momenta):
-    """A jet's row in the file, (150, 4) and (4,), from its constituents' (px, py, pz, E) / GeV (n, 4)."""
+    """A jet's row in the file, (150, 4) and (4,), from constituents' (px, py, pz, E) / GeV."""
     total = momenta.sum(axis=0)
     pt, eta, phi = _pt_eta_phi(total)
     mass = np.sqrt(max(total[3] ** 2 - (total[:3] ** 2).sum(), 0))
@@ -151,19 +162,21 @@ def _pt_eta_phi(p):
     return pt, np.arcsinh(p[..., 2] / pt), np.arctan2(p[..., 1], p[..., 0])
 
 
-# --- shards to a file ---------------------------------------------------------------------------------------
+# --- shards to a file
 
 
 def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
-    """Write (or extend to `jets`) data_dir/pythia/<type>150.hdf5 and return its path. Resumable, parallel.
+    """Write (or extend to `jets`) data_dir/pythia/<type>150.hdf5 and return its path.
 
-    Raises UserError without PYTHIA, and if the file there was made with another seed, version or recipe.
+    Raises UserError without PYTHIA, and if the file there was made with another seed, version or
+    recipe.
     """
     try:
         version = metadata.version("pythia8mc")
     except metadata.PackageNotFoundError:
         raise UserError(
-            "PYTHIA isn't installed: pip install -r mdma/requirements-pythia.txt, or use make data-jets"
+            "PYTHIA isn't installed: pip install -r mdma/requirements-pythia.txt, "
+            "or use make data-jets"
         ) from None
     recipe = "\n".join(
         (
@@ -178,14 +191,14 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
     path = Path(data_dir).expanduser() / "pythia" / f"{jet_type}150.hdf5"
     shards = path.parent / "shards" / f"{jet_type}-seed{seed}-{zlib.crc32(recipe.encode()):08x}"
     if path.exists():
-        there, attributes_there = _look(path)
-        if {key: attributes_there.get(key) for key in attributes} != attributes:
+        count, saved_attributes = _look(path)
+        if {key: saved_attributes.get(key) for key in attributes} != attributes:
             raise UserError(
                 f"{path} was made with another seed, PYTHIA or recipe: move it away or choose "
                 "another --data-dir"
             )
-        if there >= jets:
-            print(f"{path}: {there:,} jets are there already")
+        if count >= jets:
+            print(f"{path}: {count:,} jets are there already")
             return path
     shards.mkdir(parents=True, exist_ok=True)
     tasks = [
@@ -262,31 +275,22 @@ def _write(path, particles, features, attributes):
     os.replace(temporary, path)
 
 
+@dataclass
+class Args:
+    # --- options
+    type: list[Literal[*JET_TYPES]] = field(default_factory=lambda: ["t"])  # one or more types
+    jets: int = 50_000  # jets of each type
+    data_dir: FilePath = "data"  # files go to its folder pythia
+    seed: int = 0  # other seeds, other jets; in [0, ∞)
+    workers: int = os.cpu_count()  # processes; changes no jet
+
+
 def parse_args(argv=None):
-    parser = new_parser(__doc__)
-    parser.add_argument(
-        "--type",
-        nargs="+",
-        choices=JET_TYPES,
-        default=["t"],
-        metavar="{g,q,t,w,z}",
-        help="gluon, light quark, top, W, Z",
-    )
-    parser.add_argument("--jets", type=positive_int, default=50_000, help="jets of each type")
-    parser.add_argument(
-        "--data-dir", type=file_path, default="data", help="files go to its folder pythia"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="other seeds, other jets")
-    parser.add_argument(
-        "--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet"
-    )
-    return parser.parse_args(argv)
+    return arguments.parse_args(Args, __doc__, argv)
 
 
 def main(argv=None):
     args = parse_args(argv)
-    if args.seed < 0:
-        raise UserError(f"--seed {args.seed}: must not be negative")
     for jet_type in args.type:
         path = simulate(jet_type, args.jets, args.data_dir, args.seed, args.workers)
         print(f"{path}: {_look(path)[0]:,} jets")

@@ -1,4 +1,10 @@
-"""MDMA's speed beside plain layers, in one run: `python -m tests.bench_mdma`. Let nothing else run.
+"""MDMA's speed, in one run. Let nothing else run.
+
+  python -m tests.bench_mdma                                  beside plain layers
+  python -m tests.bench_mdma --ckpt mdma/results/t30.pt       µs per jet, and how the cost grows with n
+
+The second writes timing.md, timing.json and scaling.png beside the checkpoint; of one in results/,
+into runs/mdma/<its name>.
 
 Plain is what the authors' code computes (which itself is not here): nn.MultiheadAttention with a key and a value for
 each particle, a concatenation of each particle with the mean field, each jet padded to N. Ours: keys and values never
@@ -10,22 +16,30 @@ import argparse
 import os
 import time
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from common.device import fused_adam
+from common.device import choose_device, fused_adam
+from common.evaluate import checkpoint_path, output_dir
 from common.masking import lengths_to_mask
+from common.plots import plt, save_figure
+from common.runs import environment, replace_file, write_json
+from mdma import eval as mdma_eval
+from mdma.features import sample_jets
 from mdma.jets import bucketed_indices
 from mdma.model import (
     Critic,
     Generator,
     MeanFieldAttention,
-    lsgan_critic_loss,
+    lsgan_discriminator_loss,
     lsgan_generator_loss,
     mean_field_matching,
-    sample_jets,
 )
+
+
+SCALING = (25, 50, 100, 200, 400, 700, 1000)  # n of the cost figure
 
 
 class PlainAttention(nn.MultiheadAttention):
@@ -47,11 +61,13 @@ def plain(net):
         attention.load_state_dict(ours.attention.state_dict())
         block.attention = attention
 
-        def update(h, c, block=block):
+        def mean_field_to_particles(h, c, block=block):
+            if block.out is None:
+                return None
             pairs = torch.cat([h, c[:, None].expand(-1, h.shape[1], -1)], dim=2)
             return block.act(F.linear(pairs, block.out.weight, block.out.bias))
 
-        block.update = update
+        block.mean_field_to_particles = mean_field_to_particles
     copy.load_state_dict(net.state_dict())
     return copy
 
@@ -66,7 +82,7 @@ def training(G, D):
     def step(x, mask):
         fake = G(torch.randn_like(x), mask)
         scores, fields = D(torch.cat([x, fake.detach()]), torch.cat([mask, mask]))
-        L_D = lsgan_critic_loss(*scores.chunk(2))
+        L_D = lsgan_discriminator_loss(*scores.chunk(2))
         opt_D.zero_grad()
         L_D.backward()
         opt_D.step()
@@ -80,23 +96,126 @@ def training(G, D):
     return step
 
 
-def seconds(run, repeats):
-    """Least wall seconds of `repeats` calls after one that isn't counted."""
+def seconds(run, repeats, device="cpu"):
+    """Least (wall, CPU) seconds of `repeats` calls after one that isn't counted."""
     times = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        wall, cpu = time.perf_counter(), time.process_time()
         run()
-        times.append(time.perf_counter() - start)
+        if torch.device(device).type == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - wall, time.process_time() - cpu))
     return min(times[1:])
 
 
-def main():
+# --- µs per jet of a checkpoint, and the cost over n
+
+
+class SelfAttention(nn.Module):
+    """Yardstick: as many blocks of ordinary self-attention, each particle with each other."""
+
+    def __init__(self, l, h, blocks, heads):
+        super().__init__()
+        self.embed, self.out = nn.Linear(3, h), nn.Linear(h, 3)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(h, heads, l, 0.0, batch_first=True) for _ in range(blocks)
+        )
+
+    def forward(self, z, mask):
+        x = self.embed(z)
+        for block in self.blocks:
+            x = block(x, src_key_padding_mask=~mask)
+        return self.out(x)
+
+
+@torch.no_grad()
+def generation(G, stats, N, most, device):
+    """[µs per jet over batch sizes], of at most `most` jets with n as in the data."""
+    rng, rows = torch.Generator().manual_seed(0), []
+    for size in (100, 1000, 10_000, 75_000):
+        jets = min(most, max(10 * size, 5000))
+        n = torch.multinomial(stats["counts"].double(), jets, replacement=True, generator=rng)
+        run = lambda n=n, size=size: sample_jets(G, n, N, chunk_size=size)
+        wall, cpu = seconds(run, 2, device)
+        us = {"us_wall": 1e6 * wall / jets, "us_cpu": 1e6 * cpu / jets}
+        rows.append({"batch_size": size, "jets": jets, **us})
+    return rows
+
+
+@torch.no_grad()
+def scaling(nets, device):
+    """[ms for 20 jets over n] of {name: net}; on a CPU its time, as other processes may be running."""
+    clock, rows = 1 if device.type == "cpu" else 0, []
+    for n in SCALING:
+        z = torch.randn(20, n, 3, device=device)
+        mask = lengths_to_mask(torch.full((20,), n), n).to(device)
+        row = {"n": n}
+        for name, net in nets.items():
+            run = lambda net=net, z=z, mask=mask: net(z, mask)
+            row[name] = 1000 * seconds(run, 5, device)[clock]
+        rows.append(row)
+    return rows
+
+
+def timing(ckpt, most, device):
+    """The result, which is also written as timing.json, timing.md and scaling.png."""
+    path = checkpoint_path(ckpt, "mdma", prefer=("best.pt", "last.pt"))
+    G, trained, stats, _ = mdma_eval.load(path, device)
+    where, N = output_dir(path, "mdma"), trained.num_particles
+    attention = SelfAttention(trained.l, trained.h_g, trained.blocks_g, trained.heads_g)
+    nets = {"mdma": G, "self_attention": attention.to(device).eval()}
+    result = {
+        "env": environment(device),
+        "generation": generation(G, stats, N, most, device),
+        "scaling": scaling(nets, device),
+    }
+    figure, axis = plt.subplots(figsize=(5, 3.6))
+    for name, label in (("mdma", "MDMA"), ("self_attention", "self-attention")):
+        ms = [row[name] for row in result["scaling"]]
+        slope = result[f"exponent_{name}"] = np.polyfit(np.log(SCALING), np.log(ms), 1)[0]
+        axis.loglog(SCALING, ms, "o-", label=f"{label}: n^{slope:.2f}")
+    axis.set(
+        xlabel="particles per jet",
+        ylabel="CPU ms for 20 jets" if device.type == "cpu" else "ms for 20 jets",
+    )
+    axis.legend()
+    save_figure(figure, where / "scaling.png")
+    env = result["env"]
+    lines = [
+        f"{env['device']}, torch {env['torch']}, up to {N} particles, n as in the data",
+        "",
+        "| batch size | jets | µs per jet, wall | µs per jet, CPU |",
+        "|---|---|---|---|",
+    ]
+    for row in result["generation"]:
+        us = f"{row['us_wall']:.1f} | {row['us_cpu']:.1f}"
+        lines.append(f"| {row['batch_size']:,} | {row['jets']:,} | {us} |")
+    lines += [
+        "",
+        f"Cost exponent in n, {SCALING[0]} to {SCALING[-1]:,} particles: "
+        f"MDMA {result['exponent_mdma']:.2f}, "
+        f"self-attention {result['exponent_self_attention']:.2f}",
+    ]
+    replace_file(where / "timing.md", ("\n".join(lines) + "\n").encode())
+    write_json(where / "timing.json", result)
+    print(*lines, f"in {where}: timing.md, timing.json, scaling.png", sep="\n")
+    return result
+
+
+def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--jets", type=int, default=5000, help="to generate")
     parser.add_argument("--batch-size", type=int, default=1000, help="of the plain generation")
     parser.add_argument("--steps", type=int, default=20, help="training steps of 128 jets")
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    parser.add_argument("--ckpt", help="measure this checkpoint or run directory only")
+    parser.add_argument(
+        "--timing-jets", type=int, default=500_000, help="the most jets to time of it (§3.1)"
+    )
+    parser.add_argument("--device", default="auto", help="of --ckpt")
+    args = parser.parse_args(argv)
+    if args.ckpt:
+        return timing(args.ckpt, args.timing_jets, choose_device(args.device))
     print(
         f"torch {torch.__version__}, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
     )
@@ -122,8 +241,8 @@ def main():
 
         with torch.no_grad():
             torch.testing.assert_close(generate()[:100], G(z[:100], mask[:100]), rtol=0, atol=1e-5)
-        theirs = seconds(generate, args.repeats)
-        ours = seconds(lambda jets=jets, N=N, G=G: sample_jets(G, jets, N), args.repeats)
+        theirs, _ = seconds(generate, args.repeats)
+        ours, _ = seconds(lambda jets=jets, N=N, G=G: sample_jets(G, jets, N), args.repeats)
         row(
             f"generating, {N} particles, µs a jet", 1e6 * theirs / len(jets), 1e6 * ours / len(jets)
         )
@@ -138,7 +257,7 @@ def main():
                 step(x[i, :longest], mask[i, :longest])
 
         theirs, ours = (
-            seconds(lambda step=step, trim=trim: train(step, trim), args.repeats) / args.steps
+            seconds(lambda step=step, trim=trim: train(step, trim), args.repeats)[0] / args.steps
             for step, trim in ((plain_step, False), (our_step, True))
         )
         row(f"training, {N} particles, ms a step", 1e3 * theirs, 1e3 * ours)

@@ -96,7 +96,7 @@ class Mutant(NamedTuple):
         return (raw[: self.start] + self.new.encode() + raw[self.end :]).decode()
 
 
-# --- mutants of a source -------------------------------------------------------------------------
+# --- mutants of a source
 
 
 def changes(node):
@@ -209,7 +209,7 @@ def choose(by_file, n, seed):
     return chosen
 
 
-# --- running tests -------------------------------------------------------------------------------
+# --- running tests
 
 
 def sources(folder, names=()):

@@ -301,6 +301,7 @@ SCRIPTS = [
     "mdma.simulate",
     "sagan_wgangp.reproduce",
     "sagan_wgangp.surfaces",
+    "mdma.twin",
     "common.data",
     "common.metrics.lenet",
 ]

@@ -14,7 +14,7 @@ from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import torchvision_cpu
 from common.cli import UserError
-from common.device import EMA, check_batch_norm, choose_device
+from common.device import check_batch_norm, choose_device
 from common.distributed import average, average_gradients, init_processes, shard
 from common.torchvision_cpu import import_torchvision
 from common.rng import rng_state, seed_all, set_rng_state, step_rng
@@ -107,32 +107,6 @@ def test_seed_all_fixes_every_generator(seed):
     assert all(a != b for a, b in zip(draws(), first))
     seed_all(seed)
     assert draws() == first
-
-
-# --- weight averages
-
-
-def test_ema_averages_parameters_and_copies_buffers():
-    net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3))
-    ema = EMA(net, decay=0.75)
-    old = [p.detach().clone() for p in net.parameters()]
-    with torch.no_grad():
-        for p in net.parameters():
-            p += 4
-    net(torch.randn(8, 2))  # moves the BatchNorm buffers
-    ema.update(net)
-    for average_, before in zip(ema.net.parameters(), old):
-        torch.testing.assert_close(average_, before + 1)  # 0.75·p + 0.25·(p + 4)
-        assert not average_.requires_grad
-    assert all(torch.equal(a, b) for a, b in zip(ema.net.buffers(), net.buffers()))
-    assert ema.net[1].num_batches_tracked == 1 and not ema.net.training and net.training
-    torch.testing.assert_close(net[0].bias.detach(), old[1] + 4)  # the net itself is left alone
-
-
-def test_ema_round_trip():
-    ema, other = EMA(torch.nn.Linear(2, 2)), EMA(torch.nn.Linear(2, 2))
-    other.load_state_dict(ema.state_dict())
-    assert torch.equal(other.net.weight, ema.net.weight)
 
 
 # --- several processes

@@ -60,8 +60,6 @@ NEEDS = {  # what must stand beside a flag so that it can act
     "egan.gamma": "--lr-g 0.05 --lr-d 0.01 --steps 6",
     "egan.gp": "--d-norm none",
     "egan.size": "--dataset synthetic --width-g 4 --width-d 4",
-    "mdma.adaptive": "--adaptive-after 0 --steps 4",
-    "mdma.adaptive_after": "--adaptive --adaptive-after 1 --steps 6",
     "mdma.gp": "--objective wgan-gp",
     "sagan_wgangp.batch_norm": "--gp 0",
 }

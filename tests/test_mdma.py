@@ -19,8 +19,11 @@ from common.rng import step_rng
 from common.metrics.jets import efps, frechet_of_all, jet_mass, present, w1m_disjoint, wasserstein1
 from common.runs import load_checkpoint
 from mdma import eval as mdma_eval
-from mdma import train
+from mdma import features, figures, train, twin
+from mdma import jets as jets_module
 from mdma.jets import JETNET_SIZES, bucketed_indices, load_jets
+
+from . import bench_mdma
 
 
 @pytest.fixture(autouse=True)
@@ -55,8 +58,10 @@ def test_two_steps_equal_plain_ones(here, matching):
     for step in (1, 2):
         for opt in (opt_G, opt_D):
             opt.param_groups[0]["lr"] = 1e-4 * train.lr_factor(step, 2, 12)
-        batch = jets[bucketed_indices(jets.n, 16, 0, step - 1)].trimmed()
-        x, mask = (batch.particles - real.mean(0)) / real.std(0), batch.mask
+        batch = jets[bucketed_indices(jets.n, 16, 0, step - 1)]
+        longest = int(batch.n.max())
+        x = (batch.particles[:, :longest] - real.mean(0)) / real.std(0)
+        mask = batch.mask[:, :longest]
         z = torch.randn(x.shape, generator=step_rng(0, step))
         with torch.no_grad():
             fake = G(z, mask)
@@ -125,62 +130,17 @@ def test_batches_are_padded_to_their_largest_n_only_but_not_with_paper_code(here
     assert {mask.shape[1] for mask in seen} == {8}
 
 
-def test_head_start_and_adaptive_hold_the_generator_back(here, monkeypatch):
+def test_the_generator_learns_at_each_so_many_th_step(here, monkeypatch):
     trained = []
     monkeypatch.setattr(
         train, "GraphedStep", lambda step, device: lambda *a: trained.append(a[-2]) or step(*a)
     )
-    smoke("X", "--steps", 4, "--head-start", 3)
-    assert trained == [False, False, False, True]
-    G = state("X/last.pt")["opt_G"]["state"]
-    assert {float(p["step"]) for p in G.values()} == {1}
-    trained.clear()
-    smoke(
-        "Z", "--steps", 8, "--adaptive", "--adaptive-after", 2
-    )  # an untrained critic's L_D is near 1/2
-    pauses = [trained[: i + 1].count(True) for i in range(8)]
-    assert trained[:3] == [True] * 3 and False in trained[3:], pauses
-
-
-@pytest.mark.parametrize("resumed_after", [None, 8])
-def test_adaptive_by_hand(here, monkeypatch, resumed_after):
-    """L_D is 1, but -50 at step 7 and -55 at step 11; its average, of weight 0.01, begins at 1.
-
-    While that is above 0.499 G's period grows by 1 up to 5: it learns at steps 1 to 5 (of period 1 to 5) and 10. Step 7
-    brings it to 0.49, which changes nothing; step 11 to -0.04, below 0.4, so that from step 12 on G always learns.
-    """
-    L_D, trained = {7: -50.0, 11: -55.0}, []
-
-    def step(*arguments):
-        trained.append(arguments[-2])
-        return torch.tensor(L_D.get(len(trained), 1.0)), torch.zeros(()), torch.zeros(())
-
-    monkeypatch.setattr(train, "GraphedStep", lambda *a: step)
-    smoke("X", "--adaptive", "--adaptive-after", 0, "--steps", resumed_after or 14)
-    if resumed_after:
-        train.main(["--resume", "X", "--steps", "14"])
-    assert [i + 1 for i, train_G in enumerate(trained) if train_G] == [
-        1,
-        2,
-        3,
-        4,
-        5,
-        10,
-        12,
-        13,
-        14,
-    ]
-
-
-def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
-    seen = []
-    monkeypatch.setattr(
-        train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[0].clone()) or step(*a)
-    )
-    smoke("X", "--steps", 1)
-    smoke("Y", "--steps", 1, "--jitter", 1e-3)
-    ratio = seen[1] / seen[0] - 1
-    assert 0.5e-3 < ratio[seen[0] != 0].std() < 2e-3
+    smoke("X", "--steps", 7, "--g-every", 3, "--ema", 0.9)
+    assert trained == [False, False, True, False, False, True, False]
+    assert {float(p["step"]) for p in state("X/last.pt")["opt_G"]["state"].values()} == {2}
+    smoke("Y", "--steps", 6, "--g-every", 3, "--ema", 0.9)  # the average rests with G
+    seven, six = state("X/last.pt")["G_ema"], state("Y/last.pt")["G_ema"]
+    assert all(torch.equal(seven[key], six[key]) for key in six)
 
 
 def test_ema_is_the_average_that_evaluation_uses(here):
@@ -212,7 +172,7 @@ def test_what_is_measured_while_training_by_hand(here, ema, net):
     G, _ = train.build(argparse.Namespace(**load_checkpoint(Path("X/last.pt"), "mdma")["args"]))
     G.load_state_dict(saved[net])
     real = load_jets("synthetic", "t", 8, "data", "valid").particles
-    fake = train.generate(G, 3 * 150, saved["stats"], 8, step_rng(0, 0))
+    fake = features.generate(G, 3 * 150, saved["stats"], 8, step_rng(0, 0))
     w1m = [wasserstein1(jet_mass(real), jet_mass(part)).item() for part in fake.split(150)]
     assert logged["w1m_valid"] == pytest.approx(sum(w1m) / 3, rel=1e-6)
     assert logged["frechet_valid"] == pytest.approx(
@@ -278,8 +238,8 @@ def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
     """JetNet's 70 % for training: 973 steps an epoch for top jets, 969 for gluons, 933 for light quarks."""
     for jet_type, steps in (("t", 973), ("g", 969), ("q", 933), ("w", 968), ("z", 967)):
         assert train.steps_per_epoch(int(0.7 * JETNET_SIZES[jet_type]), 128) == steps
-    assert train.EPOCHS == 3000 and train.parse_args([]).steps == "3000 epochs"
-    monkeypatch.delitem(train.PRESETS["smoke"][True], "steps")
+    assert train.EPOCHS == 3000 and train.parse_args([]).steps is None
+    monkeypatch.delitem(train.SMOKE, "steps")
     monkeypatch.setattr(train, "EPOCHS", 3)
     assert smoke("X", "--batch-size", 300)["step"] == 3 * 2  # 700 // 300
     assert json.loads(Path("X/args.json").read_text())["steps"] == 6
@@ -333,6 +293,48 @@ def test_a_resumed_run_has_the_same_bytes(here):
     assert logs[0] == logs[1]
 
 
+RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 50_000}
+
+
+def make_older(run, **flags):
+    """Turn a run directory into one of before --jitter, --head-start and --adaptive went."""
+    args = json.loads(Path(run, "args.json").read_text()) | RETIRED | flags
+    Path(run, "args.json").write_text(json.dumps(args))
+    checkpoint = torch.load(Path(run, "last.pt"), weights_only=True)
+    checkpoint["args"] = args
+    checkpoint["state"] |= {"balance": torch.tensor(0.7), "pause": 1}
+    torch.save(checkpoint, Path(run, "last.pt"))
+
+
+def test_a_run_with_flags_that_went_goes_on_if_they_changed_nothing(here):
+    smoke("whole", "--ema", 0.9)
+    smoke("old", "--steps", 6, "--ema", 0.9)
+    make_older("old")
+    mdma_eval.main(["--ckpt", "old/last.pt", "--samples", "4"])
+    train.main(["--resume", "old", "--steps", "12"])
+    whole, old = state("whole/last.pt"), state("old/last.pt")
+    for name in ("G", "D", "G_ema"):
+        assert all(torch.equal(value, old[name][key]) for key, value in whole[name].items())
+    assert not set(RETIRED) & set(json.loads(Path("old/args.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        ({"jitter": 1e-3}, "jitter"),
+        ({"head_start": 1000}, "head_start"),
+        ({"adaptive": True, "adaptive_after": 2}, "adaptive, adaptive_after"),
+    ],
+)
+def test_a_run_that_used_a_flag_that_went_is_refused_in_one_line(here, flags, named):
+    smoke("old", "--steps", 1)
+    make_older("old", **flags)
+    before = Path("old/last.pt").read_bytes()
+    with pytest.raises(UserError, match=f"args.json has flags that this script lacks: {named}$"):
+        train.main(["--resume", "old", "--steps", "12"])
+    assert Path("old/last.pt").read_bytes() == before
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -340,9 +342,9 @@ def test_a_resumed_run_has_the_same_bytes(here):
         (["--amp", "bf16"], "need float32"),
         (["--dataset", "no-such"], "no-such"),
         (["--num-particles", "151"], "151"),
-        (["--n-mean", "0"], "--n-mean 0.0: must be at least"),
-        (["--ema", "1"], "at most"),
-        (["--adaptive", "--objective", "vanilla"], "--adaptive watches LSGAN"),
+        (["--n-mean", "0"], "--n-mean 0.0: must be above 0"),
+        (["--ema", "1"], "below 1"),
+        (["--veto", "0.9"], "--veto 0.9: must be at least 1"),
     ],
 )
 def test_bad_flags(here, flags, message):
@@ -363,7 +365,7 @@ def trained(tmp_path_factory):
 def test_generated_jets_follow_the_training_n_and_the_seed(trained):
     G, args, stats, _ = mdma_eval.load(trained / "last.pt", torch.device("cpu"))
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    make = lambda seed, chunk=1000: train.generate(
+    make = lambda seed, chunk=1000: features.generate(
         G, 20_000, stats, 8, torch.Generator().manual_seed(seed), chunk
     )
     x = make(0)
@@ -379,12 +381,12 @@ def test_generated_jets_follow_the_training_n_and_the_seed(trained):
 @pytest.mark.parametrize("pt", ["linear", "log", "softplus"])
 def test_standardising_and_back(pt):
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    stats = train.statistics(jets, pt)
-    z = train.standardise(jets, stats)
+    stats = features.statistics(jets, pt)
+    z = features.standardise(jets, stats)
     assert not z[~jets.mask].any() and not jets.mask.all()
     assert z[jets.mask].mean(0).abs().max() < 1e-5 and (z[jets.mask].std(0) - 1).abs().max() < 1e-5
     torch.testing.assert_close(
-        train.to_jets(z, jets.mask, stats), jets.particles, rtol=0, atol=1e-6
+        features.to_jets(z, jets.mask, stats), jets.particles, rtol=0, atol=1e-6
     )
     assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
 
@@ -393,10 +395,10 @@ def test_standardising_and_back(pt):
 def test_generated_pt_stays_in_the_training_range(pt):
     """Both ends, however far the generator goes; η and φ are left alone."""
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    stats = train.statistics(jets, pt)
+    stats = features.statistics(jets, pt)
     real = jets.particles[jets.mask]
     for z, end in ((-50.0, real[:, 2].min()), (50.0, real[:, 2].max())):
-        made = train.to_jets(torch.full_like(jets.particles, z), jets.mask, stats)
+        made = features.to_jets(torch.full_like(jets.particles, z), jets.mask, stats)
         assert (made[jets.mask][:, 2] == end).all() and not made[~jets.mask].any()
         expected = z * real[:, :2].std(0) + real[:, :2].mean(0)
         torch.testing.assert_close(made[jets.mask][:, :2], expected.expand(len(real), 2))
@@ -411,7 +413,7 @@ def test_what_the_networks_see_of_pt_by_hand():
         ("log", pt.log()),
         ("softplus", ((pt / pt.quantile(0.5)).exp() - 1).log()),
     ):
-        stats = train.statistics(jets, kind)
+        stats = features.statistics(jets, kind)
         torch.testing.assert_close(stats["mean"][2].double(), seen.mean(), rtol=1e-3, atol=1e-6)
         torch.testing.assert_close(stats["std"][2].double(), seen.std(), rtol=1e-3, atol=1e-6)
         assert stats["pt_min"] == pt.min() and stats["pt_max"] == pt.max()
@@ -424,7 +426,7 @@ def test_a_slim_checkpoint_generates_the_same_jets(here):
     jets = []
     for path in ("X/last.pt", "small.pt"):
         G, trained, stats, _ = mdma_eval.load(path, torch.device("cpu"))
-        jets.append(train.generate(G, 50, stats, 8, torch.Generator().manual_seed(0)))
+        jets.append(features.generate(G, 50, stats, 8, torch.Generator().manual_seed(0)))
     assert torch.equal(*jets)
     with pytest.raises(UserError, match="exists"):
         mdma_eval.main(["--ckpt", "X/last.pt", "--slim", "small.pt"])
@@ -464,7 +466,7 @@ def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, c
     mdma_eval.main(["--ckpt", "X/last.pt", "--n", "200", "--export", "~/out"])
     assert f"200 jets in {here}/out/samples.npz and {here}/out/t.hdf5" in capsys.readouterr().out
     G, _, stats, _ = mdma_eval.load("X/last.pt", torch.device("cpu"))
-    made = train.generate(G, 200, stats, 8, torch.Generator().manual_seed(0)).numpy()
+    made = features.generate(G, 200, stats, 8, torch.Generator().manual_seed(0)).numpy()
     with np.load("out/samples.npz") as f, h5py.File("out/t.hdf5") as g:
         jets, mask, theirs = f["particles"], f["mask"], g["particle_features"][()]
         of_jets = g["jet_features"][()]
@@ -483,7 +485,7 @@ def test_half_an_export_is_removed(trained, here, monkeypatch, there):
     def full_disk(*a, **k):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(mdma_eval, "jet_mass", full_disk)  # after samples.npz is written
+    monkeypatch.setattr(jets_module, "jet_mass", full_disk)  # after samples.npz is written
     if there:
         Path("out").mkdir()
     with pytest.raises(OSError, match="No space"):
@@ -534,8 +536,8 @@ def test_a_shipped_checkpoint_writes_into_runs(here, repo, monkeypatch):
         "fig2.png",
         "jets.png",
     }
-    monkeypatch.setattr(mdma_eval, "SCALING", (25, 50))
-    mdma_eval.main(["--ckpt", str(results / "t30.pt"), "--timing", "--timing-jets", "20"])
+    monkeypatch.setattr(bench_mdma, "SCALING", (25, 50))
+    bench_mdma.main(["--ckpt", str(results / "t30.pt"), "--timing-jets", "20"])
     assert Path("runs/mdma/t30/timing.json").exists() and sorted(results.iterdir()) == before
 
 
@@ -589,7 +591,7 @@ def test_what_is_compared_with_what(trained, here, monkeypatch):
     monkeypatch.setattr(mdma_eval, "jet_metrics", metrics)
     mdma_eval.main(["--ckpt", "X.pt", "--seed", "3", "--split", "valid"])
     G, _, stats, _ = mdma_eval.load("X.pt", torch.device("cpu"))
-    fake = train.generate(G, 20 * 150, stats, 8, torch.Generator().manual_seed(3))
+    fake = features.generate(G, 20 * 150, stats, 8, torch.Generator().manual_seed(3))
     real, inside = (
         load_jets("synthetic", "t", 8, "data", split).particles for split in ("valid", "train")
     )
@@ -629,16 +631,36 @@ def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):
 def test_a_feature_of_one_value_is_said_and_all_three_are_refused(capsys):
     jets = load_jets("synthetic", "t", 8, "data", "train")
     jets.particles[..., 0] = 0.1 * jets.mask
-    stats = train.statistics(jets)
+    stats = features.statistics(jets)
     assert (
         capsys.readouterr().err
         == "eta_rel has one value in all training jets: it can't be learnt\n"
     )
-    assert stats["std"][0] == 1 and train.standardise(jets, stats)[..., 0].abs().max() < 1e-6
+    assert stats["std"][0] == 1 and features.standardise(jets, stats)[..., 0].abs().max() < 1e-6
     assert (stats["std"][1:] < 1).all()
     jets.particles[...] = 0.1 * jets.mask[..., None]
     with pytest.raises(UserError, match="all particles of the training jets are the same"):
-        train.statistics(jets)
+        features.statistics(jets)
+
+
+def test_ratio_histogram(tmp_path):
+    figure, (axis, ratio_axis) = figures.plt.subplots(2, 1)
+    bins = np.array([0.0, 1.0, 3.0, 4.0])
+    reference = np.array([0.5] * 4 + [2.0] * 4)  # densities 0.5, 0.25 (twice as wide), 0
+    figures.ratio_histogram(
+        axis, ratio_axis, {"ours": np.array([0.5, 2.0, 2.0, 3.5])}, ("theirs", reference), bins
+    )
+    stairs = {patch.get_label(): patch.get_data().values.tolist() for patch in axis.patches}
+    assert stairs == {"theirs": [0.5, 0.25, 0.0], "ours": [0.25, 0.25, 0.25]}
+    dots = ratio_axis.lines[0].get_xydata()
+    assert (
+        dots[:, 0].tolist() == [0.5, 2.0, 3.5]
+        and dots[:2, 1].tolist() == [0.5, 1.0]
+        and np.isnan(dots[2, 1])
+    )
+    figures.save_figure(figure, tmp_path / "ratio.png")
+    with Image.open(tmp_path / "ratio.png") as image:
+        assert np.asarray(image).std() > 0
 
 
 # --- Table 1, timing
@@ -674,10 +696,8 @@ def test_table_1_shows_ours_in_the_papers_units_beside_the_papers():
 
 
 def test_timing_counts_and_draws(trained, monkeypatch):
-    monkeypatch.setattr(mdma_eval, "SCALING", (25, 50, 400))
-    result = mdma_eval.main(
-        ["--ckpt", str(trained / "last.pt"), "--timing", "--timing-jets", "300"]
-    )
+    monkeypatch.setattr(bench_mdma, "SCALING", (25, 50, 400))
+    result = bench_mdma.main(["--ckpt", str(trained / "last.pt"), "--timing-jets", "300"])
     assert [row["batch_size"] for row in result["generation"]] == [100, 1000, 10_000, 75_000]
     assert all(row["jets"] == 300 and row["us_cpu"] > 0 for row in result["generation"])
     assert [row["n"] for row in result["scaling"]] == [25, 50, 400]
@@ -755,7 +775,7 @@ def test_twin_table_compares_what_is_simulated(here, monkeypatch):
     jets = load_jets("synthetic", "w", 40, "data", "train")
     with h5py.File("data/pythia/w150.hdf5", "w") as f:
         f["particle_features"] = torch.cat([jets.particles, jets.mask[..., None]], 2).numpy()
-    (row,) = mdma_eval.main(["--twin"])
+    (row,) = twin.main([])
     n = jets.n.double()
     assert row["twin"]["n mean"] == pytest.approx(n.mean().item())
     assert row["twin"]["n sd"] == pytest.approx(n.std().item())
@@ -769,9 +789,9 @@ def test_twin_table_compares_what_is_simulated(here, monkeypatch):
     )
     assert "(38.62)" in Path("runs/mdma/twin.md").read_text()
     with pytest.raises(UserError, match="no simulated jets"):
-        mdma_eval.main(["--twin", "--data-dir", "elsewhere"])
+        twin.main(["--data-dir", "elsewhere"])
     monkeypatch.setenv("HOME", str(here))
-    assert mdma_eval.main(["--twin", "--data-dir", "~/data"]) == [row]
+    assert twin.main(["--data-dir", "~/data"]) == [row]
 
 
 # --- The shipped checkpoint
@@ -791,7 +811,7 @@ def test_a_shipped_checkpoint_makes_jets_like_held_out_ones(checkpoint, slots):
     torch.manual_seed(0)
 
     def hardest(net):
-        jets = train.generate(net, 10_000, stats, slots, step_rng(0, 0))
+        jets = features.generate(net, 10_000, stats, slots, step_rng(0, 0))
         return jets.gather(1, jets[..., 2].topk(30).indices[..., None].expand(-1, -1, 3))
 
     made = [hardest(net) for net in (G, train.build(trained)[0].eval())]

@@ -9,15 +9,17 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.masking import lengths_to_mask
+from mdma.features import sample_jets
 from mdma.model import (
     OBJECTIVES,
+    Block,
     Critic,
     Generator,
     MeanFieldAttention,
     WNLinear,
     gradient_penalty,
     mean_field_matching,
-    sample_jets,
+    plain_block,
 )
 
 N = 12
@@ -53,7 +55,7 @@ def parameters(net):
     return sum(p.numel() for p in net.parameters())
 
 
-# --- architecture -------------------------------------------------------------------------------------------
+# --- architecture
 
 
 def test_parameter_counts():
@@ -90,8 +92,8 @@ def test_attention_is_multihead_attention():
         torch.testing.assert_close(attention(c, x, MASK), expected, rtol=0, atol=5e-6)
 
 
-def plain_block(block, x, c, n, act):
-    """Fig. 1 with nn.MultiheadAttention and concatenations: h, new c before activation, and the update of particles."""
+def block_of_torch_layers(block, x, c, n, act, act_c):
+    """Fig. 1 by nn.MultiheadAttention and weights normalised by hand: the new x and c."""
 
     def layer(linear, v):
         weight = linear.direction if isinstance(linear, WNLinear) else linear.weight
@@ -113,43 +115,52 @@ def plain_block(block, x, c, n, act):
     h = act(layer(block.up, x))
     query = act(block.norm(layer(block.up, c)))
     c = attention(query[:, None], h, h, key_padding_mask=~MASK)[0][:, 0]
-    c = layer(block.down, torch.cat([c, n], dim=1))
-    return (
-        h,
-        c,
-        lambda c: act(layer(block.out, torch.cat([h, c[:, None].expand(-1, N, -1)], dim=2))),
-    )
+    c = act_c(layer(block.down, torch.cat([c, n], dim=1)))
+    return act(layer(block.out, torch.cat([h, c[:, None].expand(-1, N, -1)], dim=2))), c
+
+
+@pytest.mark.parametrize(
+    "network, act, act_c",
+    [(Generator, F.gelu, lambda c: c), (Critic, F.leaky_relu, F.leaky_relu)],
+)
+def test_the_plain_and_the_fast_block_are_fig_1(network, act, act_c):
+    block = build(network).blocks[0]
+    x, c, n = particles(len(MASK), N, 16), particles(len(MASK), 16, seed=1), LENGTHS[:, None] / 70
+    expected = block_of_torch_layers(block, x, c, n, act, act_c)
+    for made in (plain_block(block, x, c, n, MASK), Block.forward(block, x, c, n, MASK)):
+        torch.testing.assert_close(made, expected, rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("paper_code", [False, True])
-def test_generator_against_plain_layers(paper_code):
+def test_generator_against_plain_blocks(paper_code):
     G, z = build(Generator, paper_code=paper_code), particles() * MASK[..., None]
     embedded = G.embed(z)
     x = F.leaky_relu(embedded, 0.01) if paper_code else F.gelu(embedded)
     c = (x if paper_code else x * MASK[..., None]).sum(1) / 70
     n = (N - LENGTHS if paper_code else LENGTHS)[:, None] / 70
     for block in G.blocks:
-        _, c, update = plain_block(block, x, c, n, F.gelu)
-        x = F.gelu(block.mix(update(c)) + x)
+        y, c = plain_block(block, x, c, n, MASK)
+        x = F.gelu(block.mix(y) + x)
     x = F.linear(x, F.normalize(G.out.direction)) if paper_code else G.out(x)
     torch.testing.assert_close(G(z, MASK), x * MASK[..., None], rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("paper_code", [False, True])
-def test_critic_against_plain_layers(paper_code):
+def test_critic_against_plain_blocks(paper_code):
     D, x = build(Critic, paper_code=paper_code), particles() * MASK[..., None]
+    made = D(x, MASK)
     n = (N - LENGTHS if paper_code else LENGTHS)[:, None] / 70
     h = F.leaky_relu(D.embed(x))
     mean_field = D.init(torch.cat([h.sum(1) / (N if paper_code else 70), n], dim=1))
-    for i, block in enumerate(D.blocks):
+    for block in D.blocks:
         c = F.leaky_relu(mean_field)
-        _, u, update = plain_block(block, h, c, n, F.leaky_relu)
-        u = F.leaky_relu(u)
+        if block.out is None:  # of the last block, whose particles nobody needs
+            block.out = WNLinear(64 + 16, 16)
+        h, u = plain_block(block, h, c, n, MASK)
         mean_field = u + c
-        h = update(u) if i == 0 else None  # nobody needs the last one
     score = D.head[3](D.head[2](F.leaky_relu(D.head[0](F.leaky_relu(mean_field)))))
     score = D.head[5](F.leaky_relu(score))[:, 0]
-    torch.testing.assert_close(D(x, MASK), (score, mean_field), rtol=0, atol=5e-6)
+    torch.testing.assert_close(made, (score, mean_field), rtol=0, atol=5e-6)
 
 
 def test_weight_normalised_rows():
@@ -194,7 +205,7 @@ def test_heads_must_divide_the_hidden_dimension():
         Generator(heads=5)
 
 
-# --- symmetries and padding, in every variant ------------------------------------------------------------------
+# --- symmetries and padding, in every variant
 
 
 @pytest.mark.parametrize("network", [Generator, Critic])
@@ -297,7 +308,7 @@ def test_cost_is_linear_in_particles():
     )
 
 
-# --- sampling -----------------------------------------------------------------------------------------------
+# --- sampling
 
 
 class Spy(nn.Module):
@@ -334,7 +345,7 @@ def test_sampling_refuses_impossible_jets(n):
         sample_jets(Generator(), torch.tensor([4, n]), 20)
 
 
-# --- objectives ---------------------------------------------------------------------------------------------
+# --- objectives
 
 
 @pytest.mark.parametrize(
@@ -379,7 +390,7 @@ def test_gradient_penalty_by_hand():
 
     expected = (3 * LENGTHS.float().sqrt() - 1).square().mean()  # one norm a jet, √n·‖w‖
     torch.testing.assert_close(
-        gradient_penalty(linear, garbage, particles(seed=1), MASK, u), expected
+        gradient_penalty(linear, garbage, particles(seed=1), u, MASK), expected
     )
 
     def quadratic(x, mask):  # its gradient is x̂
@@ -387,7 +398,7 @@ def test_gradient_penalty_by_hand():
 
     real, fake = torch.full((2, 1, 3), 1.0), torch.full((2, 1, 3), 5.0)
     penalty = gradient_penalty(
-        quadratic, real, fake, torch.ones(2, 1, dtype=torch.bool), torch.tensor([1.0, 0.25])
+        quadratic, real, fake, torch.tensor([1.0, 0.25]), torch.ones(2, 1, dtype=torch.bool)
     )
     assert penalty.item() == pytest.approx(
         ((3**0.5 - 1) ** 2 + (4 * 3**0.5 - 1) ** 2) / 2
@@ -402,7 +413,7 @@ def test_gradient_penalty_trains_the_critic():
         for s in (0, 1)
     )
     u = torch.rand(len(MASK), dtype=torch.float64)
-    penalty = lambda: gradient_penalty(D, real, fake, MASK, u)
+    penalty = lambda: gradient_penalty(D, real, fake, u, MASK)
     penalty().backward()
     torch.manual_seed(1)
     used = [p for p in D.parameters() if p.grad is not None]

@@ -104,25 +104,6 @@ def test_figures_are_closed(tmp_path):
     assert plots.plt.get_fignums() == before
 
 
-def test_ratio_histogram(tmp_path):
-    figure, (axis, ratio_axis) = plots.plt.subplots(2, 1)
-    bins = np.array([0.0, 1.0, 3.0, 4.0])
-    reference = np.array([0.5] * 4 + [2.0] * 4)  # densities 0.5, 0.25 (twice as wide), 0
-    plots.ratio_histogram(
-        axis, ratio_axis, {"ours": np.array([0.5, 2.0, 2.0, 3.5])}, ("theirs", reference), bins
-    )
-    stairs = {patch.get_label(): patch.get_data().values.tolist() for patch in axis.patches}
-    assert stairs == {"theirs": [0.5, 0.25, 0.0], "ours": [0.25, 0.25, 0.25]}
-    dots = ratio_axis.lines[0].get_xydata()
-    assert (
-        dots[:, 0].tolist() == [0.5, 2.0, 3.5]
-        and dots[:2, 1].tolist() == [0.5, 1.0]
-        and np.isnan(dots[2, 1])
-    )
-    plots.save_figure(figure, tmp_path / "ratio.png")
-    assert read(tmp_path / "ratio.png")[0].std() > 0
-
-
 def test_exported_samples_are_read_back(tmp_path):
     images = torch.tensor([-3.0, -1.0, 0.0, 1.0]).view(2, 1, 1, 2)
     plots.export_samples([images[:1], images[1:]], tmp_path / "images", labels=np.arange(2))

@@ -1,0 +1,106 @@
+"""What the networks see of a jet, standardised features, and jets from what the generator makes."""
+
+import sys
+
+import torch
+from torch.nn import functional as F
+
+from common.errors import UserError
+from common.masking import lengths_to_mask
+
+from .jets import FEATURES
+
+
+def transform(pt, stats):
+    """pt_rel -> what the networks see of it before its z-score (--pt)."""
+    if stats["pt"] == "softplus":
+        y = pt / stats["pt_scale"]
+        return y + torch.log(-torch.expm1(-y))  # ln(eʸ − 1)
+    return pt.log() if stats["pt"] == "log" else pt
+
+
+def inverse_transform(x, stats):
+    """transform's inverse: pt_rel of x."""
+    if stats["pt"] == "softplus":
+        return stats["pt_scale"] * F.softplus(x)
+    return x.exp() if stats["pt"] == "log" else x
+
+
+def statistics(jets, pt="linear"):
+    """What generating needs to know of the training jets, as a dict.
+
+    pt: the kind of `transform`; pt_scale, pt_min, pt_max: median and range of pt_rel; mean, std:
+    each feature's over particles, of transformed pt_rel (the authors' z-scores); counts: how many
+    jets have n = 0 … N particles. UserError if all particles are the same.
+    """
+    real = jets.particles[jets.mask].double()
+    stats = {
+        "pt": pt,
+        "pt_scale": float(real[:, 2].median()),
+        "pt_min": float(real[:, 2].min()),
+        "pt_max": float(real[:, 2].max()),
+    }
+    real[:, 2] = transform(real[:, 2], stats)
+    constant = real.amax(0) == real.amin(0)
+    if constant.all():
+        raise UserError(
+            "all particles of the training jets are the same: there is nothing to learn"
+        )
+    for k in constant.nonzero()[:, 0]:
+        print(
+            f"{FEATURES[k]} has one value in all training jets: it can't be learnt", file=sys.stderr
+        )
+    std = real.std(0).masked_fill_(constant, 1)  # pt_rel is 1 in jets of one particle
+    return stats | {
+        "mean": real.mean(0).float(),
+        "std": std.float(),
+        "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1),
+    }
+
+
+def standardise(jets, stats):
+    """What the networks see of Jets: their features as z-scores (J, N, 3), padding 0."""
+    x = jets.particles.clone()
+    x[..., 2] = transform(x[..., 2], stats)
+    return ((x - stats["mean"]) / stats["std"]).masked_fill_(~jets.mask[..., None], 0)
+
+
+def to_jets(x, mask, stats):
+    """standardise's inverse, pt_rel kept in the training jets' range. x (J, N, 3), mask (J, N)."""
+    x = x * stats["std"].to(x.device) + stats["mean"].to(x.device)
+    x[..., 2] = inverse_transform(x[..., 2], stats).clamp(stats["pt_min"], stats["pt_max"])
+    return x.masked_fill_(~mask[..., None], 0)
+
+
+@torch.no_grad()
+def sample_jets(G, n, num_particles, features=3, chunk_size=500, generator=None):
+    """Jets of n[i] particles each: (J, num_particles, 3), standardised, and their mask.
+
+    Jets are generated in chunks of like n, each padded to its largest n only, and put back in their
+    order. The noise is drawn for all jets first, so that a seeded `generator` (on G's device) gives
+    the same jets whatever the chunk size. Masked slots are 0.
+    n: (J,) int64 in [1, num_particles]. chunk_size: a few hundred fit a CPU's cache; a GPU wants
+    tens of thousands.
+    """
+    if len(n) and not 1 <= int(n.min()) <= int(n.max()) <= num_particles:
+        raise ValueError(
+            f"jets of {int(n.min())} to {int(n.max())} particles; possible are 1 to {num_particles}"
+        )
+    device = next(G.parameters()).device
+    n = n.to(device)
+    jets = torch.randn(len(n), num_particles, features, device=device, generator=generator)
+    mask = lengths_to_mask(n, num_particles)
+    padding_counts = getattr(G, "paper_code", False)
+    for chunk in n.argsort().split(chunk_size):
+        N = num_particles if padding_counts else int(n[chunk[-1]])
+        jets[chunk, :N] = G(jets[chunk, :N], mask[chunk, :N])
+    return jets.masked_fill_(~mask[..., None], 0), mask
+
+
+def generate(G, J, stats, num_particles, rng, chunk_size=1000):
+    """J jets (J, N, 3), with n as the training jets have it. rng: a CPU generator."""
+    n = torch.multinomial(stats["counts"].double(), J, replacement=True, generator=rng)
+    seed = int(torch.randint(2**62, (), generator=rng))
+    on_device = torch.Generator(next(G.parameters()).device).manual_seed(seed)
+    x, mask = sample_jets(G, n, num_particles, chunk_size=chunk_size, generator=on_device)
+    return to_jets(x, mask, stats)
