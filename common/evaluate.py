@@ -104,8 +104,8 @@ def say_written(what):
 def reference(load_data, trained, args, device):
     """(real images to compare with, extractor or None), loaded first so that errors come first.
 
-    load_data: the folder's, (training args, split) -> ImageSet. args: of arguments.EvalArgs; without
-    --split it is "test".
+    load_data: the folder's, (training args, split) -> ImageSet. args: of arguments.EvalArgs;
+    without --split it is "test".
     """
     set_data_dir(trained, args)
     real_set = load_data(trained, getattr(args, "split", "test"))
