@@ -13,6 +13,12 @@ DATA ?= data
 PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 FOLDERS := $(patsubst %/train.py,%,$(wildcard */train.py))
+SETS := fashion-mnist mnist cifar10 celeba folder jets
+
+# A folder or data set that isn't there is an error before anything is installed.
+KNOWN := $(foreach verb,train quick eval smoke,$(FOLDERS:%=$(verb)-%)) $(SETS:%=data-%)
+$(foreach goal,$(filter-out $(KNOWN),$(filter train-% quick-% eval-% smoke-% data-%,$(MAKECMDGOALS))),\
+  $(error there is no $(goal): choose one of $(filter $(firstword $(subst -, ,$(goal)))-%,$(KNOWN))))
 
 # Threads that wait spin briefly, then sleep. A step of quick-mdma on two cores, alone / beside a second such run, s:
 # OpenMP's default, long spinning, .06 / 7.5; no spinning .16 / .12 (waking an idle core is slow); 3,000 turns .06 / .29.

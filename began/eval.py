@@ -11,6 +11,7 @@ statistics); D reconstructs in train mode (batch statistics), as it does all thr
 """
 
 import argparse
+import glob
 import json
 import math
 import sys
@@ -25,7 +26,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import add_device_args, add_eval_args, new_parser, run_main
+from common.cli import add_device_args, add_eval_args, file_path, new_parser, run_main
 from common.data import load_images
 from common.device import autocast, choose_device, import_torchvision
 from common.errors import UserError
@@ -41,7 +42,8 @@ def parse_args(argv=None):
     parser = new_parser(__doc__)
     add_eval_args(parser, "began")
     parser.add_argument("--gammas", type=float, nargs="+", metavar="γ", help="only compare the newest run of each γ")
-    parser.add_argument("--runs", default="runs/began/*", metavar="GLOB", help="where --gammas looks for runs")
+    parser.add_argument("--runs", type=file_path, default="runs/began/*", metavar="GLOB",
+                        help="where --gammas looks for runs")
     add_device_args(parser.add_argument_group("run"))
     return parser.parse_args(argv)
 
@@ -106,7 +108,7 @@ def thesis_table(log):
 def gamma_sweep(args, device):
     """The newest run of each γ: a row of samples, FID, recall and class entropy. -> gammas.png beside the runs."""
     found = {}
-    for path in sorted(Path().glob(f"{args.runs}/last.pt"), key=lambda p: p.stat().st_mtime):
+    for path in sorted(map(Path, glob.glob(f"{args.runs}/last.pt")), key=lambda p: p.stat().st_mtime):
         found[load_checkpoint(path, "began")["args"]["gamma"]] = path
     if missing := [g for g in args.gammas if g not in found]:
         raise UserError(f"--gammas: no run in {args.runs} with γ = {missing}. There are: {sorted(found)}. "

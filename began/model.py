@@ -23,15 +23,21 @@ Departures from the thesis
   2. §2.3's k update lacks the clamp that its text asks for (k in [0, 1]); the appendix and we clamp.
   3. N_z is 48 as in the appendix, not 64 as in §3.1. z is normal as in the appendix; §2.3 says uniform.
   4. ResNet-18's classifier `fc`, unused but handed to Adam in the appendix, is not built.
-Departures from Berthelot et al.
-  5. The optional skip connections ("vanishing residuals") are left out.
-  6. G's step sees the D that this step's D update has made (thesis order), not the D before it.
+  5. An epoch of the appendix ends with a batch of 32; ours are all of 64, from one endless sequence of images.
+  6. §4.1 says that FashionMNIST has 9 classes; it has 10.
+Departures from Berthelot et al. ("code": github.com/carpedm20/BEGAN-tensorflow at commit 1c234f5, not the authors')
+  7. The optional skip connections ("vanishing residuals") are left out, as in the code.
+  8. G's step sees the D that this step's D update has made, and a z of its own (thesis order); in the code both
+     networks step from one forward pass and one z.
+  9. Layers and widths are the code's: the text says that filters grow with each down-sampling, not at which
+     convolution. Weights start as torch's; in the code Glorot-uniform, biases 0.
 Where both are silent: L is the mean over pixels (k has no scale invariance, so λ_k depends on this).
 """
 
 import math
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 # --- Thesis preset (§3.1 and appendix) ----------------------------------------------------------------------
 
@@ -74,6 +80,49 @@ class ConvEncoder(nn.Sequential):
         super().__init__(*layers, nn.Flatten(), nn.Linear(widths[-1] * 16, code_dim))
 
 
+class BasicBlock(nn.Module):
+    """ReLU(x + BN(conv(ReLU(BN(conv(x)))))), 3x3 convolutions; where the shape changes x goes through a 1x1 one."""
+
+    def __init__(self, c_in: int, c_out: int, stride: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(c_out)
+        self.conv2 = nn.Conv2d(c_out, c_out, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(c_out)
+        self.downsample = None
+        if stride != 1 or c_in != c_out:
+            shortcut = nn.Conv2d(c_in, c_out, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(c_out))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.relu(self.bn1(self.conv1(x)))
+        h = self.bn2(self.conv2(h))
+        if self.downsample is not None:
+            x = self.downsample(x)
+        return F.relu(h + x)
+
+
+class ResNet18(nn.Module):
+    """ResNet-18 without its classifier: (B, 3, H, W) -> (B, 512). Names and initial weights are torchvision's."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.layer1 = nn.Sequential(BasicBlock(64, 64, 1), BasicBlock(64, 64, 1))
+        self.layer2 = nn.Sequential(BasicBlock(64, 128, 2), BasicBlock(128, 128, 1))
+        self.layer3 = nn.Sequential(BasicBlock(128, 256, 2), BasicBlock(256, 256, 1))
+        self.layer4 = nn.Sequential(BasicBlock(256, 512, 2), BasicBlock(512, 512, 1))
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = F.max_pool2d(F.relu(self.bn1(self.conv1(x))), 3, 2, 1)
+        h = self.layer4(self.layer3(self.layer2(self.layer1(h))))
+        return h.mean((2, 3))
+
+
 class ResNet18Encoder(nn.Module):
     """ResNet-18 up to its average pool: (B, C, H, W) -> (B, 512). The first convolution takes C channels.
 
@@ -82,10 +131,7 @@ class ResNet18Encoder(nn.Module):
 
     def __init__(self, channels: int, state_dict: dict | None = None):
         super().__init__()
-        from torchvision.models import resnet18  # here, so that this file imports with nothing but torch
-
-        self.net = resnet18(weights=None)
-        self.net.fc = nn.Identity()
+        self.net = ResNet18()
         if state_dict is not None:
             self.net.load_state_dict({k: v for k, v in state_dict.items() if not k.startswith("fc.")})
         self.net.conv1 = nn.Conv2d(channels, 64, 7, stride=2, padding=3, bias=False)
@@ -118,15 +164,20 @@ def scales(size: int) -> int:
 
 
 class BerthelotEncoder(nn.Sequential):
-    """(B, C, H, W) -> (B, N_h): 3x3 conv + ELU, filters n, 2n, 3n, … at each halving down to 8x8, linear code."""
+    """(B, C, H, W) -> (B, N_h): 3x3 conv + ELU, filters n, 2n, 3n, … at sides H, H/2, H/4, … 8, linear code.
+
+    Two convolutions per side, after one from C to n; the one of stride 2 keeps the width of the side it comes from.
+    """
 
     def __init__(self, size: int, channels: int, n: int, code_dim: int):
         R = scales(size)
         layers = [conv_elu(channels, n)]
+        c = n
         for i in range(1, R + 1):
-            layers += [conv_elu(i * n, i * n), conv_elu(i * n, i * n)]
+            layers += [conv_elu(c, i * n), conv_elu(i * n, i * n)]
+            c = i * n
             if i < R:
-                layers += [conv_elu(i * n, (i + 1) * n, stride=2)]
+                layers += [conv_elu(c, c, stride=2)]
         super().__init__(*layers, nn.Flatten(), nn.Linear(R * n * 64, code_dim))
 
 

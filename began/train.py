@@ -19,16 +19,17 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_run_args, check_ranges, new_parser, parse, positive_int, run_main
+from common.cli import UserError, add_run_args, check_ranges, file_path, new_parser, parse, positive_int, run_main
 from common.data import DATASETS, load_images
 from common.device import (autocast, average, average_gradients, bf16_if_fast, check_batch_norm,
-                           choose_device, fused_adam, import_torchvision, init_processes, seed_all, shard, step_rng)
+                           choose_device, fused_adam, init_processes, seed_all, shard, step_rng)
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
 from .model import (Autoencoder, Generator, autoencoder_error, convergence_measure, discriminator_loss,
                     generator_loss, update_k)
 
+IMAGENET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"           # torchvision's ResNet18_Weights
 EPOCH = 938                                  # steps: 60,000 images in batches of 64 (appendix)
 PRESETS = {
     "arch": {"berthelot": dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, encoder="conv",
@@ -51,7 +52,7 @@ def parse_args(argv=None):
     paper = parser.add_argument_group("paper (thesis; --arch berthelot takes arXiv:1703.10717's)")
     paper.add_argument("--arch", choices=("thesis", "berthelot"), default="thesis", help="§3.1 / arXiv §3.5")
     paper.add_argument("--encoder", choices=("resnet18", "conv"), default="resnet18", help="D's encoder (§3.1)")
-    paper.add_argument("--encoder-weights", default="imagenet", metavar="{imagenet,none,FILE}",
+    paper.add_argument("--encoder-weights", type=file_path, default="imagenet", metavar="{imagenet,none,FILE}",
                        help="what ResNet-18 starts from (§3.1: pretrained)")
     paper.add_argument("--size", type=int, default=64, help="image side (appendix: 64)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (appendix: 1)")
@@ -84,8 +85,9 @@ def encoder_weights(which):
         return None, which
     if which == "imagenet":
         try:
-            weights = import_torchvision().models.ResNet18_Weights.DEFAULT
-            return weights.get_state_dict(progress=False, check_hash=True), "imagenet"
+            state = torch.hub.load_state_dict_from_url(IMAGENET, map_location="cpu", progress=False, check_hash=True,
+                                                       weights_only=True)
+            return state, "imagenet"
         except Exception as e:               # any network failure: urllib, ssl, socket, hash mismatch
             print(f"warning: ResNet-18's ImageNet weights can't be had ({e}); going on from random weights. By hand: "
                   "--encoder-weights FILE with torchvision's resnet18-f37072fd.pth", file=sys.stderr)
@@ -122,8 +124,6 @@ def main(argv=None):
     device = choose_device(args.device)
     rank, world = init_processes(device)
     seed_all(args.seed)
-    if args.encoder == "resnet18":
-        import_torchvision()
 
     # --- data
     data = load_images(args.dataset, args.data_dir, "train", size=args.size, channels=args.channels,

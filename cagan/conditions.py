@@ -64,6 +64,8 @@ def each_condition(groups: list[int]) -> Tensor:
 def set_conditions(data, attributes=None):
     """Replace the labels of an ImageSet by conditions (N, S). Returns (their names, the groups' sizes).
 
+    A condition that no image has is refused: its GAN would have no real images.
+
     attributes: None: the classes; else names of list_attr_celeba.txt, those of an exclusive group joined by "+":
     ["Male", "Black_Hair+Blond_Hair+Bald"].
     """
@@ -74,13 +76,23 @@ def set_conditions(data, attributes=None):
         wanted = [name for words in attributes for name in words.split("+")]
         if len(set(wanted)) < len(wanted):
             raise UserError(f"--attributes {' '.join(attributes)}: each attribute once")
-        data.labels = to_conditions(_celeba_attributes(data.files, wanted), wanted, exclusive)
-        return condition_names(wanted, exclusive)
-    if data.labels is None:
-        raise UserError(f"{data.name} has no classes to condition on: choose a labelled set, or CelebA's --attributes")
-    count = int(data.labels.max()) + 1
-    data.labels = F.one_hot(data.labels, count).float()
-    return data.classes or [str(c) for c in range(count)], [count]
+        conditions = to_conditions(_celeba_attributes(data.files, wanted), wanted, exclusive)
+        names, groups = condition_names(wanted, exclusive)
+        remedy = "Leave it out of --attributes"
+    else:
+        if data.labels is None:
+            raise UserError(f"{data.name} has no classes to condition on: choose a labelled set, or CelebA's "
+                            "--attributes")
+        names = list(data.classes) or [str(c) for c in range(int(data.labels.max()) + 1)]
+        groups = [len(names)]
+        conditions = F.one_hot(data.labels, len(names)).float()
+        remedy = "Add some, or take the class out of the set"
+    for name, images in zip(names, conditions.sum(0).tolist()):
+        if images == 0:
+            raise UserError(f"condition {name}: none of the {len(data):,} images of {data.name} has it alone of its "
+                            f"group, so its GAN would see no real image. {remedy}")
+    data.labels = conditions
+    return names, groups
 
 
 def _celeba_attributes(files, wanted):
@@ -94,7 +106,14 @@ def _celeba_attributes(files, wanted):
     if unknown := sorted(set(wanted) - set(names)):
         raise UserError(f"--attributes {' '.join(unknown)}: not in {path}. There are: {' '.join(names)}")
     places = [names.index(name) for name in wanted]
-    table = {file: [int(values[i]) > 0 for i in places] for file, *values in map(str.split, rows)}
+    table = {}
+    for number, row in enumerate(rows, 3):
+        if not row.strip():
+            continue
+        file, *values = row.split()
+        if len(values) != len(names) or not {values[i] for i in places} <= {"1", "-1"}:
+            raise UserError(f"{path}, line {number}: {row[:60]!r} is not a file name and {len(names)} times 1 or -1")
+        table[file] = [values[i] == "1" for i in places]
     if missing := [file.name for file in files if file.name not in table]:
         raise UserError(f"{path} has no line for {missing[0]} ({len(missing)} images lack one): is it the whole file?")
     return torch.tensor([table[file.name] for file in files]).float()
@@ -108,7 +127,8 @@ def unbalance(data, first: int, rest: int) -> None:
     for c in range(int(data.labels.max()) + 1):
         places, wanted = (data.labels == c).nonzero()[:, 0], rest if c else first
         if len(places) < wanted:
-            raise UserError(f"--unbalanced {first} {rest}: {data.name} has {len(places)} images of class {c}")
+            raise UserError(f"--unbalanced {first} {rest}: {data.name} has {len(places)} images of class {c}. Ask for "
+                            "fewer")
         keep.append(places[:wanted])
     keep = torch.cat(keep)
     data.labels = data.labels[keep]

@@ -1,7 +1,8 @@
 """CA-GAN: a conditional GAN as the sum of one GAN a condition; AC-GAN and its variants beside it; mixed batches.
 
 Paper
-  J. Cho, K. Yoon, "Conditional Activation GAN: Improved Auxiliary Classifier GAN", 2020. "§" below means this text.
+  J. Cho, K. Yoon, "Conditional Activation GAN: Improved Auxiliary Classifier GAN", IEEE Access 8:216729, 2020.
+    "§" below means this text; "authors' code": github.com/jeongik-jo/CAGAN-MNIST at commit 27391f8.
   A. Odena, C. Olah, J. Shlens, "Conditional Image Synthesis with Auxiliary Classifier GANs", ICML 2017: (1)-(6).
 
 Each condition c has a GAN of its own, and all share every layer but D's last. GAN c sees only real images that have
@@ -23,14 +24,15 @@ Departures from the paper
      node a condition.
   3. (5), (6) are one choice of adversarial loss, "minimax". Every loss takes any of ADVERSARIAL; §5 uses LSGAN.
   4. "wgan-gp", only named in §3, penalises D_c between real images and images generated for the same conditions.
+  5. The text numbers figures 15 and 16 twice: samples after 100 epochs, and the comparison and samples of mixing.
 Where the paper is silent
   - The expectations of (13) run over all images, those without c counting 0: so (11) equals (17). Hence condition c
     weighs P(c) among the real and P'(c) among the generated, and where both look alike LSGAN's best D_c is not ½
     but P(c) / (P(c) + P'(c)).
-  - Networks, as in the authors' code of that time (commit 27391f8 of their repository): 3x3 convolutions, LeakyReLU,
-    then the normalisation, no strides. Weights are Keras' default, Glorot-uniform; but ε is torch's (1e-5 in the
-    normalisations, 1e-8 in Adam; there 1e-3 and 1e-7), and losses are means over the batch, there sums. With D
-    normalised throughout, G long stays at saturated noise (README, failure modes); `inner`, ours, shortens that.
+  - Networks, as in the authors' code: 3x3 convolutions without bias, LeakyReLU, then the normalisation, no strides.
+    Weights are Keras' default, Glorot-uniform; but ε is torch's (1e-5 in the normalisations, 1e-8 in Adam; there
+    1e-3 and 1e-7), and losses are means over the batch, there sums. With D normalised throughout, G long stays at
+    saturated noise (README, failure modes); `inner`, ours, shortens that.
 """
 
 import torch
@@ -51,12 +53,14 @@ def halvings(size: int) -> int:
 
 
 def block(c_in: int, c_out: int, convs: int, norm: str = "instance") -> list[nn.Module]:
-    """`convs` times: 3x3 convolution, LeakyReLU(0.2), normalisation."""
+    """`convs` times: 3x3 convolution without bias, LeakyReLU(0.2), normalisation."""
     norm_layer = {"instance": lambda: nn.InstanceNorm2d(c_out, affine=True), "batch": lambda: nn.BatchNorm2d(c_out),
                   "none": nn.Identity}[norm]
     layers = []
     for i in range(convs):
-        layers += [nn.Conv2d(c_in if i == 0 else c_out, c_out, 3, 1, 1), nn.LeakyReLU(0.2, True), norm_layer()]
+        layers.append(nn.Conv2d(c_in if i == 0 else c_out, c_out, 3, 1, 1, bias=False))
+        layers.append(nn.LeakyReLU(0.2, True))
+        layers.append(norm_layer())
     return layers
 
 
@@ -198,14 +202,16 @@ def gradient_penalty(D, x: Tensor, fake: Tensor, active: Tensor, eps: Tensor) ->
     """Σ_c E[active_c (‖∇_x̂ D_c(x̂)‖₂ − 1)²], x̂ = ε x + (1 − ε) x': WGAN-GP's penalty on each active critic.
 
     x, fake: (B, C, H, W), images of the same conditions. active: (B, heads) in {0, 1}; CA-GAN: cnd; AC-GAN: 1 for
-    D_adv, 0 for D_cls. eps: (B,) in [0, 1], one a sample. Returns a scalar, in fp32, differentiable in D's weights.
+    D_adv, 0 for D_cls. An image without an active head counts 0. eps: (B,) in [0, 1], one per sample. Returns a
+    scalar, in fp32, differentiable in D's weights (a bare 0.0 for a batch without any active head).
     """
     eps = eps.view(-1, 1, 1, 1)
     x_hat = (eps * x.float() + (1 - eps) * fake.detach().float()).requires_grad_()
     out = D(x_hat)
-    places = active.argsort(1, descending=True)[:, :int(active.sum(1).max())]      # (B, most active a sample)
     penalty = out.new_zeros(())
-    for place in places.split(1, 1):
+    most = int(active.sum(1).max())                          # active heads of the image that has most of them
+    places = active.argsort(1, descending=True)
+    for place in places[:, :most].T.unsqueeze(2):            # each (B, 1); none where nothing is active
         grad, = torch.autograd.grad(out.gather(1, place).sum(), x_hat, create_graph=True)
         penalty = penalty + (active.gather(1, place)[:, 0] * (grad.flatten(1).norm(dim=1) - 1) ** 2).mean()
     return penalty

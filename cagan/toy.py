@@ -25,7 +25,7 @@ if not __package__:                          # started as a file: relative impor
     sys.exit(2)
 
 from common import plots
-from common.cli import UserError, new_parser, positive_int, run_main
+from common.cli import UserError, file_path, new_parser, positive_int, run_main
 from common.device import choose_device, fused_adam, seed_all
 from common.runs import environment, replace_file, write_json
 
@@ -108,7 +108,7 @@ def main(argv=None):
     parser.add_argument("--steps", type=positive_int, default=3000)
     parser.add_argument("--seeds", type=positive_int, default=3)
     parser.add_argument("--norm", choices=("batch", "none"), default="batch", help="of D")
-    parser.add_argument("--out", help="none: runs/cagan/toy-<norm>-<steps>-<seeds>seeds")
+    parser.add_argument("--out", type=file_path, help="none: runs/cagan/toy-<norm>-<steps>-<seeds>seeds")
     args = parser.parse_args(argv)
     folder, results = Path(args.out or f"runs/cagan/toy-{args.norm}-{args.steps}-{args.seeds}seeds"), []
     settings = {"norm": args.norm, "steps": args.steps, "seeds": args.seeds}

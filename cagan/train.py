@@ -51,7 +51,7 @@ def parse_args(argv=None):
     paper = parser.add_argument_group("paper")
     paper.add_argument("--loss", choices=LOSSES, default="ca", help="(17), (18); (1), (2); (7), (8); §6.1")
     paper.add_argument("--adv", choices=tuple(ADVERSARIAL), default="lsgan", help="adversarial loss (§5)")
-    paper.add_argument("--lambda-cls", type=float, default=0.1, help="λ_cls of modified AC-GAN (§6.1; 0.01 to 1)")
+    paper.add_argument("--lambda-cls", type=float, default=0.1, help="λ_cls of modified AC-GAN (§6.1; Fig. 13: .01-1)")
     paper.add_argument("--lambda-gp", type=float, default=10.0, help="weight of WGAN-GP's penalty (not given)")
     paper.add_argument("--n-critic", type=positive_int, default=1, help="D's steps for one of G (authors' code: 1)")
     paper.add_argument("--norm", choices=("instance", "batch", "none"), default="instance",
@@ -72,7 +72,7 @@ def parse_args(argv=None):
     paper.add_argument("--size", type=int, default=28, help="image side (§5)")
     paper.add_argument("--channels", type=int, choices=(1, 3), help="none: the data set's own (§5: 1)")
     paper.add_argument("--width", type=positive_int, default=64, help="filters at full size (authors' code)")
-    paper.add_argument("--convs", type=positive_int, default=3, help="convolutions a resolution (authors' code)")
+    paper.add_argument("--convs", type=positive_int, default=3, help="convolutions per resolution (authors' code)")
     paper.add_argument("--lr", type=float, default=1e-5, help="Adam's learning rate, G and D (§6.2; Fig. 14: 3e-6)")
     paper.add_argument("--beta1", type=float, default=0.9, help="Adam's β₁ (authors' code: Keras' default)")
     paper.add_argument("--beta2", type=float, default=0.999, help="Adam's β₂ (authors' code: Keras' default)")
@@ -134,6 +134,12 @@ def losses(args, groups, real, cnd, fake, cnd_fake):
 def active_heads(args, cnd):
     """(B, heads) in {0, 1}: which outputs of D judge real against generated for images with conditions cnd (B, S)."""
     return cnd if args.loss == "ca" else torch.cat([torch.ones_like(cnd[:, :1]), torch.zeros_like(cnd)], 1)
+
+
+def mean_judgement(args, out, cnd):
+    """Mean of D's outputs (B, heads) where it judges; 0 where no image of the batch activates a condition."""
+    active = active_heads(args, cnd)
+    return (out * active).sum() / active.sum().clamp(min=1)
 
 
 def mix_share(args, epoch):
@@ -233,9 +239,9 @@ def main(argv=None):
         opt_D.step()
 
         # --- log, sample, save
-        judged = lambda out, c: average((out * active_heads(args, c)).sum(1).mean())
-        logged = dict(L_d=average(L_d), L_g=average(L_g), D_real=judged(real_out, cnd),
-                      D_fake=judged(fake_out, cnd_fake), share=share, **penalty)
+        D_real, D_fake = mean_judgement(args, real_out, cnd), mean_judgement(args, fake_out, cnd_fake)
+        logged = dict(L_d=average(L_d), L_g=average(L_g), D_real=average(D_real), D_fake=average(D_fake),
+                      share=share, **penalty)
         run.check(step, **logged)
         measured = {}
         if run.due(step, args.sample_every) and rank == 0:

@@ -1,14 +1,14 @@
 """The command line that every script shares: run flags, and errors a user can act on."""
 
 import argparse
-import errno
+import difflib
 import json
 import math
 import os
 import sys
 from pathlib import Path
 
-from .errors import UserError  # noqa: F401 (scripts take it from here)
+from .errors import ADVICE, UserError        # scripts take UserError from here
 
 
 def _fail(message):
@@ -23,10 +23,9 @@ def run_main(main):
     except UserError as e:
         sys.exit(_fail(e))
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR):
+        if e.errno not in ADVICE:
             raise
-        sys.exit(_fail(f"{os.strerror(e.errno)}: {e.filename or 'the run directory'}. "
-                       "Make room or choose another place with --out or --data-dir"))
+        sys.exit(_fail(f"{e.filename or 'the run directory'}: {os.strerror(e.errno)}. {ADVICE[e.errno]}"))
 
 
 # --- flags --------------------------------------------------------------------------------------------------
@@ -44,6 +43,20 @@ class Parser(argparse.ArgumentParser):
         """One line, not argparse's page of usage."""
         sys.exit(_fail(f"{message} (--help explains the flags)"))
 
+    def parse_args(self, args=None, namespace=None):
+        """As argparse does it, but an unknown flag is told its nearest neighbour."""
+        args, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            named = [self._unknown(word) for word in unknown if word.startswith("-")]
+            self.error("; ".join(named) or f"no flag takes {' '.join(unknown)}")
+        return args
+
+    def _unknown(self, word):
+        name = "--" + word.partition("=")[0].lstrip("-")
+        flags = [flag for flag in self._option_string_actions if flag.startswith("--")]
+        near = [flag for flag in flags if flag.startswith(name)] or difflib.get_close_matches(name, flags, 1)
+        return f"unknown flag {word.partition('=')[0]}" + (f": did you mean {' or '.join(near)}?" if near else "")
+
 
 def new_parser(doc):
     return Parser(description=doc, formatter_class=Formatter, allow_abbrev=False)
@@ -52,12 +65,15 @@ def new_parser(doc):
 def add_run_args(parser, *, steps, batch_size, datasets, dataset, steps_help, batch_help):
     """The run flags, the same words in every folder. Folder-specific defaults are passed in."""
     run = parser.add_argument_group("run")
-    run.add_argument("--dataset", choices=datasets, default=dataset, help="data to train on")
-    run.add_argument("--data-dir", default="data", help="where data sets are looked for and put")
+    kind = file_path if datasets is None else str             # without a list of names, a file is one
+    run.add_argument("--dataset", type=kind, choices=datasets, default=dataset, help="data to train on")
+    run.add_argument("--data-dir", type=file_path, default="data", help="where data sets are looked for and put")
     if datasets:                             # of images; mdma's are jets
         run.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
-    run.add_argument("--out", metavar="DIR", help="the run directory itself; none: runs/<folder>/<time>-seed<seed>")
-    run.add_argument("--resume", metavar="DIR", help="go on with the run in DIR, exactly where its last.pt stands")
+    run.add_argument("--out", type=file_path, metavar="DIR",
+                     help="the run directory itself; none: runs/<folder>/<time>-seed<seed>")
+    run.add_argument("--resume", type=file_path, metavar="DIR",
+                     help="go on with the run in DIR, exactly where its last.pt stands")
     run.add_argument("--steps", type=positive_int, default=steps, help=steps_help)
     run.add_argument("--batch-size", type=positive_int, default=batch_size, help=batch_help)
     run.add_argument("--seed", type=seed, default=0, help="fixes initial weights, batches and noise")
@@ -77,13 +93,13 @@ def add_device_args(group):
 
 def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", split=True):
     """What every eval.py for images has: the checkpoint, how to measure it, and to only draw or write samples."""
-    parser.add_argument("--ckpt", type=os.path.expanduser, metavar="PATH",
+    parser.add_argument("--ckpt", type=file_path, metavar="PATH",
                         help=f"a run directory or a checkpoint; none: the newest run under runs/{paper}")
-    parser.add_argument("--data-dir", type=os.path.expanduser, metavar="DIR",
+    parser.add_argument("--data-dir", type=file_path, metavar="DIR",
                         help="where data sets and cached statistics are; none: where the training's were")
     parser.add_argument("--extractor", choices=("auto", "lenet", "inception", "efficientnet"), default="auto",
                         help="features for FID and KID; auto: the first that can be had, see common/metrics/images.py")
-    parser.add_argument("--inception-weights", type=os.path.expanduser, metavar="FILE",
+    parser.add_argument("--inception-weights", type=file_path, metavar="FILE",
                         help="the TF-FID port's weights; none: fetched")
     parser.add_argument("--n", type=positive_int, default=n, help=n_help)
     if split:
@@ -91,10 +107,15 @@ def add_eval_args(parser, paper, *, n=10_000, n_help="samples for the metrics", 
     parser.add_argument("--batch-size", type=positive_int, default=250, help="samples per forward pass")
     parser.add_argument("--seed", type=seed, default=0, help="of the samples")
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N samples into --grid-out")
-    parser.add_argument("--grid-out", type=os.path.expanduser, default="grid.png", metavar="PNG",
+    parser.add_argument("--grid-out", type=file_path, default="grid.png", metavar="PNG",
                         help="where --samples draws")
-    parser.add_argument("--export", type=os.path.expanduser, metavar="DIR",
+    parser.add_argument("--export", type=file_path, metavar="DIR",
                         help="only write --n samples: DIR/samples.npz, images as PNGs, too")
+
+
+def file_path(text):
+    """The type of every flag that names a file or directory: ~ is the home directory, also in --out=~/x."""
+    return os.path.expanduser(text)
 
 
 def positive_int(text):
@@ -138,10 +159,13 @@ def parse(parser, argv=None, presets=None):
     typed = vars(parser.parse_args(argv, argparse.Namespace(**{a.dest: unset for a in parser._actions})))
     typed = {k: v for k, v in typed.items() if v is not unset}
     values = {a.dest: a.default for a in parser._actions if a.dest != "help"}
+    paths = [a.dest for a in parser._actions if a.type is file_path]
     if typed.get("resume"):
+        typed["resume"] = run_directory(typed["resume"])
         if typed.get("out"):
             raise UserError(f"--out {typed['out']} with --resume {typed['resume']}: a run goes on in its own directory")
         saved = read_args(typed["resume"])
+        saved |= {name: file_path(saved[name]) for name in paths if isinstance(saved.get(name), str)}
         if unknown := sorted(set(saved) - set(values)):
             raise UserError(f"{typed['resume']}/args.json has flags that this script lacks: {', '.join(unknown)}")
         for name, value in typed.items():
@@ -164,14 +188,25 @@ def parse(parser, argv=None, presets=None):
     return argparse.Namespace(**values)
 
 
+def run_directory(place):
+    """The directory of a run, also where its last.pt is named."""
+    place = Path(place)
+    if place.name == "last.pt" and place.is_file():
+        return str(place.parent)
+    if place.is_file():
+        raise UserError(f"--resume {place}: a run goes on from the last.pt in its directory. Give the directory")
+    return str(place)
+
+
 def read_args(directory):
-    path = Path(directory) / "args.json"
+    """The arguments in args.json of a run's directory."""
+    file = Path(directory) / "args.json"
     try:
-        args = json.loads(path.read_text())
+        args = json.loads(file.read_text())
     except FileNotFoundError:
         raise UserError(f"--resume {directory}: no args.json there. Give the directory of a run") from None
     except ValueError:                       # also a UnicodeDecodeError
         args = None
     if not isinstance(args, dict):
-        raise UserError(f"{path} is damaged: not the arguments of a run")
+        raise UserError(f"{file} is damaged: not the arguments of a run")
     return args

@@ -8,7 +8,6 @@ batch: 60,000 FashionMNIST images cost 47 MB at any training size. There is no D
 As batch number `step` depends on nothing but the seed, resuming a run needs no saved data order.
 """
 
-import argparse
 import contextlib
 import functools
 import gzip
@@ -31,7 +30,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .cli import run_main
+from .cli import file_path, new_parser, run_main
 from .errors import UserError
 from .device import import_torchvision
 
@@ -759,9 +758,9 @@ def _memory_budget():
 
 
 def main():
-    parser = argparse.ArgumentParser(description="Fetch a data set, check it, say what is there.")
+    parser = new_parser("Fetch a data set, check it, say what is there.")
     parser.add_argument("name", choices=DATASETS)
-    parser.add_argument("--data-dir", default="data")
+    parser.add_argument("--data-dir", type=file_path, default="data")
     parser.add_argument("--skip-bad", action="store_true", help="leave out images that can't be decoded")
     args = parser.parse_args()
     size = 64 if args.name == "folder" else None

@@ -9,11 +9,13 @@ import io
 import json
 import math
 import os
+import pickle
 import platform
 import shlex
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from importlib import metadata
 from pathlib import Path
@@ -22,8 +24,8 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
-from .errors import UserError
 from .device import device_name, rng_state, set_rng_state
+from .errors import ADVICE, UserError
 
 FORMAT = 1
 
@@ -50,7 +52,9 @@ class Run:
         if not args.out:
             while self.dir.exists():
                 self.dir = self.dir.with_name(f"{self.dir.name}b")
-        if self.dir.is_file() or (self.dir.is_dir() and any(self.dir.iterdir())):
+        if self.dir.is_file():
+            raise UserError(f"--out {self.dir} is a file: give a directory, new or empty")
+        if self.dir.is_dir() and any(self.dir.iterdir()):
             raise UserError(f"--out {self.dir} is not empty. Go on in it with --resume {self.dir}, or choose another")
         (self.dir / "samples").mkdir(parents=True, exist_ok=True)
         write_json(self.dir / "args.json", vars(args))
@@ -225,8 +229,10 @@ def replace_file(path, data):
             os.fsync(f.fileno())
         os.replace(temporary, path)
     except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"can't write {path}: {e.strerror}. What was there before is untouched") from e
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        advice = ADVICE.get(e.errno, "Choose another place with --out")
+        raise UserError(f"can't write {path}: {e.strerror}. What was there before is untouched. {advice}") from e
 
 
 def write_json(path, value):
@@ -254,8 +260,14 @@ def load_checkpoint(path, paper=None):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"there is no checkpoint {path}") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a directory: name the checkpoint in it, such as {Path(path) / 'last.pt'}") from None
+    except PermissionError:
+        raise
+    except pickle.UnpicklingError:           # torch's words are a page on weights_only
+        raise UserError(f"{path} is damaged or not a checkpoint: not only tensors and plain values") from None
     except Exception as e:                   # damaged bytes make torch.load raise nearly anything
-        raise UserError(f"{path} is damaged or not a checkpoint ({e!r:.100})") from None
+        raise UserError(f"{path} is damaged or not a checkpoint ({summary(e)})") from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")
     if paper is not None and checkpoint["paper"] != paper:
@@ -266,11 +278,31 @@ def load_checkpoint(path, paper=None):
 
 
 def load_state(target, state, what):
-    """target.load_state_dict(state), with one line instead of torch's page when shapes differ."""
+    """target.load_state_dict(state), with one line instead of torch's page when names or shapes differ."""
     try:
         target.load_state_dict(state)
-    except (RuntimeError, ValueError, KeyError) as e:
-        raise UserError(f"{what} doesn't fit: {str(e).splitlines()[-1].strip()}") from None
+    except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
+        why = differences(target.state_dict(), state) or summary(e)
+        raise UserError(f"{what} doesn't fit the networks that this code builds, so another version of it has saved "
+                        f"it: {why}") from None
+
+
+def differences(here, there):
+    """The first difference of two dicts of tensors in words, and how many more there are; "" if there is none."""
+    if not (isinstance(here, dict) and isinstance(there, dict)):
+        return ""
+    ours, theirs = ({name: tuple(x.shape) for name, x in state.items() if torch.is_tensor(x)}
+                    for state in (here, there))
+    found = [f"{name} has the shape {theirs[name]} there and {ours[name]} here" for name in ours
+             if name in theirs and theirs[name] != ours[name]]
+    found += [f"{name} is missing there" for name in ours if name not in theirs]
+    found += [f"{name} is missing here" for name in theirs if name not in ours]
+    return "" if not found else found[0] + (f", and {len(found) - 1} more" if found[1:] else "")
+
+
+def summary(error):
+    """An exception in a few whole words: its name and the beginning of what it says."""
+    return textwrap.shorten(f"{type(error).__name__}: {error}", 160, placeholder=" …")
 
 
 def newest_checkpoint(paper):

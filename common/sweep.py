@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .cli import positive_int
-from .errors import UserError
+from .cli import file_path, positive_int
 from .device import choose_device
+from .errors import UserError
 from .runs import environment, load_checkpoint, read_log, replace_file, write_json
 
 
@@ -26,7 +26,7 @@ def add_sweep_args(group, *, seeds, out):
     group.add_argument("--jobs", type=positive_int, default=os.cpu_count(), help="runs at a time")
     group.add_argument("--threads", type=positive_int, default=1, help="of each run")
     group.add_argument("--train-flags", default="", metavar="'--steps 2000 …'", help="more flags for every run")
-    group.add_argument("--out", metavar="DIR", help=out)
+    group.add_argument("--out", type=file_path, metavar="DIR", help=out)
 
 
 def add_only_arg(group):
@@ -54,16 +54,22 @@ def sweep(cells, train, measure, args, folder, shared=()):
     """
     folder, shared = Path(folder), list(shared)
     folder.mkdir(parents=True, exist_ok=True)
-    path, settings = folder / "results.jsonl", folder / "settings.json"
+    table, settings = folder / "results.jsonl", folder / "settings.json"
     flags = {"train": shared, "measure": {name: getattr(args, name) for name in MEASURING if hasattr(args, name)}}
-    held = json.loads(settings.read_text()) if settings.exists() else flags
+    held = flags
+    if settings.exists():
+        try:
+            held = json.loads(settings.read_text())
+        except ValueError:                   # also a UnicodeDecodeError
+            raise UserError(f"{settings} is damaged: it can't be said what the runs beside it were started with. "
+                            "Delete it if you know, or choose another --out") from None
     if held != flags:
         raise UserError(f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out")
     write_json(settings, flags)
-    if path.exists():                        # what a kill or a full disk cut short
-        replace_file(path, "".join(json.dumps(result) + "\n" for result in read_log(path)).encode())
+    if table.exists():                        # what a kill or a full disk cut short
+        replace_file(table, "".join(json.dumps(result) + "\n" for result in read_log(table)).encode())
     wanted = {cell["name"] for cell in cells}
-    done = [result for result in read_log(path) if result["name"] in wanted and "error" not in result]
+    done = [result for result in read_log(table) if result["name"] in wanted and "error" not in result]
     there = {result["name"] for result in done}
     missing = [cell for cell in cells if cell["name"] not in there]
     print(f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} at a time, each "
@@ -71,7 +77,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
     results = _in_parallel(missing, train, measure, args, folder, shared)
     for result in tqdm(results, total=len(missing), unit="run", disable=None):
         done.append(result)
-        with open(path, "a") as f:
+        with open(table, "a") as f:
             f.write(json.dumps(result) + "\n")
         if not sys.stderr.isatty():
             end = f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"

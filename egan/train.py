@@ -209,7 +209,7 @@ def main(argv=None):
         F = F.where(healthy, torch.nan)
         if not F.isfinite().any():
             raise UserError(f"step {step}: no child has finite loss, weights and fitness, and L_D is "
-                            f"{float(L_D):.4g}. {run._last_good()}")
+                            f"{float(L_D.detach()):.4g}. {run._last_good()}")
         places = select(F, args.mu)                                                          # line 16
         population = children.survivors(places)                                              # line 17
         selected += torch.bincount(places.cpu() % n_m, minlength=n_m)

@@ -7,8 +7,9 @@
   python -m mdma.eval --twin                              the simulated jets beside what is known of the real JetNet
   python -m mdma.eval --ckpt … --timing                   microseconds a jet, and how the cost grows with n
 
-Writes eval_<step>.json, table1.md and figures beside the checkpoint. The networks have no train and eval modes that
-differ. A checkpoint alone can generate: it holds the distribution of n and the scale of the features.
+Writes eval_<step>.json, table1.md and figures beside the checkpoint; of one in results/, into runs/mdma/<its name>.
+The networks have no train and eval modes that differ. A checkpoint alone can generate: it holds the distribution of n
+and the scale of the features.
 """
 
 import argparse
@@ -29,15 +30,15 @@ if not __package__:                          # started as a file: relative impor
           f"python -m {Path(__file__).resolve().parent.name}.{Path(__file__).stem}", file=sys.stderr)
     sys.exit(2)
 
-from common.cli import UserError, add_device_args, new_parser, positive_int, run_main
+from common.cli import UserError, add_device_args, file_path, new_parser, positive_int, run_main
 from common.device import choose_device
+from common.evaluate import checkpoint_path, output_dir
 from common.masking import lengths_to_mask
 from common.metrics.jets import FPND_TYPES, fpnd, jet_mass, jet_metrics, present, wasserstein1
 from common.plots import curves, plt, save_figure
-from common.runs import (environment, load_checkpoint, load_state, newest_checkpoint, read_log, replace_file,
-                         save_atomic, write_json)
+from common.runs import environment, load_checkpoint, load_state, read_log, replace_file, save_atomic, write_json
 
-from .jets import JET_TYPES, SPLITS, load_jets
+from .jets import JET_TYPES, SPLITS, hardest_first, load_jets
 from .model import sample_jets
 from .train import build, draw_features, generate
 
@@ -63,18 +64,22 @@ TABLE_1 = {                                  # the paper's, 150 particles of the
 
 def parse_args(argv=None):
     parser = new_parser(__doc__)
-    parser.add_argument("--ckpt", metavar="FILE", help="a best.pt or last.pt; none: the newest under runs/mdma")
-    parser.add_argument("--dataset", help="jets to compare with; none: those of the training")
-    parser.add_argument("--data-dir", default="data", help="where the jets are")
+    parser.add_argument("--ckpt", type=file_path, metavar="PATH",
+                        help="a checkpoint, or a run directory: its best.pt, else last.pt; "
+                        "none: the newest under runs/mdma")
+    parser.add_argument("--dataset", type=file_path, help="jets to compare with; none: those of the training")
+    parser.add_argument("--data-dir", type=file_path,
+                        help="where the jets are; none: where they were for the training, else data")
     parser.add_argument("--n", type=positive_int, help="generated jets; none: 20 for each test jet (authors' code)")
     parser.add_argument("--split", choices=("valid", "test"), default="test", help="real jets to compare with")
     parser.add_argument("--batch-size", type=positive_int, default=1000, help="jets per forward pass")
     parser.add_argument("--seed", type=int, default=0, help="of the generated jets and of the bootstrap")
     parser.add_argument("--fpnd", action="store_true", help="also FPND against the real JetNet (30 particles; g, q, t)")
     parser.add_argument("--samples", type=positive_int, metavar="N", help="only draw N jets into --grid-out")
-    parser.add_argument("--grid-out", default="jets.png", metavar="PNG", help="where --samples draws")
-    parser.add_argument("--export", metavar="DIR", help="only write --n jets into DIR")
-    parser.add_argument("--slim", metavar="FILE", help="only write a checkpoint without what training needs: < 0.5 MB")
+    parser.add_argument("--grid-out", type=file_path, default="jets.png", metavar="PNG", help="where --samples draws")
+    parser.add_argument("--export", type=file_path, metavar="DIR", help="only write --n jets into DIR")
+    parser.add_argument("--slim", type=file_path, metavar="FILE",
+                        help="only write a checkpoint without what training needs: < 0.5 MB")
     parser.add_argument("--twin", action="store_true", help="only compare the simulated jets of all types with JetNet")
     parser.add_argument("--timing", action="store_true", help="only measure speed")
     parser.add_argument("--timing-jets", type=positive_int, default=500_000, help="the most jets to time (§3.1)")
@@ -98,19 +103,15 @@ def load(path, device):
 
 def slim(path, out):
     """A checkpoint that can generate but not be resumed: the generator (with --ema the averaged one) and statistics."""
-    if Path(out).exists():
+    out = Path(out).expanduser()
+    if out.exists():
         raise UserError(f"--slim {out} exists already")
     checkpoint = load_checkpoint(path, "mdma")
     state = checkpoint["state"]
     G = state["G_ema" if checkpoint["args"]["ema"] else "G"]
     save_atomic({**checkpoint, "args": checkpoint["args"] | {"ema": 0.0}, "rng": {},
                  "state": {"G": G, "stats": state["stats"]}}, out)
-    print(f"{out}: {Path(out).stat().st_size / 1e6:.2f} MB")
-
-
-def newest():
-    path = newest_checkpoint("mdma")
-    return path.with_name("best.pt") if path.with_name("best.pt").exists() else path
+    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
 
 
 # --- Table 1
@@ -175,10 +176,11 @@ def twin(args):
     """-> runs/mdma/twin.md and .json: each simulated type, JetNet's value in brackets where it is known."""
     columns = ("jets", "n mean", "n sd", "n W1", "η sd", "φ sd", "pT mean", "pT sd", "mass", "FPND")
     lines = ["| type | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    rows = [twin_row(jet_type, args.data_dir) for jet_type in JET_TYPES
-            if Path(args.data_dir, "pythia", f"{jet_type}150.hdf5").exists()]
+    data_dir = Path(args.data_dir or "data").expanduser()
+    rows = [twin_row(jet_type, data_dir) for jet_type in JET_TYPES
+            if Path(data_dir, "pythia", f"{jet_type}150.hdf5").exists()]
     if not rows:
-        raise UserError(f"no simulated jets in {args.data_dir}/pythia: make data-jets ARGS=\"--type g q t w z\"")
+        raise UserError(f"no simulated jets in {data_dir}/pythia: make data-jets ARGS=\"--type g q t w z\"")
 
     def text(value):
         if value is None:
@@ -195,6 +197,7 @@ def twin(args):
     replace_file(where / "twin.md", ("\n".join(lines) + "\n").encode())
     write_json(where / "twin.json", rows)
     print("\n".join(lines))
+    print(f"in {where}: twin.md, twin.json")
     return rows
 
 
@@ -216,19 +219,34 @@ def draw_jets(jets, path):
 
 
 def export(jets, jet_type, folder):
-    """samples.npz: particles (J, N, 3) and mask (J, N); <type>.hdf5 or <type>150.hdf5: JetNet's own names and layout.
-    Of the jet's own features only mass / pT and n are known: pT is written as 1 and eta as 0."""
-    import h5py
-    if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-        raise UserError(f"--export {folder} is not empty")
+    """Generated jets, hardest particle first, as samples.npz and as <type>.hdf5 or <type>150.hdf5.
+
+    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has JetNet's own names and layout;
+    of the jet's own features only mass / pT and n are known: pT is written as 1 and eta as 0.
+    """
+    made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / "samples.npz", folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5"]
+    try:
+        write_jets(hardest_first(jets), *files)
+    except BaseException:                    # also Ctrl-C: half a file looks like a whole one
+        for file in files:
+            file.unlink(missing_ok=True)
+        if made:
+            folder.rmdir()
+        raise
+    print(f"{len(jets):,} jets in {files[0]} and {files[1]}")
+
+
+def write_jets(jets, npz, hdf5):
+    import h5py
     mask = present(jets)
     n = mask.sum(1)
-    np.savez_compressed(folder / "samples.npz", particles=jets.numpy(), mask=mask.numpy())
-    with h5py.File(folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5", "w") as f:
+    np.savez_compressed(npz, particles=jets.numpy(), mask=mask.numpy())
+    features = torch.stack([torch.ones(len(n)), torch.zeros(len(n)), jet_mass(jets), n], 1)
+    with h5py.File(hdf5, "w") as f:
         f["particle_features"] = torch.cat([jets, mask[..., None]], -1).numpy()
-        f["jet_features"] = torch.stack([torch.ones(len(n)), torch.zeros(len(n)), jet_mass(jets), n], 1).float().numpy()
-    print(f"{len(jets)} jets in {folder}")
+        f["jet_features"] = features.float().numpy()
 
 
 # --- speed
@@ -300,6 +318,7 @@ def timing(G, trained, stats, args, device, where):
     replace_file(where / "timing.md", ("\n".join(lines) + "\n").encode())
     write_json(where / "timing.json", result)
     print(lines[-1])
+    print(f"in {where}: timing.md, timing.json, scaling.png")
     return result
 
 
@@ -308,7 +327,7 @@ def main(argv=None):
     device = choose_device(args.device)
     if args.twin:
         return twin(args)
-    path = Path(args.ckpt or newest())
+    path = checkpoint_path(args.ckpt, "mdma", prefer=("best.pt", "last.pt"))
     if args.slim:
         return slim(path, args.slim)
     G, trained, stats, step = load(path, device)
@@ -323,29 +342,40 @@ def main(argv=None):
                            fpnd_type=jet_type if args.fpnd else None)
 
     if args.timing:
-        return timing(G, trained, stats, args, device, path.parent)
+        return timing(G, trained, stats, args, device, output_dir(path, "mdma"))
     if args.samples:
-        return draw_jets(jets(args.samples), args.grid_out)
+        picture = Path(args.grid_out).expanduser()
+        draw_jets(jets(args.samples), picture)
+        print(f"{args.samples:,} generated jets in {picture}")
+        return None
     if args.export:
-        return export(jets(args.n or 50_000), jet_type, Path(args.export))
+        folder = Path(args.export).expanduser()
+        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+            raise UserError(f"--export {folder} is not empty")
+        return export(jets(args.n or 50_000), jet_type, folder)
 
     print(f"{path}: MDMA, step {step}, {trained.dataset} {jet_type}, up to {N} particles")
     dataset = args.dataset or trained.dataset
     named = dataset in ("jetnet", "pythia")          # an own file has no jet type
     if args.fpnd and not (named and N == 30 and jet_type in FPND_TYPES):
         raise UserError(f"--fpnd: there are statistics for 30 particles of {', '.join(FPND_TYPES)} only. Leave it out")
-    train, real = (load_jets(dataset, jet_type, N, args.data_dir, split) for split in ("train", args.split))
+    data_dir = args.data_dir or trained.data_dir
+    if not args.data_dir and not Path(data_dir).expanduser().exists():   # a checkpoint of another machine
+        data_dir = "data"
+    train, real = (load_jets(dataset, jet_type, N, data_dir, split) for split in ("train", args.split))
     fake = jets(args.n or 20 * len(real))
     if min(len(real), len(fake)) < 10:
         raise UserError(f"{len(real)} real and {len(fake)} generated jets: the metrics need ten of each. Raise --n")
     ours, inside = (scores(x) for x in tqdm((fake, train.particles), desc="metrics", disable=None))
-    where = path.parent
+    where = output_dir(path, "mdma")
     text = table1(f"{jet_type}, {dataset}-{N}" if named else str(dataset), jet_type if named else None, ours, inside)
     replace_file(where / "table1.md", text.encode())
     draw_features({f"{args.split} jets": real.particles, "MDMA": fake}, where / "fig2.png")
     draw_jets(torch.cat([real.particles[:8], fake[:8]]), where / "jets.png")
-    if log := read_log(where / "log.jsonl"):
+    written = [f"eval_{step}.json", "table1.md", "fig2.png", "jets.png"]
+    if log := read_log(path.with_name("log.jsonl")):
         curves(log, [["L_D"], ["L_G", "L_match"], ["w1m_valid"], ["frechet_valid"]], where / "curves.png", smooth=10)
+        written.append("curves.png")
     write_json(where / f"eval_{step}.json",
                {"checkpoint": str(path), "step": step, "split": args.split, "real_jets": len(real),
                 "generated_jets": len(fake), "train_args": vars(trained), "metrics": ours, "in_sample": inside,
@@ -357,6 +387,7 @@ def main(argv=None):
             error = f" ± {ours[key + '_err']:.2e}" if f"{key}_err" in ours else ""
             found = batches.get(re.sub(r"disjoint\d+", "disjoint", key))
             print(f"{key:34} {ours[key]:.3e}{error}" + (f"   (IN {found:.3e})" if found is not None else ""))
+    print(f"in {where}: {', '.join(written)}")
     return ours
 
 

@@ -10,13 +10,17 @@ Of every source the split is JetNet's: a permutation with seed 42, then 70 / 15 
 Places under data_dir: jetnet/<type>.hdf5 (30 particles) and <type>150.hdf5, which `jetnet` downloads and checks
 against Zenodo's MD5, beside the compact <type>.npz that later loads read; pythia/<type>150.hdf5 (`simulate.py`).
 A file of your own is .hdf5, .h5 or .npz: `particles` (jets, particles, 3) and `mask` (jets, particles), or JetNet's
-`particle_features` (jets, particles, 4), where the mask is the fourth feature.
+`particle_features` (jets, particles, 4), where the mask is the fourth feature. Its columns must be the features above
+in that order; `check_order` and `check_relative` say what of this is tested, and by which bounds.
 """
 
+import functools
 import io
+import sys
 import zipfile
 import zlib
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 import torch
@@ -29,6 +33,10 @@ JET_TYPES = ("g", "q", "t", "w", "z")
 SPLITS = ("train", "valid", "test")
 MAX_PARTICLES = 150         # of JetNet and of simulate.py
 ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/records/6975117"}
+# What jets of your own have to fulfil (PYTHIA at 1 TeV and R = 0.4 in brackets: five types, 1 to 150 particles each).
+SUM_PT = (0.05, 1.5)        # median over jets of Σ pT_rel (.14, the hardest particle alone, to 1.005, all)
+LARGEST_SUM_PT = 3.0        # Σ pT_rel of each jet (to 1.02)
+LARGEST_OFFSET = 0.3        # median over jets of |pT-weighted mean η_rel|, and of φ_rel's (to .053)
 JETNET_SIZES = {"g": 177252, "q": 170679, "t": 177945, "w": 177172, "z": 176952}    # jets, stated by Zenodo's page
 
 
@@ -52,6 +60,12 @@ class Jets:
         """The same jets padded only to the largest n among them."""
         n = int(self.n.max())
         return Jets(self.particles[:, :n], self.mask[:, :n])
+
+
+def hardest_first(particles):
+    """Generated jets (J, N, 3), padding 0, in JetNet's order: by falling pT, padding last. Nothing else changes."""
+    order = particles[..., 2].argsort(dim=1, descending=True, stable=True)
+    return particles.gather(1, order[..., None].expand_as(particles))
 
 
 def bucketed_indices(n, batch_size, seed, step, stretch=64):
@@ -93,8 +107,10 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     dataset: "jetnet" (downloaded), "pythia" (from simulate.py), "synthetic" (1,000 toy jets, always the same), or the
     path of a file of your own, for which jet_type is ignored. split: "train", "valid" or "test".
     Raises UserError for bad arguments, missing or damaged files, jets without particles, values that aren't finite,
-    particles without positive pT, and files whose jets have more than num_particles (JetNet's are cut to the hardest).
+    particles without positive pT, and files whose jets have more than num_particles (JetNet's are cut to the hardest);
+    and for files of your own with columns in another order, or features that aren't relative to the jet.
     """
+    data_dir = Path(data_dir).expanduser()
     own = str(dataset).endswith((".hdf5", ".h5", ".npz"))
     if not own and dataset not in ("jetnet", "pythia", "synthetic"):
         raise UserError(f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5 or .npz")
@@ -106,19 +122,27 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     if num_particles < 1 or (limit and num_particles > limit):
         raise UserError(f"{num_particles} particles: from 1 to {limit or 'the largest number in your file'}")
     if dataset == "jetnet":
-        return _jetnet(jet_type, num_particles, Path(data_dir), split)
+        return _jetnet(jet_type, num_particles, data_dir, split)
     if dataset == "synthetic":
         return _split(*_toys(jet_type, num_particles), split, dataset)
-    path = Path(dataset) if own else Path(data_dir, "pythia", f"{jet_type}150.hdf5")
+    path = Path(dataset).expanduser() if own else data_dir / "pythia" / f"{jet_type}150.hdf5"
     if not path.exists():
         where = "" if str(data_dir) == "data" else f" --data-dir {data_dir}"
         raise UserError(f"no file {path}" if own else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
                         f'make data-jets ARGS="--type {jet_type}{where}"')
-    particles, mask = clean(*_read(path), path)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, not a file of jets")
+    particles, mask = _read(path)
     if not len(mask):
         raise UserError(f"{path} has no jets")
     if own and (most := int(mask.sum(1).max())) > num_particles:
-        raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: allow more or cut it")
+        raise UserError(f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
+                        f"--num-particles {most}, or cut the file to each jet's hardest")
+    if own:
+        check_order(particles, mask, path)
+    particles, mask = clean(particles, mask, path)
+    if own:
+        particles = check_relative(particles, mask, path)
     return _split(*_fit(particles, mask, num_particles), split, path)
 
 
@@ -131,7 +155,10 @@ def _jetnet(jet_type, num_particles, data_dir, split):
         particles, mask = _fetch(jet_type, name, cache.parent)
         mask = mask & (particles[..., 2] > 0)        # nobody can take a particle out of a file whose sum is checked
         particles, mask = clean(particles, mask, f"JetNet's {name}")
-        _write_compact(cache, particles, mask)
+        try:
+            _write_compact(cache, particles, mask)
+        except (OSError, UserError) as e:
+            _say(f"{cache} can't be written, so the next start reads JetNet's own file again, which is slower ({e})")
     return _split(*_fit(particles, mask, num_particles), split, cache)
 
 
@@ -165,6 +192,80 @@ def _fetch(jet_type, name, folder):
     return particles, mask
 
 
+# --- files of your own --------------------------------------------------------------------------------------
+
+def check_order(particles, mask, where):
+    """Raises UserError if the columns of (J, N, 3) can't be η_rel, φ_rel, pT_rel in this order.
+
+    η_rel has both signs: a first column without negative values is pT, as in EnergyFlow's (pT, η, φ).
+    So is such a second column where the third one has both signs; else it may be φ_rel modulo 2π.
+    η and φ can't be told apart. where: what the error calls the file.
+    """
+    real = particles[mask]
+    if len(real) < 20:          # of few particles all η_rel may have one sign
+        return
+    negative = (real < 0).mean(axis=0)
+    third_has_both_signs = negative[2] > 0.25
+    looks_like_pt = None
+    if negative[0] == 0 and (real[:, 0] > 0).any():
+        looks_like_pt = "first"
+    elif negative[1] == 0 and third_has_both_signs:
+        looks_like_pt = "second"
+    if looks_like_pt:
+        raise UserError(f"{where}: its {looks_like_pt} column is never negative, as if it were pT. "
+                        "Bring the columns into the order eta_rel, phi_rel, pt_rel")
+    if third_has_both_signs:
+        raise UserError(f"{where}: its third column is negative for {negative[2]:.0%} of the "
+                        "particles, so it isn't pT. The columns must be eta_rel, phi_rel, pt_rel")
+
+
+def check_relative(particles, mask, where):
+    """Cleaned jets (J, N, 3) with φ_rel turned into [−π, π); UserError if they aren't relative.
+
+    Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside of
+    SUM_PT, which jets cut to their hardest particles fulfil, too; any jet above LARGEST_SUM_PT; and
+    η_rel or φ_rel whose mean, weighted with pT, is further off the axis than LARGEST_OFFSET.
+    """
+    phi = particles[..., 1]
+    far = (np.abs(phi) > 3 * np.pi).any(axis=1)
+    if far.any():
+        raise UserError(f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
+                        f"first is number {far.argmax()}. It must be in radian, relative to the jet")
+    outside = (phi < -np.pi) | (phi >= np.pi)
+    if outside.any():
+        particles = particles.copy()
+        turned = (phi[outside].astype(np.float64) + np.pi) % (2 * np.pi) - np.pi
+        particles[outside, 1] = turned
+
+    total = particles[..., 2].sum(axis=1, dtype=np.float64)
+    median = np.median(total)
+    if not SUM_PT[0] <= median <= SUM_PT[1]:
+        raise UserError(f"{where}: the median sum of a jet's pt_rel is {median:.4g}, relative to the "
+                        "jet's pT it is about 1. Divide by the jet's pT (are these GeV?), with the "
+                        "columns in the order eta_rel, phi_rel, pt_rel")
+    wild = total > LARGEST_SUM_PT
+    if wild.any():
+        raise UserError(f"{where}: {wild.sum():,} of {len(mask):,} jets have pt_rel that sum to more "
+                        f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}. Divide them "
+                        "by the jet's pT or leave them out of the file")
+    for k, name in enumerate(("eta", "phi")):
+        mean = (particles[..., k] * particles[..., 2]).sum(axis=1) / total
+        offset = np.median(np.abs(mean))
+        if offset > LARGEST_OFFSET:
+            raise UserError(f"{where}: the mean {name}_rel of a jet, weighted with pT, is {offset:.2f} "
+                            f"from 0 (median). Subtract the {name} of the jet from its particles'")
+    if outside.any():
+        _say(f"{where}: phi_rel of {outside.sum():,} of {mask.sum():,} particles was outside of "
+             "[-π, π) and has been turned by 2π")
+    return particles
+
+
+@functools.cache
+def _say(line):
+    """On stderr, once: each split reads its file anew."""
+    print(line, file=sys.stderr)
+
+
 # --- files --------------------------------------------------------------------------------------------------
 
 def _read(path):
@@ -179,7 +280,7 @@ def _read(path):
                 arrays = {key: f[key][()] for key in ("particle_features", "particles", "mask") if key in f}
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
         raise UserError(f"can't read {path}, it is cut short, damaged or of another format "
-                        f"({' '.join(str(e).split())[:100]}): get it again") from None
+                        f"({shorten(str(e), 100)}): get it again") from None
     if "particle_features" in arrays:
         x, features = arrays["particle_features"], (*FEATURES, "mask")
     elif "particles" in arrays:
@@ -248,7 +349,7 @@ def _read_compact(path):
         with np.load(path) as f:
             real, n, columns = f["particles"], f["n"], int(f["columns"])
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"can't read {path} ({' '.join(str(e).split())[:100]}): delete it, it is made again") from None
+        raise UserError(f"can't read {path} ({shorten(str(e), 100)}): delete it, it is made again") from None
     mask = np.arange(columns) < n[:, None]
     particles = np.zeros((*mask.shape, 3), np.float32)
     particles[mask] = real

@@ -23,12 +23,13 @@ import os
 import zlib
 from importlib import metadata
 from pathlib import Path
+from textwrap import shorten
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
-from common.cli import UserError, new_parser, positive_int, run_main
+from common.cli import UserError, file_path, new_parser, positive_int, run_main
 
 JET_TYPES = ("g", "q", "t", "w", "z")
 MAX_PARTICLES = 150
@@ -154,7 +155,7 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
                         f"anti-kT R = {RADIUS}, {JET_PT[0]} < pT < {JET_PT[1]}, constituents' pT > {MIN_PT}",
                         *(["isotropic decays"] if jet_type in "wz" else [])))
     attributes = {"type": jet_type, "seed": seed, "recipe": recipe, "shard": SHARD}
-    path = Path(data_dir, "pythia", f"{jet_type}150.hdf5")
+    path = Path(data_dir).expanduser() / "pythia" / f"{jet_type}150.hdf5"
     shards = path.parent / "shards" / f"{jet_type}-seed{seed}-{zlib.crc32(recipe.encode()):08x}"
     if path.exists():
         there, attributes_there = _look(path)
@@ -193,7 +194,7 @@ def _look(path):
         with h5py.File(path) as f:
             return len(f["jet_features"]), dict(f.attrs)
     except (OSError, KeyError) as e:
-        raise UserError(f"{path} is damaged ({' '.join(str(e).split())[:80]}): delete it, it is made again") from None
+        raise UserError(f"{path} is damaged ({shorten(str(e), 80)}): delete it, it is made again") from None
 
 
 def _read(path, jets):
@@ -218,7 +219,7 @@ def parse_args(argv=None):
     parser.add_argument("--type", nargs="+", choices=JET_TYPES, default=["t"], metavar="{g,q,t,w,z}",
                         help="gluon, light quark, top, W, Z")
     parser.add_argument("--jets", type=positive_int, default=50_000, help="jets of each type")
-    parser.add_argument("--data-dir", default="data", help="files go to its folder pythia")
+    parser.add_argument("--data-dir", type=file_path, default="data", help="files go to its folder pythia")
     parser.add_argument("--seed", type=int, default=0, help="other seeds, other jets")
     parser.add_argument("--workers", type=positive_int, default=os.cpu_count(), help="processes; changes no jet")
     return parser.parse_args(argv)

@@ -35,6 +35,8 @@ from common.runs import Run, read_log
 from .jets import FEATURES, JET_TYPES, bucketed_indices, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching, sample_jets
 
+EPOCHS = 3000
+STEPS = f"{EPOCHS} epochs"                   # the default of --steps, whose number follows from the jets
 QUICK = dict(dataset="pythia", num_particles=30, steps=10_000, lr_total=10_000, warmup=500, lr=1e-3, matching=2000,
              ema=0.999, valid_batches=2, sample_every=500, save_every=500)
 PRESETS = {
@@ -98,8 +100,8 @@ def parse_args(argv=None):
                         "where hard. With both no pt is below 0")
     extras.add_argument("--ema", type=float, default=0.0, metavar="DECAY",
                         help="jets come from a moving average of G's weights (ours). 0: from G, as the paper's")
-    add_run_args(parser, datasets=None, dataset="jetnet", steps=3000 * 973, batch_size=128,
-                 steps_help="updates of the generator (§3.1: 3,000 epochs; of top jets 973 steps each)",
+    add_run_args(parser, datasets=None, dataset="jetnet", steps=STEPS, batch_size=128,
+                 steps_help="batches to train on (§3.1: 3,000 epochs; of JetNet's top jets 2,919,000)",
                  batch_help="(authors' code)")
     run = parser.add_argument_group("run (mdma)")
     run.add_argument("--valid-batches", type=positive_int, default=10,
@@ -149,10 +151,13 @@ def statistics(jets, pt="linear"):
     low, high, scale = (float(v) for v in (real[:, 2].min(), real[:, 2].max(), real[:, 2].median()))
     found = {"pt": pt, "pt_scale": scale, "pt_min": low, "pt_max": high}
     real[:, 2] = transform(real[:, 2], found)
-    if (constant := real.std(0) == 0).any():
-        name = FEATURES[int(constant.int().argmax())]
-        raise UserError(f"{name} has one value in all training jets: there is nothing to learn")
-    return found | {"mean": real.mean(0).float(), "std": real.std(0).float(),
+    constant = real.amax(0) == real.amin(0)
+    if constant.all():
+        raise UserError("all particles of the training jets are the same: there is nothing to learn")
+    for k in constant.nonzero()[:, 0]:
+        print(f"{FEATURES[k]} has one value in all training jets: it can't be learnt", file=sys.stderr)
+    std = real.std(0).masked_fill_(constant, 1)                          # pt_rel is 1 in jets of one particle
+    return found | {"mean": real.mean(0).float(), "std": std.float(),
                     "counts": torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)}
 
 
@@ -185,6 +190,26 @@ def lr_factor(step, warmup, total):
     return min(1, step / warmup) * (1 + math.cos(math.pi * min(1, step / total))) / 2
 
 
+def steps_per_epoch(jets, batch_size):
+    """Whole batches of an epoch; 1 where there is none, so that the first one is refused."""
+    return max(1, jets // batch_size)
+
+
+def choose_best(best, w1m, frechet, veto):
+    """Whether this step becomes best.pt (§3.1), and `best` after it.
+
+    It does if its W1M is lower than best.pt's, or best.pt is vetoed now, unless it is vetoed itself.
+    Vetoed is a Fréchet distance of more than `veto` times the lowest so far.
+    best: {"w1m", "frechet"} of best.pt and the "lowest" Fréchet distance of all steps.
+    """
+    lowest = min(best["lowest"], frechet)
+    vetoed = frechet > veto * lowest
+    best_vetoed = best["frechet"] > veto * lowest
+    if not vetoed and (best_vetoed or w1m < best["w1m"]):
+        return True, {"w1m": w1m, "frechet": frechet, "lowest": lowest}
+    return False, best | {"lowest": lowest}
+
+
 def main(argv=None):
     args = parse_args(argv)
 
@@ -196,6 +221,8 @@ def main(argv=None):
     # --- data
     train, valid = (load_jets(args.dataset, args.jet_type, args.num_particles, args.data_dir, split)
                     for split in ("train", "valid"))
+    if args.steps == STEPS:
+        args.steps = EPOCHS * steps_per_epoch(len(train), args.batch_size)
     stats, N = statistics(train, args.pt), args.num_particles
     particles = standardise(train, stats).to(device)
     if len(valid) < 2:
@@ -292,15 +319,11 @@ def main(argv=None):
             w1m = w1m_disjoint(held_mass, jet_mass(fake), args.valid_batches)[0]
             distance = frechet_of_all(held_efps, efps(fake[:len(held)]))
             measured = {"w1m_valid": w1m, "frechet_valid": distance}
-            best["lowest"] = min(best["lowest"], distance)
-            vetoed, best_vetoed = (value > args.veto * best["lowest"] for value in (distance, best["frechet"]))
-            better = not vetoed and (best_vetoed or w1m < best["w1m"])                           # §3.1
+            better, best = choose_best(best, w1m, distance, args.veto)                           # §3.1
             if rank == 0:
                 draw_features({"data": valid.particles, f"step {step}": fake[:len(held)].cpu()},
                               run.dir / "samples" / f"step_{step:08d}.png")
         run.log(step, **losses, **measured)
-        if better:
-            best |= {"w1m": w1m, "frechet": distance}
         state = dict(G=G, D=D, G_ema=shadow, opt_G=opt_G, opt_D=opt_D, stats=stats, best=best, balance=balance,
                      pause=pause)
         if better:
@@ -326,6 +349,8 @@ def draw_features(jets, path):
         axis, below = axes[2 * (i // 3), i % 3], axes[2 * (i // 3) + 1, i % 3]
         v = values[reference][name]
         low, high = np.quantile(v, [0.0005, 0.9995])
+        if low == high:                                                  # as the mass of jets of one particle
+            low, high = low - 0.1 * (1 + abs(low)), high + 0.1 * (1 + abs(high))
         bins = np.geomspace(max(low, 1e-5), high, 50) if name == "p_T rel" else (
             np.arange(int(low), int(high) + 2) - 0.5 if name == "n" else np.linspace(low, high, 50))
         ratio_histogram(axis, below, {label: found[name] for label, found in values.items() if label != reference},

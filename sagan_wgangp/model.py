@@ -5,8 +5,9 @@ Papers
     the comparison GAN, WGAN, WGAN-GP, SAGAN and SAGAN + WGAN-GP. "Eq.", "§", "Table" without a name mean this text.
   DCGAN, arXiv:1511.06434; WGAN, arXiv:1701.07875; WGAN-GP, arXiv:1704.00028; SAGAN, arXiv:1805.08318: the methods.
 
-Ding adds one idea after the other to a DCGAN: the Wasserstein distance, the gradient penalty, spectral normalisation
-with two learning rates and self-attention, and at last SAGAN with WGAN-GP's loss. Here each of them is a switch.
+Ding adds one idea after the other to a GAN (here a DCGAN: 14): the Wasserstein distance, the gradient penalty, spectral
+normalisation with two learning rates and self-attention, and at last SAGAN with WGAN-GP's loss. Here each of them is a
+switch.
 
 Symbols
   x, z            x  (B, C, H, W) in [-1, 1] or (B, 2),  z  (B, N_z) ~ N(0, I)
@@ -22,7 +23,8 @@ Departures from Ding: his slips
   4. §3.2.1 keeps BatchNorm in WGAN-GP. Not in its critic: the penalty is a matter of single samples.
   5. Fig. 1 has a Hadamard product in the attention; §3.2.2, SAGAN and we a product of matrices.
   6. §3.2.2 leaves out of SAGAN's attention the softmax, γ and the widths; they are SAGAN's.
-  7. §3.2.3 says that TTUR saves G's steps; it saves D's.
+  7. §3.2.3 says that TTUR saves G's steps; it saves D's. §4.1 gives CelebA "over twenty thousand" images; it has
+     202,599. §4.3.1 writes p(y) = Σ p(y|xᵢ); the mean is meant, 1/N of it.
 Departures from the methods' own papers, and where all are silent
   8. All have one pair of networks: DCGAN's, with a linear layer instead of the 4x4 convolution at its narrow end. The
      sizes halve, rounding up, to 4 or 5 (200, 100, 50, 25, 13, 7, 4), widths double up to eight times the first.
@@ -36,6 +38,7 @@ Departures from the methods' own papers, and where all are silent
  12. Eq. 1 lets G minimise log(1 − D(G(z))); we, as all, maximise log D(G(z)) (§3.2.1's "-logD trick").
  13. He's initial weights are normal, with a transposed convolution's whole kernel as fan; WGAN-GP's authors' code draws
      them uniform, averages both fans and divides by stride². Ours start G's images four times smaller in variance.
+ 14. Ding's baseline is "the original GAN" for 28x28 images, enlarged to 200x200 (§4.2); its layers are not given.
 """
 
 import torch

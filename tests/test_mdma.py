@@ -3,8 +3,10 @@
 import argparse
 import json
 import math
+import shutil
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ from common.metrics.jets import jet_mass, present, w1m_disjoint, wasserstein1
 from common.runs import load_checkpoint
 from mdma import eval as mdma_eval
 from mdma import train
-from mdma.jets import bucketed_indices, load_jets
+from mdma.jets import JETNET_SIZES, bucketed_indices, load_jets
 
 
 @pytest.fixture(autouse=True)
@@ -153,6 +155,42 @@ def test_ema_is_the_average_that_evaluation_uses(here):
 # --- checkpoints
 
 
+FIRST = {"w1m": 1e9, "frechet": 1e9, "lowest": 1e9}
+
+
+@pytest.mark.parametrize("best, w1m, frechet, better, after", [
+    (FIRST, 7.0, 5.0, True, (7.0, 5.0, 5.0)),                            # the first one, whatever it is
+    ((2.0, 1.0, 1.0), 1.9, 1.2, True, (1.9, 1.2, 1.0)),                  # at 1.2 times the lowest not yet vetoed
+    ((2.0, 1.0, 1.0), 1.9, 1.21, False, (2.0, 1.0, 1.0)),                # vetoed
+    ((2.0, 1.0, 1.0), 2.0, 1.0, False, (2.0, 1.0, 1.0)),                 # the older one of two equal ones stays
+    ((2.0, 1.0, 1.0), 2.1, 0.9, False, (2.0, 1.0, 0.9)),                 # the lowest FPD is kept in mind
+    ((2.0, 1.0, 1.0), 9.0, 0.8, True, (9.0, 0.8, 0.8)),                  # 1.0 > 1.2 · 0.8: best.pt is vetoed now
+    ((2.0, 1.2, 1.0), 3.0, 1.1, False, (2.0, 1.2, 1.0)),                 # best.pt itself is just within the factor
+    ((2.0, 1.3, 1.0), 9.0, 1.25, False, (2.0, 1.3, 1.0)),                # both are vetoed
+])
+def test_best_by_hand(best, w1m, frechet, better, after):
+    names = ("w1m", "frechet", "lowest")
+    before = dict(best) if best is FIRST else dict(zip(names, best))
+    kept = dict(before)
+    assert train.choose_best(before, w1m, frechet, 1.2) == (better, dict(zip(names, after)))
+    assert before == kept
+    assert train.choose_best(dict(zip(names, (2.0, 1.0, 1.0))), 1.0, 2.0, veto=2.0)[0]     # the factor is the flag's
+
+
+def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
+    """JetNet's 70 % for training: 973 steps an epoch for top jets, 969 for gluons, 933 for light quarks."""
+    for jet_type, steps in (("t", 973), ("g", 969), ("q", 933), ("w", 968), ("z", 967)):
+        assert train.steps_per_epoch(int(0.7 * JETNET_SIZES[jet_type]), 128) == steps
+    assert train.EPOCHS == 3000 and train.parse_args([]).steps == "3000 epochs"
+    monkeypatch.delitem(train.PRESETS["smoke"][True], "steps")
+    monkeypatch.setattr(train, "EPOCHS", 3)
+    assert smoke("X", "--batch-size", 300)["step"] == 3 * 2              # 700 // 300
+    assert json.loads(Path("X/args.json").read_text())["steps"] == 6
+    assert train.main(["--resume", "X", "--steps", "7"])["step"] == 7
+    with pytest.raises(UserError, match="a batch of 701 from 700 jets"):
+        smoke("Y", "--batch-size", 701)
+
+
 def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monkeypatch):
     """W1M: 5 4 3 2 6 1; FPD: 1 1.1 2 1 .5 .7. The third is a lucky mass; the fifth vetoes the fourth."""
     w1m, fpd = iter([5.0, 4.0, 3.0, 2.0, 6.0, 1.0]), iter([1.0, 1.1, 2.0, 1.0, 0.5, 0.7])
@@ -233,6 +271,30 @@ def test_standardising_and_back(pt):
     assert torch.equal(stats["counts"], torch.bincount(jets.n, minlength=9))
 
 
+@pytest.mark.parametrize("pt", ["linear", "log", "softplus"])
+def test_generated_pt_stays_in_the_training_range(pt):
+    """Both ends, however far the generator goes; η and φ are left alone."""
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    stats = train.statistics(jets, pt)
+    real = jets.particles[jets.mask]
+    for z, end in ((-50.0, real[:, 2].min()), (50.0, real[:, 2].max())):
+        made = train.to_jets(torch.full_like(jets.particles, z), jets.mask, stats)
+        assert (made[jets.mask][:, 2] == end).all() and not made[~jets.mask].any()
+        expected = z * real[:, :2].std(0) + real[:, :2].mean(0)
+        torch.testing.assert_close(made[jets.mask][:, :2], expected.expand(len(real), 2))
+
+
+def test_what_the_networks_see_of_pt_by_hand():
+    """ln pt; x of pt = s · ln(1 + eˣ), where s is the median."""
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    pt = jets.particles[jets.mask][:, 2].double()
+    for kind, seen in (("linear", pt), ("log", pt.log()), ("softplus", ((pt / pt.quantile(0.5)).exp() - 1).log())):
+        stats = train.statistics(jets, kind)
+        torch.testing.assert_close(stats["mean"][2].double(), seen.mean(), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(stats["std"][2].double(), seen.std(), rtol=1e-3, atol=1e-6)
+        assert stats["pt_min"] == pt.min() and stats["pt_max"] == pt.max()
+
+
 def test_a_slim_checkpoint_generates_the_same_jets(here):
     smoke("X", "--ema", 0.9)
     mdma_eval.main(["--ckpt", "X/last.pt", "--slim", "small.pt"])
@@ -268,6 +330,128 @@ def test_exported_jets_are_read_by_jetnet(trained, here):
     assert len(features) == 40
     with pytest.raises(UserError, match="not empty"):
         mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "4", "--export", "out"])
+
+
+@pytest.mark.parametrize("pt", ["linear", "log"])
+def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, capsys):
+    smoke("X", "--pt", pt)
+    mdma_eval.main(["--ckpt", "X/last.pt", "--n", "200", "--export", "out"])
+    assert "200 jets in out/samples.npz and out/t.hdf5" in capsys.readouterr().out
+    G, _, stats, _ = mdma_eval.load("X/last.pt", torch.device("cpu"))
+    made = train.generate(G, 200, stats, 8, torch.Generator().manual_seed(0)).numpy()
+    with np.load("out/samples.npz") as f, h5py.File("out/t.hdf5") as g:
+        jets, mask, theirs = f["particles"], f["mask"], g["particle_features"][()]
+        of_jets = g["jet_features"][()]
+    assert np.array_equal(theirs, np.concatenate([jets, mask[..., None]], -1))
+    assert (np.diff(jets[..., 2], axis=1) <= 0).all() and (np.diff(made[..., 2], axis=1) > 0).any()
+    assert np.array_equal(mask, jets[..., 2] > 0) and not jets[~mask].any() and not mask.all()
+    for jet, before in zip(jets, made):
+        assert sorted(map(tuple, jet)) == sorted(map(tuple, before))
+    mass = jet_mass(torch.from_numpy(jets)).numpy()
+    columns = np.stack([np.ones(200), np.zeros(200), mass, mask.sum(1)], axis=1)
+    np.testing.assert_allclose(of_jets, columns, rtol=1e-6)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_half_an_export_is_removed(trained, here, monkeypatch, there):
+    def full_disk(*a, **k):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(mdma_eval, "jet_mass", full_disk)                # after samples.npz is written
+    if there:
+        Path("out").mkdir()
+    with pytest.raises(OSError, match="No space"):
+        mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "20", "--export", "out"])
+    assert list(here.rglob("*")) == ([here / "out"] if there else [])
+
+
+def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(trained, here, capsys):
+    Path("X").mkdir()
+    for name in ("best.pt", "last.pt", "log.jsonl"):
+        shutil.copy(trained / name, "X")
+    metrics = mdma_eval.main(["--ckpt", "X", "--n", "300"])
+    step = load_checkpoint(Path("X/best.pt"), "mdma")["step"]
+    written = f"eval_{step}.json, table1.md, fig2.png, jets.png, curves.png"
+    out = capsys.readouterr().out
+    assert out.startswith(f"X/best.pt: MDMA, step {step}") and out.endswith(f"in X: {written}\n")
+    assert all(Path("X", file).exists() for file in written.split(", "))
+    assert json.loads(Path("X", f"eval_{step}.json").read_text())["metrics"] == metrics
+    mdma_eval.main(["--ckpt", "X", "--samples", "4", "--grid-out", "some/jets.png"])
+    assert capsys.readouterr().out == "4 generated jets in some/jets.png\n" and Path("some/jets.png").exists()
+    Path("X/best.pt").unlink()
+    mdma_eval.main(["--ckpt", "X", "--slim", "small.pt"])                # of last.pt now
+    assert capsys.readouterr().out.startswith("small.pt: 0.0")
+    with pytest.raises(UserError, match="no best.pt or last.pt in this directory"):
+        mdma_eval.main(["--ckpt", "some"])
+
+
+def test_a_shipped_checkpoint_writes_into_runs(here, repo, monkeypatch):
+    """Into runs/mdma/t30, and it is compared with the jets under data, as its own machine's directory isn't here."""
+    results = repo / "mdma/results"
+    before = sorted(results.iterdir())
+    Path("data/pythia").mkdir(parents=True)
+    with np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f, h5py.File("data/pythia/t150.hdf5", "w") as g:
+        x = f["particles"][:100].astype(np.float32)
+        g["particle_features"] = np.concatenate([x, x[..., 2:] > 0], axis=-1)
+    mdma_eval.main(["--ckpt", str(results / "t30.pt"), "--n", "30"])
+    assert sorted(results.iterdir()) == before
+    assert {p.name for p in Path("runs/mdma/t30").iterdir()} == {"eval_40000.json", "table1.md", "fig2.png", "jets.png"}
+    monkeypatch.setattr(mdma_eval, "SCALING", (25, 50))
+    mdma_eval.main(["--ckpt", str(results / "t30.pt"), "--timing", "--timing-jets", "20"])
+    assert Path("runs/mdma/t30/timing.json").exists() and sorted(results.iterdir()) == before
+
+
+def test_evaluation_finds_the_jets_of_the_training(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    np.savez("own.npz", particles=jets.particles.numpy(), mask=jets.mask.numpy())
+    Path("far/pythia").mkdir(parents=True)
+    with h5py.File("far/pythia/w150.hdf5", "w") as f:
+        f["particle_features"] = torch.cat([jets.particles, jets.mask[..., None]], 2).numpy()
+    smoke("X", "--dataset", "~/own.npz", "--steps", 1)                   # can be read from anywhere
+    smoke("Y", "--dataset", "pythia", "--jet-type", "w", "--data-dir", "far", "--steps", 1)
+
+    class Found(Exception):
+        pass
+
+    def load_train(*arguments):
+        raise Found(len(load_jets(*arguments)))
+
+    monkeypatch.setattr(mdma_eval, "load_jets", load_train)
+    with pytest.raises(Found, match="489"):
+        mdma_eval.main(["--ckpt", "Y"])
+    with pytest.raises(UserError, match="no PYTHIA jets in other/pythia"):
+        mdma_eval.main(["--ckpt", "Y", "--data-dir", "other"])
+    Path("far").rename("other")
+    with pytest.raises(UserError, match="no PYTHIA jets in data/pythia"):
+        mdma_eval.main(["--ckpt", "Y"])
+    with pytest.raises(Found, match="489"):
+        mdma_eval.main(["--ckpt", "Y", "--data-dir", "~/other"])
+    monkeypatch.chdir("other")
+    with pytest.raises(Found, match="489"):
+        mdma_eval.main(["--ckpt", "~/X"])
+
+
+def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):
+    smoke("X", "--num-particles", 1)
+    assert "pt_rel has one value in all training jets" in capsys.readouterr().err
+    metrics = mdma_eval.main(["--ckpt", "X", "--n", "300"])
+    assert all(math.isfinite(v) for v in metrics.values())
+    assert metrics["w1m_exact_150_300"] == metrics["w1sumpt_exact_150_300"] == 0 < metrics["w1p_eta_bootstrap5_150"]
+    with Image.open("X/fig2.png") as image:
+        assert np.asarray(image).std() > 0
+
+
+def test_a_feature_of_one_value_is_said_and_all_three_are_refused(capsys):
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    jets.particles[..., 0] = 0.1 * jets.mask                             # whose mean isn't exactly 0.1
+    stats = train.statistics(jets)
+    assert capsys.readouterr().err == "eta_rel has one value in all training jets: it can't be learnt\n"
+    assert stats["std"][0] == 1 and train.standardise(jets, stats)[..., 0].abs().max() < 1e-6
+    assert (stats["std"][1:] < 1).all()
+    jets.particles[...] = 0.1 * jets.mask[..., None]
+    with pytest.raises(UserError, match="all particles of the training jets are the same"):
+        train.statistics(jets)
 
 
 # --- Table 1, timing

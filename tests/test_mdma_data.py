@@ -12,21 +12,24 @@ import torch
 from common.cli import UserError
 from mdma import jets as jets_module
 from mdma import simulate as simulate_module
-from mdma.jets import JET_TYPES, Jets, bucketed_indices, load_jets
+from mdma.jets import JET_TYPES, Jets, bucketed_indices, hardest_first, load_jets
 from mdma.simulate import isotropic_decays, jet_arrays, simulate, simulate_shard
 
 REPO = Path(__file__).parent.parent
 
 
 def made_up(jets=40, columns=150, seed=0):
-    """JetNet's layout: (jets, columns, 4), hardest first; (jets, 4)."""
+    """JetNet's layout: (jets, columns, 4), relative to the jet and hardest first; (jets, 4)."""
     rng = np.random.default_rng(seed)
     n = rng.integers(1, columns + 1, jets)
     mask = np.arange(columns) < n[:, None]
     x = rng.normal(size=(jets, columns, 4)).astype(np.float32)
     x[..., 2] = -np.sort(-rng.uniform(0.001, 1, (jets, columns)), axis=1)
+    x[..., :2] *= 0.1
     x[..., 3] = 1
-    return x * mask[..., None], np.stack([np.full(jets, 1e3), np.arange(jets), np.ones(jets), n], axis=1)
+    x *= mask[..., None]
+    x[..., 2] /= x[..., 2].sum(axis=1, keepdims=True)
+    return x, np.stack([np.full(jets, 1e3), np.arange(jets), np.ones(jets), n], axis=1)
 
 
 def write_hdf5(path, x, features=None):
@@ -59,6 +62,15 @@ def test_jets_are_hardest_first_zero_where_masked_and_masked_by_a_prefix(dataset
         assert len(jets) == 28
         perm = np.random.default_rng(42).permutation(40)[:28]
         assert np.array_equal(jets.particles.numpy(), x[perm][..., :3])
+
+
+def test_hardest_first():
+    """By hand: masked slots go last, the order of particles of equal pT stays."""
+    jets = torch.tensor([[[1, 1, 0.2], [0, 0, 0], [2, 2, 0.5], [3, 3, 0.2]],
+                         [[4, 4, 0.1], [0, 0, 0], [0, 0, 0], [5, 5, 0.3]]])
+    sorted_by_hand = torch.tensor([[[2, 2, 0.5], [1, 1, 0.2], [3, 3, 0.2], [0, 0, 0]],
+                                   [[5, 5, 0.3], [4, 4, 0.1], [0, 0, 0], [0, 0, 0]]])
+    assert torch.equal(hardest_first(jets), sorted_by_hand)
 
 
 def test_indexing_and_trimming():
@@ -118,6 +130,17 @@ def test_the_cache_needs_neither_jetnet_nor_the_hdf5_file(tmp_path, monkeypatch)
     cache.write_bytes(cache.read_bytes()[:-100])
     with pytest.raises(UserError, match="z150.npz.*delete it"):
         load_jets("jetnet", "z", 150, tmp_path, "test")
+
+
+def test_without_a_place_for_the_cache_jetnet_is_loaded_all_the_same(tmp_path, monkeypatch, capsys):
+    x, _ = made_up()
+    monkeypatch.setattr(jets_module, "_fetch", lambda *a: (x[..., :3], x[..., 3] > 0))
+    right = load_jets("jetnet", "t", 150, tmp_path / "writable", "test")
+    (tmp_path / "jetnet").touch()                                        # no directory can be made there
+    jets = [load_jets("jetnet", "t", 150, tmp_path, "test") for _ in range(2)]
+    assert all(torch.equal(x.particles, right.particles) for x in jets)
+    line, = capsys.readouterr().err.splitlines()
+    assert "jetnet/t150.npz can't be written" in line
 
 
 def zenodo(monkeypatch, md5="0" * 32, error=None):
@@ -191,7 +214,7 @@ def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
     ({"particle_features": np.ones((9, 5, 3))}, "expected .* 4.* or has no mask"),
     ({"jets": np.ones((9, 5, 3))}, "neither `particles` and `mask` nor `particle_features`"),
     ({"particles": np.ones((9, 31, 3)), "mask": np.ones((9, 31))}, "has jets of 31 particles, 30 are allowed"),
-    ({"particles": np.ones((1, 5, 3)), "mask": np.ones((1, 5))}, "has 1 jets, too few for a train split"),
+    ({"particles": np.full((1, 5, 3), 0.2), "mask": np.ones((1, 5))}, "has 1 jets, too few for a train split"),
     ({"particles": np.ones((0, 5, 3)), "mask": np.ones((0, 5))}, "has no jets"),
     ({"particles": np.full((9, 5, 3), b"x"), "mask": np.ones((9, 5))}, "expected numbers"),
 ])
@@ -213,6 +236,122 @@ def test_files_that_are_damaged(name, content, tmp_path):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(UserError, match=f"can't read .*{name}"):
         load_jets(tmp_path / name, "t", 30, "", "train")
+
+
+# --- files of your own
+
+def own_file(path, x):
+    """JetNet's layout (J, N, 4) as a user's file, in the format that the name says."""
+    if path.suffix == ".npz":
+        np.savez(path, particles=x[..., :3], mask=x[..., 3] > 0)
+    else:
+        write_hdf5(path, x)
+    return path
+
+
+def changed(change, columns=20, jets=40):
+    """made_up's jets after `change`, which gets (η_rel, φ_rel, pT_rel) and returns three such arrays."""
+    x, _ = made_up(jets, columns)
+    mask = x[..., 3:] > 0
+    features = np.stack(change(x[..., 0], x[..., 1], x[..., 2]), axis=-1)
+    return np.concatenate([features, mask], axis=-1).astype(np.float32) * mask
+
+
+ABSOLUTE = np.random.default_rng(5).uniform(-1, 1, (40, 1))
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda eta, phi, pt: (eta, phi, 1000 * pt), "median sum of a jet's pt_rel is 1000, .*are these GeV"),
+    (lambda eta, phi, pt: (eta, phi, 1.6 * pt), "median sum of a jet's pt_rel is 1.6, "),
+    (lambda eta, phi, pt: (eta, phi, pt / 25), "median sum of a jet's pt_rel is 0.04, "),
+    (lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 3.1, 1)[:, None]),
+     "1 of 40 jets have pt_rel that sum to more than 3, the first is number 7"),
+    (lambda eta, phi, pt: (pt, eta, phi), "first column is never negative.*order eta_rel, phi_rel, pt_rel"),
+    (lambda eta, phi, pt: (500 * pt, eta, phi % (2 * np.pi)), "first column is never negative"),
+    (lambda eta, phi, pt: (eta, pt, phi), "second column is never negative"),
+    (lambda eta, phi, pt: (pt * np.cos(phi) - 0.1, pt * np.sin(phi), eta), "third column is negative for ..%"),
+    (lambda eta, phi, pt: (eta + 2.5 * ABSOLUTE, phi, pt), r"mean eta_rel of a jet, weighted with pT, is 1\.\d\d"),
+    (lambda eta, phi, pt: (eta, phi + np.pi * ABSOLUTE, pt), r"mean phi_rel of a jet.*Subtract the phi of the jet"),
+    (lambda eta, phi, pt: (eta, np.degrees(phi), pt), r"of 40 jets have \|phi_rel\| above 3π.*in radian"),
+])
+@pytest.mark.parametrize("suffix", ["npz", "h5"])
+def test_own_jets_that_are_misread_are_refused(change, message, suffix, tmp_path):
+    path = own_file(tmp_path / f"own.{suffix}", changed(change))
+    with pytest.raises(UserError, match=f"own.{suffix}: .*{message}"):
+        load_jets(path, "t", 20, "", "train")
+
+
+def test_absolute_phi_without_negative_values_gets_one_line(tmp_path, capsys):
+    x = changed(lambda eta, phi, pt: (eta, (phi + np.pi * ABSOLUTE) % (2 * np.pi), pt))
+    path = own_file(tmp_path / "own.h5", x)
+    with pytest.raises(UserError, match="Subtract the phi of the jet"):
+        load_jets(path, "t", 20, "", "train")
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("change", [
+    lambda eta, phi, pt: (eta, phi, 1.4 * pt),                           # wide jets
+    lambda eta, phi, pt: (eta, phi, 0.06 * pt),                          # the hardest particles of hundreds
+    lambda eta, phi, pt: (eta, phi, pt * np.where(np.arange(40) == 7, 2.9, 1)[:, None]),
+    lambda eta, phi, pt: (eta + 0.25, phi - 0.25, pt),                   # cut jets aren't centred
+    lambda eta, phi, pt: (10 * eta, 8 * phi, pt),
+])
+def test_own_jets_that_are_odd_but_right_are_taken_as_they_are(change, tmp_path, capsys):
+    x = changed(change)
+    jets = load_jets(own_file(tmp_path / "own.npz", x), "t", 20, "", "train")
+    assert np.array_equal(jets.particles.numpy(), x[np.random.default_rng(42).permutation(40)[:28]][..., :3])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("kept", [1, 2, 5, 30])
+def test_jets_cut_to_few_particles_pass(kept, tmp_path, repo):
+    with np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f:
+        x = f["particles"].astype(np.float32)[:, :kept]
+    np.savez(tmp_path / "own.npz", particles=x, mask=x[..., 2] > 0)
+    assert len(load_jets(tmp_path / "own.npz", "t", kept, "", "train")) == 1400
+
+
+def test_the_toys_pass_as_own_jets(tmp_path):
+    for jet_type in JET_TYPES:
+        for n in (1, 8, 150):
+            particles, mask = jets_module._toys(jet_type, n)
+            np.savez(tmp_path / f"{jet_type}{n}.npz", particles=particles, mask=mask)
+            assert len(load_jets(tmp_path / f"{jet_type}{n}.npz", "t", n, "", "test")) == 150
+
+
+def test_phi_is_turned_into_its_range_and_it_is_said_once(tmp_path, capsys):
+    """Seven particles by one turn, up or down; phi modulo 2π, as the paper has it, is the same jets."""
+    x, _ = made_up(columns=20)
+    off, modulo = x.copy(), x.copy()
+    first_jets = np.arange(7)
+    off[first_jets, 0, 1] += 2 * np.pi * np.array([1, -1, 1, -1, 1, -1, 1])
+    modulo[..., 1] = np.where(modulo[..., 3] > 0, modulo[..., 1] % (2 * np.pi), 0)
+    right = load_jets(own_file(tmp_path / "right.npz", x), "t", 20, "", "train")
+    assert capsys.readouterr().err == ""
+    for name, y in (("off", off), ("modulo", modulo)):
+        path = own_file(tmp_path / f"{name}.h5", y)
+        jets, _ = (load_jets(path, "t", 20, "", split) for split in ("train", "valid"))
+        torch.testing.assert_close(jets.particles, right.particles, rtol=0, atol=2e-6)
+        untouched = jets.particles[..., 1] == right.particles[..., 1]
+        assert untouched[right.particles[..., 1] > 0].float().mean() > 0.9
+        lines = capsys.readouterr().err.splitlines()
+        count = 7 if name == "off" else (x[..., 1] < 0).sum()
+        assert lines == [f"{path}: phi_rel of {count} of {int(x[..., 3].sum())} particles was outside of [-π, π) and "
+                         "has been turned by 2π"]
+
+
+def test_a_tilde_is_the_home_directory(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    own_file(tmp_path / "own.npz", made_up(columns=20)[0])
+    assert len(load_jets("~/own.npz", "t", 20, "data", "train")) == 28
+    write_hdf5(tmp_path / "jets/pythia/t150.hdf5", made_up()[0])
+    assert len(load_jets("pythia", "t", 30, "~/jets", "train")) == 28
+
+
+def test_a_directory_in_the_place_of_a_file(tmp_path):
+    (tmp_path / "own.h5").mkdir()
+    with pytest.raises(UserError, match="own.h5 is a directory"):
+        load_jets(tmp_path / "own.h5", "t", 20, "", "train")
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -361,6 +500,39 @@ def test_same_jets_whatever_the_workers_and_after_a_kill(tmp_path, monkeypatch):
     assert np.array_equal(more[0][:8], one[0]) and made[1:] == [("t", 5, 0, 1)]    # the last shard was too short
     with pytest.raises(UserError, match="another seed, PYTHIA or recipe"):
         simulate("t", 8, tmp_path / "two", seed=1)
+
+
+def test_the_recipe_makes_the_same_jets_as_ever(repo):
+    """Jets 0 and 23 of the 50,000 of seed 0, which the shipped checkpoints learnt from, are among tests/data's.
+
+    Those are the first 2,000 of JetNet's test split of them, 30 particles, float16.
+    """
+    pytest.importorskip("pythia8mc")
+    test_split = np.random.default_rng(42).permutation(50_000)[42_500:44_500].tolist()
+    with np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f:
+        kept = f["particles"][[test_split.index(0), test_split.index(23)]]
+    x, features = simulate_shard("t", 24, seed=0, shard=0)
+    np.testing.assert_allclose(x[[0, 23], :30, :3], kept, rtol=1e-3, atol=1e-5)
+    softest = np.where(x[..., 3] > 0, x[..., 2], 1).min(axis=1) * features[:, 0]
+    assert 0.2 < softest.min() < 0.22                                    # GeV
+
+
+@pytest.mark.parametrize("jet_type, lightest, heaviest", [
+    ("g", 10, 120), ("q", 10, 120), ("t", 140, 190), ("w", 70, 95), ("z", 80, 105)])
+def test_simulated_jets_are_what_own_jets_must_be(jet_type, lightest, heaviest, capsys):
+    """Of each type, whole and cut to few particles; and they are jets of their type: by pT, and mass in GeV."""
+    pytest.importorskip("pythia8mc")
+    x, features = simulate_shard(jet_type, 4, seed=0, shard=0)
+    pt, _, mass, _ = features.T
+    assert (800 < pt).all() and (pt < 1600).all()
+    assert lightest < np.median(mass) < heaviest
+    capsys.readouterr()
+    for kept in (150, 30, 1):
+        cut = x[:, :kept]
+        mask = cut[..., 3] > 0
+        assert np.array_equal(jets_module.check_relative(cut[..., :3], mask, "PYTHIA"), cut[..., :3])
+        jets_module.check_order(cut[..., :3], mask, "PYTHIA")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("jet_type, boson, heaviest", [("w", 24, 5), ("z", 23, 4)])

@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import random
+import re
 import shlex
 import signal
 import subprocess
@@ -251,6 +252,47 @@ def test_a_damaged_checkpoint_is_named(copy, capsys, damage):
     assert "run/last.pt is damaged" in refused(capsys, "run")
 
 
+def test_damage_is_described_in_whole_words(copy):
+    path = copy / "last.pt"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError) as e:
+        runs.load_checkpoint(path)
+    assert re.fullmatch(r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\)", str(e.value))
+    path.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(UserError, match="not a checkpoint: not only tensors and plain values$"):
+        runs.load_checkpoint(path)
+    with pytest.raises(UserError, match="^run is a directory: name the checkpoint in it, such as run/last.pt$"):
+        runs.load_checkpoint(copy)
+
+
+def test_summaries_end_at_a_word():
+    assert runs.summary(ValueError("a b\n c")) == "ValueError: a b c"
+    short = runs.summary(ValueError("word " * 100))
+    assert len(short) <= 160 and short.endswith("word …")
+
+
+def test_a_state_that_does_not_fit_names_the_tensor_and_its_shapes():
+    here, there = torch.nn.Linear(2, 3), torch.nn.Linear(4, 3).state_dict()
+    words = r"^G in x doesn't fit .*: weight has the shape \(3, 4\) there and \(3, 2\) here$"
+    with pytest.raises(UserError, match=words):
+        runs.load_state(here, there, "G in x")
+    bias = there.pop("bias")
+    with pytest.raises(UserError, match=r"weight has the shape .*, and 1 more$"):
+        runs.load_state(here, there, "G in x")
+    state = here.state_dict()
+    with pytest.raises(UserError, match="more_bias is missing here$"):
+        runs.load_state(here, state | {"more_bias": bias}, "G in x")
+    with pytest.raises(UserError, match="bias is missing there$"):
+        runs.load_state(here, {"weight": state["weight"]}, "G in x")
+    optimiser = torch.optim.Adam(here.parameters())
+    other = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))])
+    with pytest.raises(UserError, match="^opt doesn't fit .*: ValueError: loaded state dict .*size of optimizer's"):
+        runs.load_state(optimiser, other.state_dict(), "opt")
+    with pytest.raises(UserError, match="^G doesn't fit"):
+        runs.load_state(here, None, "G")
+
+
 def test_any_damaged_bytes_end_in_a_user_error(copy):
     """torch.load lets out IndexError, KeyError, AssertionError, … of a pickle with flipped bytes."""
     path, rng, found = copy / "small.pt", random.Random(0), 0
@@ -329,7 +371,7 @@ def test_a_full_run_directory_is_refused(copy, capsys):
     before = snapshot(".")
     with pytest.raises(UserError, match="--out run is not empty.* --resume run"):
         run_began(*SMOKE, "--out", "run")
-    with pytest.raises(UserError, match="--out run/args.json is not empty"):
+    with pytest.raises(UserError, match="--out run/args.json is a file: give a directory"):
         run_began(*SMOKE, "--out", "run/args.json")
     assert snapshot(".") == before
 
@@ -384,6 +426,28 @@ def test_no_space_left_keeps_the_old_checkpoint(here, monkeypatch, where):
         with pytest.raises(UserError, match="can't write .*last.pt: No space left on device.*untouched"):
             runs.save_atomic({"new": torch.zeros(100)}, path)
     assert snapshot(".") == before                               # and no temporary file
+
+
+@pytest.mark.parametrize("number, advice", [(errno.ENOSPC, "Make room"), (errno.EROFS, "Nothing can be written there"),
+                                            (errno.EACCES, "Ask its owner for permission")])
+def test_a_run_directory_that_can_no_longer_be_written(copy, monkeypatch, capsys, number, advice):
+    """At the log and at the checkpoint: one line, and everything written before is as it was."""
+    before = snapshot(copy)
+
+    def open_(path, mode="r", *args, **kwargs):
+        if "r" not in mode and Path(path).parent.name == "run":
+            raise OSError(number, os.strerror(number), str(path))
+        return builtins.open(path, mode, *args, **kwargs)
+
+    def replace(source, target):
+        raise OSError(number, os.strerror(number), str(source), None, str(target))
+    for where, name, refusing in ((runs, "open", open_), (os, "replace", replace)):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, refusing, raising=False)
+            line = refused(capsys, "run")
+        assert "run/" in line and os.strerror(number) in line and advice in line
+        assert snapshot(copy) == before
+    assert checkpoint(copy)["step"] == 3
 
 
 def test_a_disk_that_fills_up_in_a_run(here, monkeypatch, no_curves, capsys):
@@ -478,7 +542,7 @@ def test_losses_are_checked_before_anything_is_measured(here, monkeypatch, folde
     def poison(step, parts):
         if step == 3:
             fill_with_nan(parts["D"])
-    stops_at_step_3(monkeypatch, folder, poison, r"\w+ is nan")
+    stops_at_step_3(monkeypatch, folder, poison, r".*\b\w+ is nan")
 
 
 @pytest.mark.filterwarnings("ignore:.*singular covariance")

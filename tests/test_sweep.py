@@ -64,6 +64,19 @@ def test_other_flags_are_refused_in_the_same_folder(tmp_path):
     sweep([], train, measure, namespace(jobs=2), tmp_path, ["--quick"])      # how many at a time changes no result
 
 
+@pytest.mark.parametrize("content", [b"", b'{"train": ', b"\xff\xfe"])
+def test_damaged_settings_are_named_and_nothing_is_lost(tmp_path, content):
+    sweep(cells(1), train, measure, namespace(), tmp_path)
+    results = (tmp_path / "results.jsonl").read_bytes()
+    (tmp_path / "settings.json").write_bytes(content)
+    with pytest.raises(UserError, match="settings.json is damaged: .*another --out"):
+        sweep(cells(1), train, measure, namespace(), tmp_path)
+    assert (tmp_path / "results.jsonl").read_bytes() == results
+    (tmp_path / "settings.json").write_text("[]")
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(1), train, measure, namespace(), tmp_path)
+
+
 def test_a_result_cut_short_costs_only_itself(tmp_path):
     """A kill or a full disk in the middle of a line: that run is measured again, once, and no other."""
     sweep(cells(3), train, measure, namespace(), tmp_path)

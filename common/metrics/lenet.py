@@ -13,7 +13,6 @@ extractor unless its accuracy on images that it was not trained on lies at least
 guessing and perfect (`least_accuracy`).
 """
 
-import argparse
 import hashlib
 import os
 import sys
@@ -24,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import run_main
+from ..cli import file_path, new_parser, run_main
 from ..errors import UserError
 from ..runs import save_atomic
 
@@ -256,14 +255,12 @@ def weights_file(dataset: str, data_dir) -> Path:
 
 
 def parse_args(argv=None):
-    p = argparse.ArgumentParser(
-        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    p = new_parser(__doc__.split("\n")[0])
     p.add_argument(
         "--dataset", default="fashion-mnist", help="a labelled data set of common/data.py"
     )
     p.add_argument(
-        "--data-dir", type=os.path.expanduser, default="data", help="where it is looked for and put"
+        "--data-dir", type=file_path, default="data", help="where it is looked for and put"
     )
     p.add_argument(
         "--size",
@@ -271,7 +268,7 @@ def parse_args(argv=None):
         help=f"of the images; without it the data set's own, a folder's {FOLDER_SIZE}",
     )
     p.add_argument(
-        "--out", type=os.path.expanduser, help="weights file; without it DATA_DIR/lenet_DATASET.pt"
+        "--out", type=file_path, help="weights file; without it DATA_DIR/lenet_DATASET.pt"
     )
     p.add_argument(
         "--epochs", type=int, help="without it about 420,000 images in all: 7 of MNIST's 60,000"
