@@ -12,13 +12,14 @@ from torch import nn
 
 from common.cli import UserError
 from common.device import step_rng
-from common.metrics.toy import mixture
+from common.metrics.images import Tracker
+from common.metrics.toy import mixture, mmd2
 from egan import eval as egan_eval
 from egan import train
-from egan.model import (MUTATIONS, ConvDiscriminator, ConvGenerator, ToyDiscriminator, ToyGenerator, discriminator_loss,
-                        diversity_fitness, fitness, gradient_penalty, heuristic, least_squares, minimax,
-                        quality_fitness, select)
-from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop
+from egan.model import (MUTATIONS, ConvDiscriminator, ConvGenerator, ToyDiscriminator, ToyGenerator, clip_weights,
+                        discriminator_loss, diversity_fitness, diversity_of, fitness, gradient_penalty, heuristic,
+                        least_squares, minimax, quality_fitness, select, wasserstein, wasserstein_discriminator_loss)
+from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each
 
 T = torch.tensor
 LN2 = math.log(2)
@@ -93,6 +94,44 @@ def test_fitness_and_selection():
     assert F.tolist() == pytest.approx([1.1, 0.0, 0.3])
     assert select(F, 2).tolist() == [0, 2]
     assert select(T([0.5, 0.7, 0.7, 0.1]), 3).tolist() == [1, 2, 0]          # ties: the first stays first
+
+
+NAN, INF = math.nan, math.inf
+
+
+@pytest.mark.parametrize("F, mu, places", [
+    ([0.5, NAN, 0.7], 1, [2]), ([NAN, 0.1, INF, -INF, 0.2], 2, [4, 1]),
+    ([0.5, NAN, 0.7, NAN], 3, [2, 0, 2]), ([NAN, -1e30, NAN], 2, [1, 1])])
+def test_a_child_without_a_finite_fitness_is_never_selected(F, mu, places):
+    """Fewer healthy children than μ take the places in turn, fittest first."""
+    assert select(T(F), mu).tolist() == places
+
+
+def test_selection_among_none_is_refused():
+    with pytest.raises(ValueError, match="no child"):
+        select(T([NAN, INF]), 1)
+
+
+def test_without_gamma_an_infinite_diversity_does_not_matter():
+    assert fitness(T([0.4, 0.2, 0.1]), T([0.0, -INF, NAN]), 0.0).tolist() == pytest.approx([0.4, 0.2, 0.1])
+    assert not fitness(T([0.4]), T([NAN]), 0.5).isfinite()
+
+
+def test_diversity_of_a_gradient_whose_square_overflows():
+    """Two children; one's Σ (∂L_D/∂w)² is beyond float32. Norms 5 and 5e30."""
+    gradient = [T([[3.0, 0.0], [3e30, 0.0]]), T([[4.0], [4e30]])]
+    assert gradient[0].square().isinf().any()
+    assert diversity_of(gradient).tolist() == pytest.approx([-math.log(5), -math.log(5) - 30 * math.log(10)])
+    assert diversity_of([torch.zeros(1, 3)]).item() == diversity_fitness(T(0.0)).item()
+    assert not diversity_of([T([[1.0, INF], [1.0, NAN]])]).isfinite().any()
+
+
+def test_the_wasserstein_baseline_by_hand():
+    assert wasserstein(T([1.0, -4.0])).item() == 1.5
+    assert wasserstein_discriminator_loss(T([1.0, 2.0]), T([5.0])).item() == 3.5
+    D = ToyDiscriminator(8)
+    clip_weights(D, 0.01)
+    assert max(p.abs().max() for p in D.parameters()).item() == pytest.approx(0.01)
 
 
 class Linear(nn.Sequential):
@@ -275,6 +314,72 @@ def test_variation_and_evaluation_leave_D_untouched(Version):
     assert all(p.requires_grad and torch.equal(p.grad, torch.full_like(p, 0.25)) for p in D.parameters())
 
 
+def make_sick(population, r, value=NAN):
+    """One weight of individual r is no number any more."""
+    if isinstance(population, Batch):
+        weights = next(iter(population.params.values())).data[r]
+    else:
+        weights = next(population.individuals[r][0].parameters()).data
+    weights.view(-1)[0] = value
+
+
+def image_population(Version, width, mu=1):
+    torch.manual_seed(0)
+    networks = [ConvGenerator(4, 16, 1, width, "he") for _ in range(mu)]
+    return Version(networks, adam), ConvDiscriminator(16, 1, width, init="he"), networks
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+@pytest.mark.parametrize("kind", ["toy", "image 4", "image 16"])
+def test_a_sick_child_leaves_its_siblings_and_D_alone(Version, kind):
+    found = []
+    for sick in (False, True):
+        if kind == "toy":
+            population, D, _ = toy_population(Version, mu=1)
+            z, x = noise(3, 8), noise(8)
+        else:
+            population, D, _ = image_population(Version, int(kind.split()[1]))
+            rng = torch.Generator().manual_seed(0)
+            z, x = torch.rand(3, 8, 4, generator=rng), torch.rand(8, 1, 16, 16, generator=rng)
+        D_before = copy.deepcopy(D.state_dict())
+        children = population.offspring(3)
+        if sick:
+            make_sick(children, 1)
+        losses = children.mutate(D, z, ALL)
+        found.append((losses, *children.evaluate(D, x, z[0]), rows(children)))
+        assert children.healthy().tolist() == [True, not sick, True]
+        assert all(torch.equal(t, D_before[name]) for name, t in D.state_dict().items())
+    (losses, F_q, F_d, weights), (losses_there, F_q_there, F_d_there, weights_there) = found
+    for r in (0, 2):
+        assert losses[r] == losses_there[r] and F_q[r] == F_q_there[r] and F_d[r] == F_d_there[r]
+        assert same(weights[r], weights_there[r])
+    assert F_q_there[1].isnan() and select(fitness(F_q_there, F_d_there, 0.5), 3).tolist().count(1) == 0
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+@pytest.mark.parametrize("kind", ["params", *MOMENTS])
+def test_health_is_of_all_weights_and_all_moments(Version, kind):
+    population, D, _ = toy_population(Version)
+    population = step_once(population, D)
+    assert population.healthy().tolist() == [True, True]
+    state = copy.deepcopy(population.state_dict())
+    state[kind]["6.bias"][1, -1] = INF                             # the last number of all
+    population.load_state_dict(state)
+    assert population.healthy().tolist() == [True, False]
+
+
+@pytest.mark.parametrize("Version", VERSIONS)
+def test_twins_have_weights_of_their_own(Version):
+    population, D, _ = toy_population(Version)
+    population = step_once(population, D, places=(3, 3))
+    twins = rows(population)
+    assert same(twins[0], twins[1])
+    children = population.offspring(3)
+    children.mutate(D, noise(6, 16), ALL)
+    grown = rows(children)
+    assert not same(grown[0], grown[3]) and same(rows(population)[0], twins[0])
+
+
 def evolve(population, D, make_z, x, mu, generations=4, n_m=3):
     """Algorithm 1 in short: returns selected places and fitness of each generation."""
     opt_D, history = adam(D.parameters()), []
@@ -341,6 +446,13 @@ def test_states_pass_from_version_to_version(Version, Other):
 # --- train.py
 
 
+@pytest.fixture(autouse=True)
+def no_pictures(monkeypatch):
+    """Training draws nothing here: that takes longer than these runs' steps. The smoke test looks for its pictures."""
+    monkeypatch.setattr(train, "densities", lambda *a, **k: None)
+    monkeypatch.setattr(train, "curves", lambda *a, **k: None)
+
+
 SMALL = ["--smoke", "--width-g", "8", "--width-d", "8", "--init", "he", "--sample-every", "100", "--save-every", "100"]
 
 
@@ -361,7 +473,9 @@ def test_defaults_are_the_papers():
 
 @pytest.mark.parametrize("argv, what", [
     (["--mu", "3"], "can't be shared evenly by --mu 3"), (["--gp", "2"], "--d-norm none"),
-    (["--quick", "--dataset", "cifar10"], "--quick is a toy")])
+    (["--quick", "--dataset", "cifar10"], "--quick is a toy"),
+    (["--mutations", "wasserstein"], "needs a bounded D: --clip 0.01"),
+    (["--mutations", "wasserstein", "minimax", "--clip", "1"], "leave the other mutations out")])
 def test_mistakes_are_named(argv, what):
     with pytest.raises(UserError, match=what):
         train.parse_args(argv)
@@ -373,36 +487,54 @@ def test_torchrun_is_refused(monkeypatch):
         train.parse_args([])
 
 
-@pytest.mark.parametrize("mutation", list(MUTATIONS))
-@pytest.mark.parametrize("version, n_d", [("loop", 2), ("batch", 1)])
-def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, version, n_d):
+RATES = ["--lr-g", "3e-4", "--lr-d", "7e-4", "--beta1", "0.3", "--beta1-d", "0.2", "--beta2", "0.9"]
+
+
+@pytest.mark.parametrize("version, n_d, mutation, flags", [
+    *[("loop", 2, mutation, []) for mutation in MUTATIONS], *[("batch", 1, mutation, []) for mutation in MUTATIONS],
+    ("loop", 2, "heuristic", ["--gp", "3"]), ("batch", 1, "wasserstein", ["--gp", "3"]),
+    ("loop", 2, "wasserstein", ["--clip", "0.3"])])
+def test_one_mutation_and_one_parent_is_the_plain_gan(tmp_path, mutation, version, n_d, flags):
     """Bitwise on the loop. The plain GAN is written out here with nothing of egan but the networks."""
-    argv = [*SMALL, "--mutations", mutation, "--n-d", str(n_d), "--population", version, "--out", str(tmp_path / "r"),
-            "--steps", "8"]
+    gp, clip = (float(flags[1]) if flags and flags[0] == flag else 0 for flag in ("--gp", "--clip"))
+    norm = "none" if gp else "batch"
+    argv = [*SMALL, *RATES, "--mutations", mutation, "--n-d", str(n_d), "--population", version, "--d-norm", norm,
+            *flags, "--out", str(tmp_path / "r"), "--steps", "8"]
     train.main(argv)
     state = checkpoint(tmp_path / "r")["state"]
 
     torch.manual_seed(0)
-    G, D = ToyGenerator(2, 8, "he"), ToyDiscriminator(8, "batch", "he")
-    opt_G = torch.optim.Adam(G.parameters(), lr=1e-4, betas=(0.5, 0.999), fused=True)
-    opt_D = torch.optim.Adam(D.parameters(), lr=1e-4, betas=(0.0, 0.999), fused=True)
+    G, D = ToyGenerator(2, 8, "he"), ToyDiscriminator(8, norm, "he")
+    opt_G = torch.optim.Adam(G.parameters(), lr=3e-4, betas=(0.3, 0.9), fused=True)
+    opt_D = torch.optim.Adam(D.parameters(), lr=7e-4, betas=(0.2, 0.9), fused=True)
     softplus = nn.functional.softplus                              # log D = −softplus(−l), in the same rounding
     for t in range(1, 9):
         rng = step_rng(0, t)
         x = mixture("8gaussians").batch(t - 1, n_d * 8 + 16, 0)[0]
         for k in range(n_d):
+            x_k = x[8 * k:8 * k + 8]
             g = G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1).detach()
-            real, fake = D(x[8 * k:8 * k + 8]), D(g)
+            real, fake = D(x_k), D(g)
+            loss = fake.mean() - real.mean() if mutation == "wasserstein" else (
+                softplus(-real).mean() + softplus(fake).mean())
+            if gp:
+                u = torch.rand(8, generator=rng)[:, None]
+                between = (g + u * (x_k - g)).requires_grad_()
+                slope, = torch.autograd.grad(D(between).sum(), between, create_graph=True)
+                loss = loss + gp * ((slope.square().sum(1).sqrt() - 1) ** 2).mean()
             opt_D.zero_grad()
-            (softplus(-real).mean() + softplus(fake).mean()).backward()
+            loss.backward()
             opt_D.step()
+            for p in D.parameters():
+                p.data = p.data.clamp(-clip or -INF, clip or INF)
         l = D(G(torch.rand(1, 8, 2, generator=rng)[0] * 2 - 1))
-        loss = {"heuristic": softplus(-l), "minimax": -softplus(l), "least-squares": (l.sigmoid() - 1) ** 2}[mutation]
-        loss = loss.mean()
+        loss = {"heuristic": softplus(-l), "minimax": -softplus(l), "least-squares": (l.sigmoid() - 1) ** 2,
+                "wasserstein": -l}[mutation].mean()
         opt_G.zero_grad()
         loss.backward()
         opt_G.step()
-    compare = torch.equal if version == "loop" else lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+    exact = version == "loop" and not gp
+    compare = torch.equal if exact else lambda a, b: torch.allclose(a, b, rtol=1e-4, atol=1e-6)
     for name, p in G.named_parameters():
         assert compare(state["population"]["params"][name][0], p), name
         assert compare(state["population"]["exp_avg"][name][0], opt_G.state[p]["exp_avg"]), name
@@ -476,6 +608,147 @@ def test_random_selection_takes_every_child_alike_and_asks_no_fitness(tmp_path, 
 
 
 @pytest.mark.parametrize("version", list(POPULATIONS))
+@pytest.mark.parametrize("flags", [[], ["--selection", "random"]])
+@pytest.mark.parametrize("sick", [[0, 2, 3, 4, 5], [0, 3, 4]])
+def test_a_sick_child_dies_and_its_siblings_go_on(tmp_path, monkeypatch, version, flags, sick):
+    """μ = 2 of six children, five or three of them sick: the healthy ones fill both places."""
+    Version, chosen = POPULATIONS[version], []
+    mutate, survivors = Version.mutate, Version.survivors
+
+    def poisoned(self, *inputs):
+        losses = mutate(self, *inputs)
+        for r in sick:
+            make_sick(self, r, [NAN, INF, -INF][r % 3])
+        return losses
+
+    def watched(self, places):
+        chosen.append(places.tolist())
+        return survivors(self, places)
+
+    monkeypatch.setattr(Version, "mutate", poisoned)
+    monkeypatch.setattr(Version, "survivors", watched)
+    train.main([*SMALL, *flags, "--mu", "2", "--population", version, "--steps", "3", "--out", str(tmp_path / "r")])
+    healthy = set(range(6)) - set(sick)
+    assert len(chosen) == 3 and all(set(places) <= healthy for places in chosen)
+    assert all(len(set(places)) == min(2, len(healthy)) for places in chosen)
+    state = checkpoint(tmp_path / "r")["state"]
+    assert all(t.isfinite().all() for t in state["D"].values())
+
+
+@pytest.mark.parametrize("flags, n", [([], 6), (["--selection", "random"], 6), (["--mutations", "minimax"], 2)])
+@pytest.mark.parametrize("what", ["weights", "losses", "fitness"])
+def test_when_all_children_are_sick_the_run_stops_with_one_line(tmp_path, monkeypatch, flags, n, what):
+    mutate, evaluate, generation = Loop.mutate, Loop.evaluate, []
+
+    def sick_mutate(self, *inputs):
+        losses = mutate(self, *inputs)
+        generation.append(len(self))
+        if len(generation) == 3 and what == "weights":
+            for r in range(n):
+                make_sick(self, r)
+        return losses * (INF if len(generation) == 3 and what == "losses" else 1)
+
+    def sick_evaluate(self, *inputs):
+        F_q, F_d = evaluate(self, *inputs)
+        return F_q * (NAN if len(generation) == 3 and what == "fitness" else 1), F_d
+
+    monkeypatch.setattr(Loop, "mutate", sick_mutate)
+    monkeypatch.setattr(Loop, "evaluate", sick_evaluate)
+    argv = [*SMALL, *flags, "--mu", "2", "--population", "loop", "--steps", "4", "--save-every", "2", "--log-every",
+            "100", "--out", str(tmp_path / "r")]
+    if flags and what == "fitness":                                # nobody asks for it
+        train.main(argv)
+        return
+    with pytest.raises(UserError, match="step 3: no child .*last good checkpoint is .* at step 2"):
+        train.main(argv)
+    assert generation == [n, n, n]
+
+
+def test_one_sick_child_of_a_single_mutation_gives_its_place_to_the_other(tmp_path, monkeypatch):
+    mutate = Loop.mutate
+
+    def poisoned(self, *inputs):
+        losses = mutate(self, *inputs)
+        return losses * T([NAN, 1.0])
+
+    monkeypatch.setattr(Loop, "mutate", poisoned)
+    train.main([*SMALL, "--mutations", "minimax", "--mu", "2", "--population", "loop", "--steps", "1",
+                "--out", str(tmp_path / "r")])
+    params = checkpoint(tmp_path / "r")["state"]["population"]["params"]
+    assert all(torch.equal(t[0], t[1]) for t in params.values())
+
+
+def test_an_overflowed_norm_of_the_fittest_is_no_failure_without_gamma(tmp_path, monkeypatch):
+    """Σ (∂L_D/∂w)² overflows for all children, F_d does not, and γ = 0 selects by F_q alone."""
+    monkeypatch.setattr("egan.population.discriminator_loss", lambda real, fake: 1e25 * discriminator_loss(real, fake))
+    found = train.main([*SMALL, "--gamma", "0", "--population", "loop", "--steps", "2", "--out", str(tmp_path / "r")])
+    assert -70 < found["F_d"] < -45
+
+
+def test_every_child_has_its_own_z_and_no_z_is_used_twice(tmp_path, monkeypatch):
+    seen, mutate, sample = [], Loop.mutate, Loop.sample
+    monkeypatch.setattr(Loop, "mutate", lambda self, D, z, m: seen.extend(z) or mutate(self, D, z, m))
+    monkeypatch.setattr(Loop, "sample", lambda self, z: seen.extend(z) or sample(self, z))
+    train.main([*SMALL, "--mu", "2", "--population", "loop", "--steps", "2", "--n-d", "2", "--out",
+                str(tmp_path / "r")])
+    batches = [z for z in seen if len(z) < 2000]
+    assert len(batches) == 2 * (2 * 2 + 6)
+    assert len({tuple(z[0].tolist()) for z in batches}) == len(batches)
+
+
+def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_interval(tmp_path, monkeypatch):
+    chosen, scores, survivors, evaluate = [], [], Loop.survivors, Loop.evaluate
+
+    def watched(self, *inputs):
+        scores.append(evaluate(self, *inputs))
+        return scores[-1]
+
+    monkeypatch.setattr(Loop, "survivors", lambda self, places: chosen.append(places) or survivors(self, places))
+    monkeypatch.setattr(Loop, "evaluate", watched)
+    train.main([*SMALL, "--mu", "2", "--population", "loop", "--steps", "7", "--log-every", "3", "--sample-every", "3",
+                "--out", str(tmp_path / "r")])
+    lines = [json.loads(line) for line in (tmp_path / "r/log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6, 7]
+    for line, interval in zip(lines, ((0, 3), (3, 6), (6, 7))):
+        kinds = (torch.cat(chosen[slice(*interval)]) % 3).tolist()
+        for h, name in enumerate(MUTATIONS):
+            assert line[f"selected_{name}"] == pytest.approx(kinds.count(h) / len(kinds))
+        F_q, F_d = scores[line["step"] - 1]
+        best = chosen[line["step"] - 1][0]
+        assert line["F_q"] == pytest.approx(F_q[best].item()) and line["F_d"] == pytest.approx(F_d[best].item())
+
+
+def test_samples_are_of_the_fittest_at_one_z_for_the_whole_run(tmp_path, monkeypatch):
+    seen, sample = [], Loop.sample
+    monkeypatch.setattr(Loop, "sample", lambda self, z: seen.append(z) or sample(self, z))
+    found = train.main([*SMALL, "--mu", "2", "--population", "loop", "--steps", "4", "--sample-every", "2", "--out",
+                        str(tmp_path / "r")])
+    first, second = (z for z in seen if z.shape[1] == 2000)
+    expected = torch.rand(2000, 2, generator=step_rng(0, 0)) * 2 - 1
+    assert torch.equal(first, second) and all(torch.equal(z, expected) for z in first)
+    G = egan_eval.load(tmp_path / "r/last.pt", torch.device("cpu"))[0]
+    real = mixture("8gaussians").sample(2000, step_rng(0, 0))[0]
+    assert found["mmd2"] == pytest.approx(mmd2(G(expected), real, 1.0, unbiased=True), abs=1e-5)
+
+
+def test_image_scores_in_the_log_are_of_the_fittest(tmp_path):
+    argv = ["--smoke", "--dataset", "synthetic", "--width-g", "4", "--width-d", "4", "--z-dim", "8", "--mu", "2"]
+    found = train.main([*argv, "--steps", "2", "--lr-g", "0.1", "--fid-samples", "260", "--out", str(tmp_path / "r")])
+    G, trained, _ = egan_eval.load(tmp_path / "r/last.pt", torch.device("cpu"))
+    z = torch.rand(260, 8, generator=step_rng(0, 0)) * 2 - 1
+    track = Tracker(train.load_data(trained, "test"), "synthetic", "cpu", "data")
+    for key, value in track([G(z)], 260).items():
+        assert found[key] == pytest.approx(value, rel=1e-3), key
+
+
+@pytest.mark.parametrize("flags, kind", [([], "batch"), (["--dataset", "synthetic"], "shared-loop"),
+                                         (["--population", "loop"], "loop")])
+def test_how_children_are_computed_is_said(tmp_path, capsys, flags, kind):
+    train.main([*SMALL, *flags, "--steps", "1", "--out", str(tmp_path / "r")])
+    assert f"cpu ({kind})" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", list(POPULATIONS))
 def test_resume_is_exact_with_population_and_adam_states(tmp_path, version):
     argv = [*SMALL, "--mu", "2", "--population", version]
     train.main([*argv, "--steps", "12", "--out", str(tmp_path / "whole")])
@@ -501,7 +774,8 @@ def test_images(tmp_path, flags):
     metrics = train.main([*argv, *flags, "--out", str(tmp_path / "r")])
     assert math.isfinite(metrics["L_D"])
     found = egan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "80"])
-    assert any(key.startswith("fid_lenet") for key in found) and "entropy" in found
+    assert any(key.startswith("fid_lenet") for key in found)
+    assert any(key.startswith("class_entropy") for key in found)
     assert (tmp_path / "r/interpolation.png").exists() and (tmp_path / "r/selected.png").exists()
 
 
@@ -549,13 +823,81 @@ def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, mon
     scores = []
     for path in Path("curves").glob("*/log.jsonl"):
         log = [json.loads(line) for line in path.read_text().splitlines()]
-        key, = {key for row in log for key in row if key.startswith("fid")}
-        scores.append([(row["seconds"], row["step"], row[key]) for row in log if key in row])
-        assert [step for _, step, _ in scores[-1]] == [2, 4]
+        fid, score = ({key for row in log for key in row if key.startswith(what)}.pop() for what in ("fid", "is"))
+        scores.append([(row["seconds"], row["step"], row[fid], row[score]) for row in log if fid in row])
+        assert [step for _, step, *_ in scores[-1]] == [2, 4]
     equal = min(score[-1][0] for score in scores)
-    found = {(row["fid_last"]["mean"], row["fid_equal_time"]["mean"]) for row in table}
-    assert found == {(score[-1][2], ([fid for seconds, _, fid in score if seconds <= equal] or [score[0][2]])[-1])
-                     for score in scores}
+    for what, at in (("fid", 2), ("is", 3)):
+        found = {(row[f"{what}_last"]["mean"], row[f"{what}_equal_time"]["mean"]) for row in table}
+        assert found == {(score[-1][at], ([line[at] for line in score if line[0] <= equal] or [score[0][at]])[-1])
+                         for score in scores}
+    assert f"{table[0]['is_last']['mean']:.2f}, {table[0]['fid_last']['mean']:.2f}" in Path(
+        "curves/fid_curves.md").read_text()
+
+
+def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkeypatch):
+    sweep, asked = egan_eval.sweep, []
+
+    def two_of_them(cells, *more):                                 # all would be eight trainings
+        asked.extend(cells)
+        return sweep([c for c in cells if c["method"] in ("E-GAN-GP (μ = 2)", "WGAN-GP")], *more)
+
+    monkeypatch.setattr(egan_eval, "sweep", two_of_them)
+    flags = ("--size 8 --width-g 4 --width-d 4 --z-dim 8 --batch-size 8 --eval-batch 8 --n-d 1 --steps 2 "
+             "--sample-every 100 --save-every 100")
+    table = egan_eval.main(["--table3", "--dataset", "synthetic", "--seeds", "2", "--jobs", "1", "--n", "80", "--out",
+                            str(tmp_path), "--train-flags", flags])
+    assert [row["method"] for row in table] == ["real data", "E-GAN-GP (μ = 2)", "WGAN-GP"]
+    real, egan, wgan = table
+    assert real["fid"]["mean"] < egan["fid"]["mean"] and real["is"]["mean"] > egan["is"]["mean"] >= 1
+    assert egan["runs"] == 2 and egan["is"]["best"] >= egan["is"]["mean"] and egan["fid"]["best"] <= egan["fid"]["mean"]
+    text = (tmp_path / "table3.md").read_text()
+    assert "| real data | 11.24 ± .12 |" in text and "| WGAN-GP | 6.68 ± .06 |" in text and "| 40.2 |" in text
+    assert f"| 31.6 | {egan['fid']['mean']:.2f} ± {egan['fid']['sd']:.2f} |" in text
+    assert (tmp_path / "table3.png").exists() and json.loads((tmp_path / "table3.json").read_text())["rows"]
+    assert {c["method"] for c in asked} == set(egan_eval.TABLE_III) and len(asked) == 16
+
+
+def trained_by(flags):
+    args = train.parse_args(["--dataset", "cifar10", *flags])
+    return args.mu, len(args.mutations), args.gp > 0, args.d_norm, args.n_d, args.clip
+
+
+def test_rows_of_the_image_tables_are_the_papers_methods_and_numbers():
+    """μ, mutations, penalty, D's normalisation, n_D, clipping; then IS and FID as the slides print them."""
+    expected = {"E-GAN-GP (μ = 1)": (1, 3, True, "none", 3, 0), "E-GAN-GP (μ = 2)": (2, 3, True, "none", 3, 0),
+                "E-GAN-GP (μ = 4)": (4, 3, True, "none", 3, 0), "E-GAN-GP (μ = 8)": (8, 3, True, "none", 3, 0),
+                "E-GAN (μ = 1, without GP)": (1, 3, False, "batch", 3, 0), "GAN-GP": (1, 1, True, "none", 3, 0),
+                "DCGAN (without GP)": (1, 1, False, "batch", 3, 0), "WGAN-GP": (1, 1, True, "none", 5, 0)}
+    assert {name: trained_by(flags) for name, (flags, _) in egan_eval.TABLE_III.items()} == expected
+    paper = {"E-GAN-GP (μ = 1)": (7.13, 33.2), "E-GAN-GP (μ = 2)": (7.23, 31.6), "E-GAN-GP (μ = 4)": (7.32, 29.8),
+             "E-GAN-GP (μ = 8)": (7.34, 27.3), "E-GAN (μ = 1, without GP)": (6.98, 36.2), "GAN-GP": (6.93, 37.7),
+             "DCGAN (without GP)": (6.64, None), "WGAN-GP": (6.68, 40.2)}
+    for name, (_, (score, fid)) in egan_eval.TABLE_III.items():
+        assert (float(score.split(" ± ")[0]), None if fid == "–" else float(fid)) == paper[name]
+    clipped, penalised = (trained_by(egan_eval.ROBUSTNESS_FLAGS[name]) for name in ("WGAN", "WGAN-GP"))
+    assert clipped == (1, 1, False, "batch", 5, 0.01) and penalised == expected["WGAN-GP"]
+
+
+def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypatch, capsys):
+    def numbered(cells, *_):
+        for i, cell in enumerate(cells):
+            cell["metrics"] = {"fid_lenet_10k_test": float(i)}
+        return cells
+
+    monkeypatch.setattr(egan_eval, "sweep", numbered)
+    table = egan_eval.main(["--robustness", "--seeds", "1", "--out", str(tmp_path)])
+    assert len(table) == 24
+    widths = {"baseline": ("128", "128"), "weak G": ("32", "128"), "weak D": ("128", "32"), "weak both": ("32", "32")}
+    names = list(egan_eval.ROBUSTNESS)
+    assert names == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP", "E-GAN (μ = 1)", "E-GAN (μ = 4)"]
+    for row in table:
+        i = list(widths).index(row["column"]) * 6 + names.index(row["method"])
+        assert row["mean"] == i
+    printed = capsys.readouterr().out
+    assert "| WGAN | 2.0 (51.1) | 8.0 (113.6) | 14.0 (129.2) | 20.0 (115.7) |" in printed
+    assert "| WGAN-GP | 3.0 (38.5) | 9.0 (66.7) | 15.0 (385.8) | 21.0 (73.2) |" in printed
+    assert "| E-GAN (μ = 4) | 5.0 (29.7) | 11.0 (59.1) | 17.0 (55.2) | 23.0 (60.9) |" in printed
 
 
 def test_the_kernel_nearest_to_the_papers_baselines_is_found():
@@ -567,9 +909,6 @@ def test_the_kernel_nearest_to_the_papers_baselines_is_found():
 
 
 def test_the_gpu_path_of_the_fitness_equals_one_child_after_the_other():
-    from egan.model import ToyDiscriminator
-    from egan.population import Batch, evaluate_each
-
     torch.manual_seed(0)
     D = ToyDiscriminator(width=8, init="he")
     x, samples = torch.randn(20, 2), torch.randn(3, 12, 2)
@@ -578,3 +917,6 @@ def test_the_gpu_path_of_the_fitness_equals_one_child_after_the_other():
     batch.context = contextlib.nullcontext
     for found, value in zip(batch.evaluate_together(D, x, samples), expected):
         assert torch.allclose(found, value, atol=1e-5)
+    samples[1, 0, 0] = NAN
+    for found, value in zip(batch.evaluate_together(D, x, samples), expected):
+        assert found[1].isnan() and torch.allclose(found[[0, 2]], value[[0, 2]], atol=1e-5)
