@@ -409,6 +409,21 @@ def test_parameter_counts_of_the_authors_networks():
     assert count(Discriminator(11)) == 1_971_658 + 12544 + 1
 
 
+def test_initial_weights_are_glorot_uniform_and_biases_zero():
+    """Uniform within ±√(6 / (fan in + fan out)), of 3x3 kernels 9 times the channels."""
+    torch.manual_seed(0)
+    G, D = Generator(width=16), Discriminator(width=16)
+    for net in (G, D):
+        for layer in net.modules():
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer.weight.numel() > 1000:
+                fans = sum(layer.weight.shape[:2]) * layer.weight[0, 0].numel()
+                bound = math.sqrt(6 / fans)
+                assert 0.95 * bound < layer.weight.abs().max() <= bound
+                assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+            if getattr(layer, "bias", None) is not None and not isinstance(layer, torch.nn.InstanceNorm2d):
+                assert not layer.bias.any()
+
+
 def test_a_checkpoint_of_convolutions_with_bias_is_refused_in_one_line(tmp_path):
     train.main(["--smoke", "--steps", "1", "--out", str(tmp_path / "r")])
     saved = torch.load(tmp_path / "r/last.pt", weights_only=True)
@@ -573,6 +588,28 @@ def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tm
     for grads in seen.values():
         assert grads[0].abs().max() > 1e-3
         assert all(torch.allclose(grad, grads[0], atol=1e-6) for grad in grads)
+
+
+def test_both_optimisers_have_the_flags_rates(tmp_path):
+    train.main(["--smoke", "--steps", "1", "--width", "4", "--lr", "0.3", "--beta1", "0.2", "--beta2", "0.7", "--out",
+                str(tmp_path / "r")])
+    state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
+    for opt in ("opt_G", "opt_D"):
+        group = state[opt]["param_groups"][0]
+        assert (group["lr"], *group["betas"]) == (0.3, 0.2, 0.7)
+
+
+@pytest.mark.parametrize("targets, share", [("uniform", 0.1), ("data", 0.9)])
+def test_G_is_asked_for_conditions_evenly_or_as_in_the_data(tmp_path, monkeypatch, targets, share):
+    """81 images of class 0 and one of each other."""
+    asked = []
+    monkeypatch.setattr(train, "ca_generator_loss", lambda fake, cnd, adv: (
+        asked.append(cnd), ca_generator_loss(fake, cnd, adv))[1])
+    monkeypatch.setattr(train, "unbalance", lambda data, first, rest: setattr(
+        data, "labels", (torch.arange(len(data)) % 90 - 80).clamp(min=0)))
+    train.main(["--smoke", "--steps", "6", "--width", "4", "--batch-size", "64", "--targets", targets, "--unbalanced",
+                "81", "1", "--sample-every", "99", "--out", str(tmp_path / "r")])
+    assert torch.cat(asked)[:, 0].mean().item() == pytest.approx(share, abs=0.05)
 
 
 def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, monkeypatch):
