@@ -25,9 +25,10 @@ class ConditionalScores:
         counts = [int((image_set.labels == c).sum()) for c in range(classes)]
         self.class_moments = [moments(self.real[0][image_set.labels == c]) if count > 1 else None
                               for c, count in enumerate(counts)]
-        if few := [str(c) for c, count in enumerate(counts) if count < 2]:
-            print(f"warning: fid_per_class leaves out class {', '.join(few)}: it needs two {self.split} images of a "
-                  "class", file=sys.stderr)
+        names = image_set.classes or [str(c) for c in range(classes)]
+        if few := [name for name, count in zip(names, counts) if count < 2]:
+            print(f"warning: fid_per_class leaves out {', '.join(few)}: it needs two "
+                  f"{self.split} images of a class", file=sys.stderr)
 
     def collect(self, batches, n):
         """(features, logits) of n images."""

@@ -798,6 +798,9 @@ def test_auto_where_nothing_can_be_written(two_classes, nothing_else, tmp_path, 
     assert "warning: the LeNet of two can't be kept" in capsys.readouterr().err
     assert first.name == second.name and first.name.startswith("lenet_") and len(two_classes[1]) == 2
     assert first.kind == "lenet" and not first.training
+    for image_set in two_classes[0].values():
+        image_set.labels = image_set.labels[torch.randperm(len(image_set.labels))]
+    assert m.load_extractor("auto", "two", data_dir=tmp_path / "data") is None  # nor then untrusted
 
 
 def test_auto_passes_over_a_lenet_that_cannot_be_trusted(two_classes, nothing_else, tmp_path, capsys):

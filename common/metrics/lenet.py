@@ -256,11 +256,23 @@ def weights_file(dataset: str, data_dir) -> Path:
 
 def parse_args(argv=None):
     p = new_parser(__doc__.split("\n")[0])
-    p.add_argument("--dataset", default="fashion-mnist", help="a labelled data set of common/data.py")
-    p.add_argument("--data-dir", type=file_path, default="data", help="where it is looked for and put")
-    p.add_argument("--size", type=int, help=f"of the images; without it the data set's own, a folder's {FOLDER_SIZE}")
-    p.add_argument("--out", type=file_path, help="weights file; without it DATA_DIR/lenet_DATASET.pt")
-    p.add_argument("--epochs", type=int, help="without it about 420,000 images in all: 7 of MNIST's 60,000")
+    p.add_argument(
+        "--dataset", default="fashion-mnist", help="a labelled data set of common/data.py"
+    )
+    p.add_argument(
+        "--data-dir", type=file_path, default="data", help="where it is looked for and put"
+    )
+    p.add_argument(
+        "--size",
+        type=int,
+        help=f"of the images; without it the data set's own, a folder's {FOLDER_SIZE}",
+    )
+    p.add_argument(
+        "--out", type=file_path, help="weights file; without it DATA_DIR/lenet_DATASET.pt"
+    )
+    p.add_argument(
+        "--epochs", type=int, help="without it about 420,000 images in all: 7 of MNIST's 60,000"
+    )
     p.add_argument("--batch-size", type=int, help="without it 128, for fewer than 5,120 images 32")
     p.add_argument("--lr", type=float, default=6e-3, help="the highest of the schedule")
     p.add_argument("--seed", type=int, default=0, help="of initial weights, order and shifts")
