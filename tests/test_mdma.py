@@ -191,8 +191,12 @@ def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
         smoke("Y", "--batch-size", 701)
 
 
-def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monkeypatch):
-    """W1M: 5 4 3 2 6 1; FPD: 1 1.1 2 1 .5 .7. The third is a lucky mass; the fifth vetoes the fourth."""
+@pytest.mark.parametrize("veto, steps, best", [
+    (1.2, [2, 4, 8, 10], {"w1m": 6.0, "frechet": 0.5, "lowest": 0.5}),
+    (2.5, [2, 4, 6, 8, 12], {"w1m": 1.0, "frechet": 0.7, "lowest": 0.5}),
+])
+def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monkeypatch, veto, steps, best):
+    """W1M: 5 4 3 2 6 1; FPD: 1 1.1 2 1 .5 .7. With 1.2 the third is a lucky mass, and the fifth vetoes the fourth."""
     w1m, fpd = iter([5.0, 4.0, 3.0, 2.0, 6.0, 1.0]), iter([1.0, 1.1, 2.0, 1.0, 0.5, 0.7])
     monkeypatch.setattr(train, "w1m_disjoint", lambda *a: (next(w1m), 0))
     monkeypatch.setattr(train, "frechet_of_all", lambda *a: next(fpd))
@@ -204,9 +208,9 @@ def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(here, monke
         real_save(run, step, name, **values)
 
     monkeypatch.setattr(train.Run, "save", save)
-    smoke("X", "--steps", 12, "--sample-every", 2, "--save-every", 12)
-    assert saved == [("best.pt", 2), ("best.pt", 4), ("best.pt", 8), ("best.pt", 10), ("last.pt", 12)]
-    assert state("X/last.pt")["best"] == {"w1m": 6.0, "frechet": 0.5, "lowest": 0.5}
+    smoke("X", "--steps", 12, "--sample-every", 2, "--save-every", 12, "--veto", veto)
+    assert saved == [("best.pt", step) for step in steps] + [("last.pt", 12)]
+    assert state("X/last.pt")["best"] == best
 
 
 def test_a_resumed_run_has_the_same_bytes(here):
@@ -333,10 +337,11 @@ def test_exported_jets_are_read_by_jetnet(trained, here):
 
 
 @pytest.mark.parametrize("pt", ["linear", "log"])
-def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, capsys):
+def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
     smoke("X", "--pt", pt)
-    mdma_eval.main(["--ckpt", "X/last.pt", "--n", "200", "--export", "out"])
-    assert "200 jets in out/samples.npz and out/t.hdf5" in capsys.readouterr().out
+    mdma_eval.main(["--ckpt", "X/last.pt", "--n", "200", "--export", "~/out"])
+    assert f"200 jets in {here}/out/samples.npz and {here}/out/t.hdf5" in capsys.readouterr().out
     G, _, stats, _ = mdma_eval.load("X/last.pt", torch.device("cpu"))
     made = train.generate(G, 200, stats, 8, torch.Generator().manual_seed(0)).numpy()
     with np.load("out/samples.npz") as f, h5py.File("out/t.hdf5") as g:
@@ -365,7 +370,8 @@ def test_half_an_export_is_removed(trained, here, monkeypatch, there):
     assert list(here.rglob("*")) == ([here / "out"] if there else [])
 
 
-def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(trained, here, capsys):
+def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(trained, here, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
     Path("X").mkdir()
     for name in ("best.pt", "last.pt", "log.jsonl"):
         shutil.copy(trained / name, "X")
@@ -376,11 +382,12 @@ def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(trained, h
     assert out.startswith(f"X/best.pt: MDMA, step {step}") and out.endswith(f"in X: {written}\n")
     assert all(Path("X", file).exists() for file in written.split(", "))
     assert json.loads(Path("X", f"eval_{step}.json").read_text())["metrics"] == metrics
-    mdma_eval.main(["--ckpt", "X", "--samples", "4", "--grid-out", "some/jets.png"])
-    assert capsys.readouterr().out == "4 generated jets in some/jets.png\n" and Path("some/jets.png").exists()
+    mdma_eval.main(["--ckpt", "X", "--samples", "4", "--grid-out", "~/some/jets.png"])
+    assert capsys.readouterr().out == f"4 generated jets in {here}/some/jets.png\n"
+    assert Path("some/jets.png").exists()
     Path("X/best.pt").unlink()
-    mdma_eval.main(["--ckpt", "X", "--slim", "small.pt"])                # of last.pt now
-    assert capsys.readouterr().out.startswith("small.pt: 0.0")
+    mdma_eval.main(["--ckpt", "X", "--slim", "~/small.pt"])              # of last.pt now
+    assert capsys.readouterr().out.startswith(f"{here}/small.pt: 0.0") and Path("small.pt").exists()
     with pytest.raises(UserError, match="no best.pt or last.pt in this directory"):
         mdma_eval.main(["--ckpt", "some"])
 
@@ -444,7 +451,7 @@ def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):
 
 def test_a_feature_of_one_value_is_said_and_all_three_are_refused(capsys):
     jets = load_jets("synthetic", "t", 8, "data", "train")
-    jets.particles[..., 0] = 0.1 * jets.mask                             # whose mean isn't exactly 0.1
+    jets.particles[..., 0] = 0.1 * jets.mask
     stats = train.statistics(jets)
     assert capsys.readouterr().err == "eta_rel has one value in all training jets: it can't be learnt\n"
     assert stats["std"][0] == 1 and train.standardise(jets, stats)[..., 0].abs().max() < 1e-6
@@ -551,6 +558,8 @@ def test_twin_table_compares_what_is_simulated(here, monkeypatch):
     assert "(38.62)" in Path("runs/mdma/twin.md").read_text()
     with pytest.raises(UserError, match="no simulated jets"):
         mdma_eval.main(["--twin", "--data-dir", "elsewhere"])
+    monkeypatch.setenv("HOME", str(here))
+    assert mdma_eval.main(["--twin", "--data-dir", "~/data"]) == [row]
 
 
 # --- The shipped checkpoint

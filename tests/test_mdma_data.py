@@ -481,6 +481,14 @@ def test_without_pythia_the_command_is_named(monkeypatch, tmp_path):
         simulate("t", 10, tmp_path)
 
 
+def test_jets_are_simulated_into_the_home_directory_if_asked(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    monkeypatch.setattr(simulate_module, "simulate_shard", lambda *a: made_up(jets=3))
+    assert simulate("t", 3, "~/jets") == tmp_path / "jets/pythia/t150.hdf5"
+    assert np.array_equal(contents(tmp_path / "jets/pythia/t150.hdf5")[0], made_up(jets=3)[0])
+
+
 def test_training_code_imports_no_pythia():
     code = ("import sys, mdma.jets; "
             "sys.exit(any(m in sys.modules for m in ('pythia8mc', 'jetnet', 'h5py', 'mdma.simulate')))")
