@@ -105,8 +105,9 @@ def kernel_inception_distance(f1: Tensor, f2: Tensor, subsets: int = 100, subset
     f1 (N, D), f2 (M, D). Mean and standard deviation over `subsets` pairs of random subsets, in
     float64. The mean can be slightly negative. A subset has `subset_size` samples, but at most half
     of the smaller set: subsets of (nearly) the whole set are all alike, and their spread says
-    nothing. With halves it is about the standard deviation of the whole set's KID. Of fewer than
-    four samples there are no such subsets: all are used, and the deviation is nan.
+    nothing. With halves it is the standard deviation of the whole set's KID (of sets that hardly
+    differ, up to √3 times that). Of fewer than four samples there are no such subsets: all are
+    used, and the deviation is nan.
     """
     smaller = min(len(f1), len(f2))
     if smaller < 2:
