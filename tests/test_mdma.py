@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from common.cli import UserError
 from common.device import GraphedStep, step_rng
-from common.metrics.jets import jet_mass, present, w1m_disjoint, wasserstein1
+from common.metrics.jets import efps, frechet_of_all, jet_mass, present, w1m_disjoint, wasserstein1
 from common.runs import load_checkpoint
 from mdma import eval as mdma_eval
 from mdma import train
@@ -128,6 +128,26 @@ def test_head_start_and_adaptive_hold_the_generator_back(here, monkeypatch):
     assert trained[:3] == [True] * 3 and False in trained[3:], pauses
 
 
+@pytest.mark.parametrize("resumed_after", [None, 8])
+def test_adaptive_by_hand(here, monkeypatch, resumed_after):
+    """L_D is 1, but -50 at step 7 and -55 at step 11; its average, of weight 0.01, begins at 1.
+
+    While that is above 0.499 G's period grows by 1 up to 5: it learns at steps 1 to 5 (of period 1 to 5) and 10. Step 7
+    brings it to 0.49, which changes nothing; step 11 to -0.04, below 0.4, so that from step 12 on G always learns.
+    """
+    L_D, trained = {7: -50.0, 11: -55.0}, []
+
+    def step(*arguments):
+        trained.append(arguments[-2])
+        return torch.tensor(L_D.get(len(trained), 1.0)), torch.zeros(()), torch.zeros(())
+
+    monkeypatch.setattr(train, "GraphedStep", lambda *a: step)
+    smoke("X", "--adaptive", "--adaptive-after", 0, "--steps", resumed_after or 14)
+    if resumed_after:
+        train.main(["--resume", "X", "--steps", "14"])
+    assert [i + 1 for i, train_G in enumerate(trained) if train_G] == [1, 2, 3, 4, 5, 10, 12, 13, 14]
+
+
 def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
     seen = []
     monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[0].clone()) or step(*a))
@@ -150,6 +170,22 @@ def test_ema_is_the_average_that_evaluation_uses(here):
     for key, value in after["G"].items():
         torch.testing.assert_close(after["G_ema"][key], 0.9 * average[key] + 0.1 * value, rtol=1e-5, atol=1e-7)
     assert not torch.equal(after["G"]["out.weight"], after["G_ema"]["out.weight"])
+
+
+@pytest.mark.parametrize("ema, net", [(0, "G"), (0.5, "G_ema")])
+def test_what_is_measured_while_training_by_hand(here, ema, net):
+    """At the last step: three jets for each validation jet, by the averaged generator if there is one, always of the
+    same noise; the Fréchet distance of the first ones, as many as there are validation jets.
+    """
+    logged = smoke("X", "--ema", ema, "--valid-batches", 3, "--lr", 0.01, "--lr-total", 100)
+    saved = state("X/last.pt")
+    G, _ = train.build(argparse.Namespace(**load_checkpoint(Path("X/last.pt"), "mdma")["args"]))
+    G.load_state_dict(saved[net])
+    real = load_jets("synthetic", "t", 8, "data", "valid").particles
+    fake = train.generate(G, 3 * 150, saved["stats"], 8, step_rng(0, 0))
+    w1m = [wasserstein1(jet_mass(real), jet_mass(part)).item() for part in fake.split(150)]
+    assert logged["w1m_valid"] == pytest.approx(sum(w1m) / 3, rel=1e-6)
+    assert logged["frechet_valid"] == pytest.approx(frechet_of_all(efps(real), efps(fake[:150])), rel=1e-6)
 
 
 # --- checkpoints
