@@ -475,6 +475,38 @@ def test_evaluation_finds_the_jets_of_the_training(here, monkeypatch):
         mdma_eval.main(["--ckpt", "~/X"])
 
 
+def test_what_is_compared_with_what(trained, here, monkeypatch):
+    """Twenty generated jets for each real one of the split, by --seed, and for IN the training jets."""
+    for name in ("draw_features", "draw_jets", "curves"):
+        monkeypatch.setattr(mdma_eval, name, lambda *a, **k: None)
+    shutil.copy(trained / "last.pt", "X.pt")
+    calls = []
+
+    def metrics(real, fake, **options):
+        calls.append((real, fake, options))
+        return {"w1m_bootstrap5_150": 1.0, "w1m_bootstrap5_150_err": 0.1, "w1m_disjoint10_150": 1.0,
+                "w1m_disjoint10_150_err": 0.1}
+
+    monkeypatch.setattr(mdma_eval, "jet_metrics", metrics)
+    mdma_eval.main(["--ckpt", "X.pt", "--seed", "3", "--split", "valid"])
+    G, _, stats, _ = mdma_eval.load("X.pt", torch.device("cpu"))
+    fake = train.generate(G, 20 * 150, stats, 8, torch.Generator().manual_seed(3))
+    real, inside = (load_jets("synthetic", "t", 8, "data", split).particles for split in ("valid", "train"))
+    for call, x in zip(calls, (fake, inside), strict=True):
+        assert torch.equal(call[0], real) and torch.equal(call[1], x)
+        assert call[2] == {"seed": 3, "fpnd_type": None}
+    for flags, message in ((["--fpnd"], "statistics for 30 particles"), (["--amp", "bf16"], "need float32"),
+                           (["--n", "9"], "150 real and 9 generated jets")):
+        with pytest.raises(UserError, match=message):
+            mdma_eval.main(["--ckpt", "X.pt", *flags])
+
+
+def test_an_export_of_more_than_30_particles_has_jetnets_name_for_it(here):
+    smoke("X", "--num-particles", 31, "--steps", 1, "--jet-type", "z")
+    mdma_eval.main(["--ckpt", "X", "--n", "4", "--export", "out"])
+    assert {p.name for p in Path("out").iterdir()} == {"samples.npz", "z150.hdf5"}
+
+
 def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):
     smoke("X", "--num-particles", 1)
     assert "pt_rel has one value in all training jets" in capsys.readouterr().err
@@ -591,6 +623,7 @@ def test_twin_table_compares_what_is_simulated(here, monkeypatch):
     assert row["twin"]["FPND"] is None and row["JetNet"] == {"n mean": 38.623, "n sd": 11.414}
     hardest = jets.particles[:, :30]
     assert row["twin"]["pT mean"] == pytest.approx(hardest[..., 2].sum().item() / (hardest[..., 2] > 0).sum().item())
+    assert row["twin"]["mass"] == pytest.approx(np.quantile(jet_mass(hardest), [0.1, 0.5, 0.9]), rel=1e-6)
     assert "(38.62)" in Path("runs/mdma/twin.md").read_text()
     with pytest.raises(UserError, match="no simulated jets"):
         mdma_eval.main(["--twin", "--data-dir", "elsewhere"])
