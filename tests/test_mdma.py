@@ -15,7 +15,7 @@ from torch.nn.functional import mse_loss
 
 from common.cli import UserError
 from common.device import GraphedStep, step_rng
-from common.metrics.jets import jet_mass, present, w1m_disjoint, wasserstein1
+from common.metrics.jets import efps, frechet_of_all, jet_mass, present, w1m_disjoint, wasserstein1
 from common.runs import load_checkpoint
 from mdma import eval as mdma_eval
 from mdma import train
@@ -128,6 +128,26 @@ def test_head_start_and_adaptive_hold_the_generator_back(here, monkeypatch):
     assert trained[:3] == [True] * 3 and False in trained[3:], pauses
 
 
+@pytest.mark.parametrize("resumed_after", [None, 8])
+def test_adaptive_by_hand(here, monkeypatch, resumed_after):
+    """L_D is 1, but -50 at step 7 and -55 at step 11; its average, of weight 0.01, begins at 1.
+
+    While that is above 0.499 G's period grows by 1 up to 5: it learns at steps 1 to 5 (of period 1 to 5) and 10. Step 7
+    brings it to 0.49, which changes nothing; step 11 to -0.04, below 0.4, so that from step 12 on G always learns.
+    """
+    L_D, trained = {7: -50.0, 11: -55.0}, []
+
+    def step(*arguments):
+        trained.append(arguments[-2])
+        return torch.tensor(L_D.get(len(trained), 1.0)), torch.zeros(()), torch.zeros(())
+
+    monkeypatch.setattr(train, "GraphedStep", lambda *a: step)
+    smoke("X", "--adaptive", "--adaptive-after", 0, "--steps", resumed_after or 14)
+    if resumed_after:
+        train.main(["--resume", "X", "--steps", "14"])
+    assert [i + 1 for i, train_G in enumerate(trained) if train_G] == [1, 2, 3, 4, 5, 10, 12, 13, 14]
+
+
 def test_jitter_moves_real_jets_only_a_little(here, monkeypatch):
     seen = []
     monkeypatch.setattr(train, "GraphedStep", lambda step, device: lambda *a: seen.append(a[0].clone()) or step(*a))
@@ -150,6 +170,22 @@ def test_ema_is_the_average_that_evaluation_uses(here):
     for key, value in after["G"].items():
         torch.testing.assert_close(after["G_ema"][key], 0.9 * average[key] + 0.1 * value, rtol=1e-5, atol=1e-7)
     assert not torch.equal(after["G"]["out.weight"], after["G_ema"]["out.weight"])
+
+
+@pytest.mark.parametrize("ema, net", [(0, "G"), (0.5, "G_ema")])
+def test_what_is_measured_while_training_by_hand(here, ema, net):
+    """At the last step: three jets for each validation jet, by the averaged generator if there is one, always of the
+    same noise; the Fréchet distance of the first ones, as many as there are validation jets.
+    """
+    logged = smoke("X", "--ema", ema, "--valid-batches", 3, "--lr", 0.01, "--lr-total", 100)
+    saved = state("X/last.pt")
+    G, _ = train.build(argparse.Namespace(**load_checkpoint(Path("X/last.pt"), "mdma")["args"]))
+    G.load_state_dict(saved[net])
+    real = load_jets("synthetic", "t", 8, "data", "valid").particles
+    fake = train.generate(G, 3 * 150, saved["stats"], 8, step_rng(0, 0))
+    w1m = [wasserstein1(jet_mass(real), jet_mass(part)).item() for part in fake.split(150)]
+    assert logged["w1m_valid"] == pytest.approx(sum(w1m) / 3, rel=1e-6)
+    assert logged["frechet_valid"] == pytest.approx(frechet_of_all(efps(real), efps(fake[:150])), rel=1e-6)
 
 
 # --- checkpoints
@@ -439,6 +475,38 @@ def test_evaluation_finds_the_jets_of_the_training(here, monkeypatch):
         mdma_eval.main(["--ckpt", "~/X"])
 
 
+def test_what_is_compared_with_what(trained, here, monkeypatch):
+    """Twenty generated jets for each real one of the split, by --seed, and for IN the training jets."""
+    for name in ("draw_features", "draw_jets", "curves"):
+        monkeypatch.setattr(mdma_eval, name, lambda *a, **k: None)
+    shutil.copy(trained / "last.pt", "X.pt")
+    calls = []
+
+    def metrics(real, fake, **options):
+        calls.append((real, fake, options))
+        return {"w1m_bootstrap5_150": 1.0, "w1m_bootstrap5_150_err": 0.1, "w1m_disjoint10_150": 1.0,
+                "w1m_disjoint10_150_err": 0.1}
+
+    monkeypatch.setattr(mdma_eval, "jet_metrics", metrics)
+    mdma_eval.main(["--ckpt", "X.pt", "--seed", "3", "--split", "valid"])
+    G, _, stats, _ = mdma_eval.load("X.pt", torch.device("cpu"))
+    fake = train.generate(G, 20 * 150, stats, 8, torch.Generator().manual_seed(3))
+    real, inside = (load_jets("synthetic", "t", 8, "data", split).particles for split in ("valid", "train"))
+    for call, x in zip(calls, (fake, inside), strict=True):
+        assert torch.equal(call[0], real) and torch.equal(call[1], x)
+        assert call[2] == {"seed": 3, "fpnd_type": None}
+    for flags, message in ((["--fpnd"], "statistics for 30 particles"), (["--amp", "bf16"], "need float32"),
+                           (["--n", "9"], "150 real and 9 generated jets")):
+        with pytest.raises(UserError, match=message):
+            mdma_eval.main(["--ckpt", "X.pt", *flags])
+
+
+def test_an_export_of_more_than_30_particles_has_jetnets_name_for_it(here):
+    smoke("X", "--num-particles", 31, "--steps", 1, "--jet-type", "z")
+    mdma_eval.main(["--ckpt", "X", "--n", "4", "--export", "out"])
+    assert {p.name for p in Path("out").iterdir()} == {"samples.npz", "z150.hdf5"}
+
+
 def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):
     smoke("X", "--num-particles", 1)
     assert "pt_rel has one value in all training jets" in capsys.readouterr().err
@@ -555,6 +623,7 @@ def test_twin_table_compares_what_is_simulated(here, monkeypatch):
     assert row["twin"]["FPND"] is None and row["JetNet"] == {"n mean": 38.623, "n sd": 11.414}
     hardest = jets.particles[:, :30]
     assert row["twin"]["pT mean"] == pytest.approx(hardest[..., 2].sum().item() / (hardest[..., 2] > 0).sum().item())
+    assert row["twin"]["mass"] == pytest.approx(np.quantile(jet_mass(hardest), [0.1, 0.5, 0.9]), rel=1e-6)
     assert "(38.62)" in Path("runs/mdma/twin.md").read_text()
     with pytest.raises(UserError, match="no simulated jets"):
         mdma_eval.main(["--twin", "--data-dir", "elsewhere"])
