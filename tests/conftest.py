@@ -37,6 +37,30 @@ def no_network():
         yield
 
 
+@pytest.fixture
+def watch_steps(monkeypatch):
+    """watch_steps(module, name, look): look(optimiser) runs just before each step of what module.name makes.
+
+    There a gradient is what it will be: averaged, and with whatever a later backward has added to it.
+    """
+    def watch(module, name, look):
+        make = getattr(module, name)
+
+        def make_watched(*args, **kwargs):
+            optimiser = make(*args, **kwargs)
+            step = optimiser.step
+
+            def watched_step():
+                look(optimiser)
+                step()
+
+            optimiser.step = watched_step
+            return optimiser
+
+        monkeypatch.setattr(module, name, make_watched)
+    return watch
+
+
 @pytest.fixture(scope="session")
 def repo():
     return REPO

@@ -16,6 +16,7 @@ from began.model import (Autoencoder, BerthelotDecoder, BerthelotEncoder, ConvTr
 from common.cli import UserError
 from common.device import import_torchvision, step_rng
 from common.metrics import pick
+from common.runs import read_log
 
 T = torch.tensor
 
@@ -93,7 +94,7 @@ def test_error_is_invariant_to_order_and_duplication_without_batchnorm():
 
 
 @pytest.fixture
-def observed_step(tmp_path, monkeypatch):
+def observed_step(tmp_path, monkeypatch, watch_steps):
     """The second step of a run with k_2 ≠ 0: networks, batch, z's and all gradients before each step()."""
     nets, seen, k_used = {}, [], []
     build = train.build
@@ -105,8 +106,10 @@ def observed_step(tmp_path, monkeypatch):
     def grads(net):
         return {n: None if p.grad is None else p.grad.clone() for n, p in net.named_parameters()}
 
-    def spy(net):
-        seen.append({"net": "G" if net is nets["G"] else "D", **{f"grad_{k}": grads(v) for k, v in nets.items()},
+    def look(optimiser):
+        first = optimiser.param_groups[0]["params"][0]
+        stepping = "G" if first is next(nets["G"].parameters()) else "D"
+        seen.append({"net": stepping, **{f"grad_{k}": grads(v) for k, v in nets.items()},
                      **{f"state_{k}": {n: t.clone() for n, t in v.state_dict().items()} for k, v in nets.items()}})
 
     def loss(real_error, fake_error, k_t):
@@ -114,11 +117,12 @@ def observed_step(tmp_path, monkeypatch):
         return discriminator_loss(real_error, fake_error, k_t)
 
     monkeypatch.setattr(train, "build", remember)
-    monkeypatch.setattr(train, "average_gradients", spy)
+    watch_steps(train, "fused_adam", look)
     monkeypatch.setattr(train, "discriminator_loss", loss)
     argv = ["--smoke", "--arch", "berthelot", "--width", "4", "--code-dim", "8", "--z-dim", "6", "--batch-size", "4",
             "--steps", "2", "--lambda-k", "0.5", "--gamma", "1", "--out", str(tmp_path / "run")]
     train.main(argv)
+    seen.append({f"state_{k}": v.state_dict() for k, v in nets.items()})
     args = train.parse_args(argv)
     rng = step_rng(args.seed, 2)
     z_D, z_G = (train.sample_z(4, args, rng) for _ in range(2))
@@ -145,7 +149,7 @@ def test_D_step_has_the_gradient_of_L_D_and_nothing_of_L_G(observed_step):
 
 
 def test_G_step_has_the_gradient_of_L_G_against_the_updated_D(observed_step):
-    s, (first, second) = observed_step, observed_step["seen"]
+    s, (first, second, _) = observed_step, observed_step["seen"]
     assert second["net"] == "G"
     assert any(not torch.equal(a, first["state_D"][n]) for n, a in second["state_D"].items()), "D was not updated"
     s["G"].load_state_dict(second["state_G"])
@@ -155,10 +159,56 @@ def test_G_step_has_the_gradient_of_L_G_against_the_updated_D(observed_step):
 
 
 def test_each_step_leaves_the_other_network_alone(observed_step):
-    first, second = observed_step["seen"]
+    first, second, after = observed_step["seen"]
     assert all(g is None for g in observed_step["first_D_step"]["grad_G"].values()), "D's step reached G"
     assert all(torch.equal(a, second["state_G"][n]) for n, a in first["state_G"].items()), "D's step moved G"
     assert all(torch.equal(a, second["grad_D"][n]) for n, a in first["grad_D"].items()), "G's step wrote into D.grad"
+    assert all(torch.equal(a, after["state_D"][n]) for n, a in second["state_D"].items()), "G's step moved D"
+    assert any(not torch.equal(a, after["state_G"][n]) for n, a in second["state_G"].items()), "G did not move"
+
+
+def test_training_is_in_train_mode_and_drawing_in_eval_mode(tmp_path, monkeypatch, watch_steps):
+    """BatchNorm: batch statistics in each step, also after samples were drawn; running ones for the samples."""
+    nets, modes, drawn = [], [], []
+    build = train.build
+    monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
+    monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append((nets[0].training, images)))
+    watch_steps(train, "fused_adam", lambda optimiser: modes.append([net.training for net in nets]))
+    train.main(["--smoke", "--steps", "3", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    assert modes == [[True, True]] * 6
+    assert [training for training, _ in drawn] == [False] * 3
+    args = train.parse_args(["--smoke"])
+    nets[0].eval()
+    assert torch.equal(nets[0](train.sample_z(64, args, step_rng(args.seed, 0))), drawn[-1][1]), "z's are fixed ones"
+
+
+def test_the_log_follows_the_papers_equations(tmp_path):
+    """k and M of each line are those of its L_x and L_G; L_D is that of the errors that D's step saw."""
+    train.main(["--smoke", "--steps", "5", "--log-every", "1", "--lambda-k", "0.7", "--gamma", "0.9", "--out",
+                str(tmp_path / "r")])
+    k = 0.0
+    for line in read_log(tmp_path / "r/log.jsonl"):
+        balance = 0.9 * line["L_x"] - line["L_G"]
+        assert (line["L_D"] < line["L_x"]) == (k > 0)
+        k = min(max(k + 0.7 * balance, 0), 1)
+        assert line["k"] == pytest.approx(k, abs=1e-6)
+        assert line["M"] == pytest.approx(line["L_x"] + abs(balance), abs=1e-6)
+    assert k > 0
+
+
+def test_resume_goes_on_with_k_and_the_rates(tmp_path, monkeypatch):
+    """Stopped in the middle of a window of M, which is constant here: the rates halve at steps 4, 6 and 8."""
+    monkeypatch.setattr(train, "convergence_measure", lambda *a: T(1.0))
+    words = ["--smoke", "--lambda-k", "0.7", "--gamma", "0.9", "--lr-halve-patience", "2", "--lr-d", "0.1"]
+    train.main([*words, "--steps", "8", "--out", str(tmp_path / "whole")])
+    train.main([*words, "--steps", "5", "--out", str(tmp_path / "parts")])
+    train.main(["--resume", str(tmp_path / "parts"), "--steps", "8"])
+    whole, parts = (torch.load(tmp_path / n / "last.pt", weights_only=True)["state"] for n in ("whole", "parts"))
+    for name in ("k_t", "M_sum", "M_best"):
+        assert torch.equal(whole[name], parts[name]), name
+    assert all(torch.equal(whole["G"][n], parts["G"][n]) for n in whole["G"])
+    rates = [state["opt_D"]["param_groups"][0]["lr"] for state in (whole, parts)]
+    assert rates == pytest.approx([0.1 / 8, 0.1 / 8])
 
 
 # --- networks
@@ -178,6 +228,8 @@ def test_resnet_encoder_takes_pretrained_weights_but_a_new_first_convolution():
     own = D.encoder.net.state_dict()
     assert torch.equal(own["layer4.1.conv2.weight"], donor.state_dict()["layer4.1.conv2.weight"])
     assert own["conv1.weight"].shape == (64, 1, 7, 7)
+    colour = Autoencoder(size=32, channels=3, width=8, encoder_state=donor.state_dict()).encoder.net
+    assert not torch.equal(colour.conv1.weight, donor.conv1.weight), "new also where it would fit (§3.1)"
 
 
 def test_resnet_18_is_torchvisions():
@@ -275,9 +327,20 @@ def test_defaults_are_the_thesis(capsys):
     assert {k: getattr(args, k) for k in thesis} == thesis
 
 
+def test_presets():
+    berthelot = train.parse_args(["--arch", "berthelot"])
+    paper = dict(width=128, z_dim=64, code_dim=64, batch_size=16, lr_g=1e-4, lr_d=1e-4, z_dist="uniform", beta1=0.9,
+                 gamma=0.5, lambda_k=0.001, encoder_weights="none")
+    assert {k: getattr(berthelot, k) for k in paper} == paper
+    quick = train.parse_args(["--quick"])
+    ours = dict(size=32, width=32, encoder="conv", batch_size=32, gamma=0.8, lr_g=1e-3, lr_d=1e-4, steps=5000)
+    assert {k: getattr(quick, k) for k in ours} == ours
+
+
 def test_z_distributions():
     uniform = train.sample_z(2000, train.parse_args(["--z-dist", "uniform"]), step_rng(0, 1))
     normal = train.sample_z(2000, train.parse_args([]), step_rng(0, 1))
+    assert abs(uniform.mean()) < 0.02
     assert uniform.abs().max() <= 1 and uniform.std().item() == pytest.approx(1 / math.sqrt(3), rel=0.02)
     assert normal.std().item() == pytest.approx(1, rel=0.02) and normal.abs().max() > 3
 

@@ -15,6 +15,7 @@ from bigan.features import auroc, linear_probe, nearest, one_nn_accuracy
 from bigan.model import (Discriminator, Encoder, Generator, anomaly_score, discriminator_loss, encoder_generator_loss,
                          generator_loss, latent_loss, recompute_statistics, reconstruction_loss)
 from common.cli import UserError
+from common.data import ImageSet
 from common.device import step_rng
 from common.runs import load_checkpoint
 
@@ -95,7 +96,7 @@ def test_D_cannot_beat_ln_2_where_E_inverts_G_and_can_where_it_does_not():
     assert loss_of_trained_D(-torch.linalg.inv(A)) < 0.4
 
 
-def observed_step(tmp_path, monkeypatch, *flags):
+def observed_step(tmp_path, monkeypatch, watch_steps, *flags):
     """Gradients of the first step of train.main, and what they should be made of: initial networks, x, z, ε."""
     grads, argv = {}, [*TINY, "--steps", "1", "--weight-decay", "0", "--out", str(tmp_path / "run"), *flags]
     nets = []
@@ -107,11 +108,14 @@ def observed_step(tmp_path, monkeypatch, *flags):
         nets[:] = G, E, D
         return G, E, D
 
-    def spy(net):
-        grads["GED"[[net is n for n in nets].index(True)]] = [p.grad.clone() for p in net.parameters()]
+    def look(optimiser):                           # when it steps: a backward after the averaging counts, too
+        stepping = {id(p) for p in optimiser.param_groups[0]["params"]}
+        for name, net in zip("GED", nets):
+            if {id(p) for p in net.parameters()} <= stepping:
+                grads[name] = [p.grad.clone() for p in net.parameters()]
 
     monkeypatch.setattr(train, "build", head_moved)
-    monkeypatch.setattr(train, "average_gradients", spy)
+    watch_steps(train, "fused_adam", look)
     train.main(argv)
     args = train.parse_args(argv)
     data, trained = train.load_data(args), list(nets)
@@ -134,8 +138,8 @@ def assert_gradient(found, loss, net):
 
 
 @pytest.mark.parametrize("method", ["bigan", "ali"])
-def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_path, monkeypatch, method):
-    grads, G, E, D, x, z, eps = observed_step(tmp_path, monkeypatch, "--method", method)
+def test_each_network_gets_its_own_half_of_the_loss_at_the_same_parameters(tmp_path, monkeypatch, watch_steps, method):
+    grads, G, E, D, x, z, eps = observed_step(tmp_path, monkeypatch, watch_steps, "--method", method)
     assert (eps is not None) == (method == "ali") and grads["moved"] == set("GED")
     code, image = E(x, eps), G(z)
     real, fake = D(x, code), D(image, z)
@@ -158,8 +162,8 @@ def test_batch_norm_does_not_hide_the_size_of_unbounded_codes(arch, size):
         assert (f10.std() > 5 * f.std()) != hidden
 
 
-def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, monkeypatch):
-    grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, "--cycle", "3")
+def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, monkeypatch, watch_steps):
+    grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, watch_steps, "--cycle", "3")
     code = E(x)
     real, fake = D(x, code), D(G(z), z)
     swapped = -(torch.sigmoid(-real).log().mean() + torch.sigmoid(fake).log().mean()) / 2
@@ -170,8 +174,9 @@ def test_cycle_adds_the_reconstruction_error_to_G_and_E_and_not_to_D(tmp_path, m
 
 
 @pytest.mark.parametrize("method, weight", [("latent-regressor", 1.0), ("joint-lr", 0.25)])
-def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(tmp_path, monkeypatch, method, weight):
-    grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, "--method", method)
+def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(tmp_path, monkeypatch, watch_steps, method,
+                                                                      weight):
+    grads, G, E, D, x, z, _ = observed_step(tmp_path, monkeypatch, watch_steps, "--method", method)
     image = G(z)
     L_G, L_E = -torch.sigmoid(D(image)).log().mean(), latent_loss(E.logits(image), z)
     assert_gradient(grads["E"], weight * L_E, E)
@@ -180,11 +185,45 @@ def test_regressors_D_sees_images_only_and_G_feels_E_only_in_joint_lr(tmp_path, 
 
 
 @pytest.mark.parametrize("method, p", [("ae-l1", 1), ("ae-l2", 2)])
-def test_autoencoders_leave_D_alone(tmp_path, monkeypatch, method, p):
-    grads, G, E, _, x, _, _ = observed_step(tmp_path, monkeypatch, "--method", method)
+def test_autoencoders_leave_D_alone(tmp_path, monkeypatch, watch_steps, method, p):
+    grads, G, E, _, x, _, _ = observed_step(tmp_path, monkeypatch, watch_steps, "--method", method)
     assert "D" not in grads and grads["moved"] == set("GE")
     assert_gradient(grads["E"], (x - G(E(x))).abs().pow(p).mean(), E)
     assert_gradient(grads["G"], (x - G(E(x))).abs().pow(p).mean(), G)
+
+
+def test_gradients_are_of_one_step_and_networks_in_train_mode(tmp_path, monkeypatch, watch_steps):
+    """At rate 0 and with the same batch they stay the same, unless they add up; samples are drawn in between."""
+    seen, nets = {}, []
+    build = train.build
+    monkeypatch.setattr(train, "build", lambda args: nets.extend(build(args)) or tuple(nets))
+    monkeypatch.setattr(train, "step_rng", lambda seed, step: step_rng(seed, 1))
+    batch_of = ImageSet.batch
+    monkeypatch.setattr(ImageSet, "batch", lambda data, step, *rest: batch_of(data, 0, *rest))
+
+    def look(optimiser):
+        assert all(net.training for net in nets)
+        params = optimiser.param_groups[0]["params"]
+        grad = torch.cat([p.grad.flatten() for p in params])
+        seen.setdefault(len(params), []).append(grad)
+
+    watch_steps(train, "fused_adam", look)
+    train.main([*TINY, "--steps", "3", "--lr", "0", "--cycle", "1", "--sample-every", "1", "--out",
+                str(tmp_path / "r")])
+    assert len(seen) == 2
+    for grads in seen.values():
+        assert len(grads) == 3 and grads[0].abs().max() > 1e-6
+        assert all(torch.allclose(grad, grads[0], atol=1e-7) for grad in grads)
+
+
+def test_the_log_has_Ds_answers(tmp_path, monkeypatch):
+    """D's head moved so that it says σ(2) of (x, E(x)) and σ(−3) of (G(z), z)."""
+    monkeypatch.setattr(Discriminator, "forward", lambda D, x, z: D.head(D.features(x, z)).squeeze(1) * 0 + (
+        2 if x.grad_fn is None else -3))
+    metrics = train.main([*TINY, "--steps", "1", "--out", str(tmp_path / "r")])
+    assert metrics["D_real"] == pytest.approx(1 / (1 + math.exp(-2)))
+    assert metrics["D_fake"] == pytest.approx(1 / (1 + math.exp(3)))
+    assert metrics["L_D"] == pytest.approx((math.log(1 + math.exp(-2)) + math.log(1 + math.exp(-3))) / 2)
 
 
 @pytest.mark.parametrize("arch", ["mlp", "conv", "toy"])
@@ -238,8 +277,15 @@ def test_mlp_networks_see_images_in_0_1_and_do_not_care_where_a_pixel_is():
     assert torch.allclose(E(x.flatten(1)[:, order].view_as(x)), before, atol=1e-6)
 
 
+def test_conv_conditions_start_as_large_as_a_sum_over_a_kernel():
+    D = Discriminator(arch="conv", z_dim=100, size=32, width=32)
+    assert D.net.conditions[0].weight.std().item() == pytest.approx(0.02 * 16, rel=0.05)
+    assert D.net.layers[1].weight.std().item() == pytest.approx(0.02, rel=0.05)
+
+
 @pytest.mark.parametrize("size, channels", [(32, 1), (32, 3), (64, 1), (64, 3)])
 def test_conv_networks(size, channels):
+    torch.manual_seed(0)
     shape = dict(arch="conv", z_dim=10, size=size, channels=channels, width=2)
     x, z = torch.rand(3, channels, size, size), torch.rand(3, 10)
     G, E, D = Generator(**shape), Encoder(**shape), Discriminator(**shape)
@@ -260,6 +306,8 @@ def test_encoder_keeps_to_the_priors_support_and_adds_its_noise():
     ali.head.weight.data *= 50
     mu, sigma = ali(x), ali(x, torch.ones(6, 4)) - ali(x)
     assert torch.allclose(ali(x, eps), mu + sigma * eps, atol=1e-5) and (sigma > 0).all() and sigma.std() > 1e-3
+    a = ali.head(ali.features(x))
+    assert torch.allclose(mu, a[:, :4], atol=1e-6) and torch.allclose(sigma.log(), a[:, 4:], atol=1e-4)
 
 
 def test_statistics_are_means_over_the_batches_and_batches_no_longer_matter():
@@ -317,6 +365,61 @@ def test_auroc_by_hand_and_against_scipy():
         auroc(T([1.0]), T([True]))
 
 
+class Images:
+    """Four grey images of 2x2, in memory, whose shade tells which they are."""
+
+    def __init__(self, shades, labels):
+        self.shades, self.labels = T(shades), T(labels)
+
+    def __len__(self):
+        return len(self.shades)
+
+    def images_at(self, index, device):
+        return self.shades[index].view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+
+def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
+    """E reads the shade off, G writes it: perfect but for a constant. 1NN by the bank's labels: 2 of 3 are right."""
+    monkeypatch.setattr(train, "save_grid", lambda images, path, nrow: None)
+    data, test = Images([-1.0, -0.5, 0.5, 1.0], [0, 1, 2, 3]), Images([0.9, -0.4, -0.9], [3, 1, 2])
+    E = lambda x: x[:, 0, 0, :1]
+    E.features = lambda x: -x[:, 0, 0, :1]
+    G = lambda z: (z + 0.05).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    scores = train.progress(G, E, data, test, torch.zeros(4, 1), None, tmp_path / "g.png")
+    assert scores["1nn_E_4_3"] == scores["1nn_features_4_3"] == pytest.approx(2 / 3)
+    others = [abs(a - b - 0.05) for a, b in ((-0.9, 0.9), (0.9, -0.4), (-0.4, -0.9))]
+    assert scores["recon_ratio_3"] == pytest.approx(0.05 / (sum(others) / 3), rel=1e-4)
+
+
+def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypatch):
+    """G(z) is always the first mode, G(E(x)) each x."""
+    drawn = {}
+    monkeypatch.setattr(train, "densities", lambda points, path, limit: drawn.update(points, limit=limit))
+    args = train.parse_args(["--dataset", "25gaussians"])
+    data = train.load_data(args)
+    first = data.centres[0].float()
+    E = lambda x, eps: x
+    G = lambda z: first.expand(len(z), 2) if not z.any() else z
+    scores = train.progress_toy(G, E, data, None, torch.zeros(2000, 2), args, tmp_path / "d.png")
+    assert scores["modes_2k"] == 1 and scores["modes_recon_2k"] == 25
+    assert drawn["limit"] > drawn["reconstructions"].abs().max()
+
+
+@pytest.mark.parametrize("method, with_z", [("bigan", True), ("joint-lr", True), ("ae-l1", False)])
+def test_statistics_are_of_what_G_is_given(method, with_z):
+    args = train.parse_args([*TINY, "--method", method])
+    batches = list(train.fixed_batches(train.load_data(args), args, 3, torch.device("cpu")))
+    assert len(batches) == 3 and not torch.equal(batches[0][0], batches[1][0])
+    assert all((z is not None) == with_z and eps is None for _, z, eps in batches)
+
+
+def test_samples_are_drawn_with_statistics_of_the_weights_as_they_are(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(train, "recompute_statistics", lambda G, E, D, batches: seen.append(len(list(batches))))
+    train.main([*TINY, "--steps", "2", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    assert seen == [50, 50]
+
+
 # --- train.py's own rules
 
 
@@ -332,6 +435,10 @@ def test_defaults_are_the_papers():
     assert (toy.arch, toy.lr, toy.lr_ratio, toy.beta1, toy.lr_final) == ("toy", 1e-4, 1, 0.8, 1)
     quick = train.parse_args(["--quick", "--dataset", "25gaussians"])
     assert (quick.arch, quick.lr, quick.lr_ratio, quick.beta1, quick.cycle) == ("toy", 1e-3, 0.1, 0.5, 0)
+    images = train.parse_args(["--quick"])
+    assert (images.width, images.cycle, images.steps, images.lr) == (32, 5, 20_000, 2e-4)
+    assert train.parse_args(["--arch", "conv"]).size == 32
+    assert train.parse_args(["--lr-steps", "7"]).lr_steps == 7
     assert train.parse_args(["--quick"]).cycle == 5 and train.parse_args(["--quick", "--method", "ae-l2"]).cycle == 0
 
 
@@ -383,6 +490,9 @@ def test_resumed_is_the_same_run(tmp_path, flags):
 def test_hold_out_leaves_a_class_out_of_training_only():
     args = train.parse_args(["--smoke", "--hold-out", "Square"])
     data, test = train.load_data(args), train.load_data(args, "test")
+    whole = train.load_data(train.parse_args(["--smoke"]))
+    assert torch.equal(data.labels, whole.labels[whole.labels != 2])
+    assert torch.equal(data.images, whole.images[whole.labels != 2])
     assert 2 not in data.labels and len(data.labels) == len(data) and set(data.labels.tolist()) == set(range(10)) - {2}
     assert 2 in test.labels
     assert train.class_index(test, "2") == 2

@@ -6,16 +6,18 @@ import pytest
 import torch
 
 from cagan import eval as cagan_eval
-from cagan import train
+from cagan import toy, train
 from cagan.conditions import condition_names, each_condition, set_conditions, to_conditions, unbalance, uniform_targets
 from cagan.metrics import ConditionalScores
 from cagan.model import (ADVERSARIAL, Discriminator, Generator, ac_discriminator_loss, ac_generator_loss,
                          adversarial_discriminator_loss, adversarial_generator_loss, ca_discriminator_loss,
                          ca_generator_loss, classification_loss, discriminate, gan_c_losses, gradient_penalty, mix,
                          modified_ac_discriminator_loss, modified_ac_generator_loss, unmix)
-from cagan.toy import label_accuracies, train_toy
+from cagan.train import build
+from cagan.toy import CENTRES, label_accuracies, train_toy
 from common.cli import UserError
-from common.data import load_images
+from common.data import ImageSet, load_images
+from common.device import step_rng
 from common.runs import read_log
 
 T = torch.tensor
@@ -113,6 +115,24 @@ def test_ac_gan_by_hand():
         -math.log(2) + 0.1 * cls_g)                                                                              # (8)
     assert adversarial_discriminator_loss(T([0.5]), T([0.25]), "lsgan").item() == pytest.approx(0.25 + 0.0625)
     assert adversarial_generator_loss(T([0.25]), "lsgan").item() == pytest.approx(0.5625)
+
+
+@pytest.mark.parametrize("loss, from_L_d, from_L_g", [
+    ("ac", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
+    ("modified_ac", {"adv", "cls", "adv'"}, {"adv'", "cls'"}),
+    ("modified_ac_with_generated", {"adv", "cls", "adv'", "cls'"}, {"adv'", "cls'"}),
+    ("ca", {"cls", "cls'"}, {"cls'"})])
+def test_which_outputs_of_D_each_loss_reaches(loss, from_L_d, from_L_g):
+    """D_adv, D_cls of real images, and with ' of generated ones. CA-GAN has no D_adv: its first condition is idle."""
+    real, cnd, fake, cnd_fake = batch(extra=1)
+    if loss == "ca":
+        cnd, cnd_fake = (torch.cat([torch.zeros(12, 1), c], 1) for c in (cnd, cnd_fake))
+    both = train.losses(train.parse_args(["--loss", loss]), [5], real, cnd, fake, cnd_fake)
+    for L, expected in zip(both, (from_L_d, from_L_g)):
+        grads = torch.autograd.grad(L, (real, fake), allow_unused=True)
+        grads = [torch.zeros_like(real) if grad is None else grad for grad in grads]
+        parts = {"adv": grads[0][:, 0], "cls": grads[0][:, 1:], "adv'": grads[1][:, 0], "cls'": grads[1][:, 1:]}
+        assert {name for name, grad in parts.items() if grad.any()} == expected
 
 
 @pytest.mark.parametrize("loss, depends", [("modified_ac", False), ("modified_ac_with_generated", True), ("ac", True)])
@@ -222,6 +242,35 @@ def test_toy_mixing_brings_rare_labels_back():
         history, _ = train_toy("ca", schedule, seed=0, steps=300, every=300)
         rare[schedule] = sum(history[-1][1][1:]) / 3
     assert rare["never mixed"] < 0.5 < 0.9 < rare["mixed from the start"]
+
+
+@pytest.mark.parametrize("schedule, shares", [("never mixed", [0.0] * 9), ("mixed late", [0.0] * 6 + [0.5] * 3),
+                                              ("mixed from the start", [0.5] * 9)])
+def test_toy_schedules(monkeypatch, schedule, shares):
+    """Real points have .85 of label 0, G is asked for each label equally often; its loss is of what it was asked."""
+    seen, asked = [], []
+    monkeypatch.setattr(toy, "discriminate", lambda D, x, fake, share: (seen.append(share),
+                                                                        discriminate(D, x, fake, share))[1])
+    d_loss, g_loss = toy.modified_ac_discriminator_loss, toy.modified_ac_generator_loss
+    monkeypatch.setattr(toy, "modified_ac_discriminator_loss", lambda real, cnd, *rest: (
+        asked.append(cnd.mean(0)[0].item()), d_loss(real, cnd, *rest))[1])
+    monkeypatch.setattr(toy, "modified_ac_generator_loss", lambda fake, cnd, *rest: (
+        asked.append(cnd.mean(0)[0].item()), g_loss(fake, cnd, *rest))[1])
+    train_toy("modified_ac", schedule, seed=0, steps=9, every=9, batch=512)
+    assert seen == shares
+    assert sum(asked[::2]) / 9 == pytest.approx(0.85, abs=0.03)
+    assert sum(asked[1::2]) / 9 == pytest.approx(0.25, abs=0.03)
+
+
+def test_toy_spread_and_near(here, monkeypatch):
+    """Points at ±0.6 and ±1.2 from the centres on the x axis: half of them within 3 · 0.3, sd by hand, y exact."""
+    offsets = T([[-1.2, 0.0], [-0.6, 0], [0.6, 0], [1.2, 0]])
+    points = CENTRES[:, None] + offsets
+    monkeypatch.setattr(toy, "train_toy", lambda *a, **k: ([(1, [1.0] * 4)], points))
+    monkeypatch.setattr(toy, "draw_toy", lambda *a: None)
+    result = toy.main(["--steps", "1", "--seeds", "1", "--out", "t"])[0]
+    assert result["near"] == [0.5] * 4
+    assert result["spread"] == pytest.approx([math.sqrt(2 * (1.44 + 0.36) / 3) / 2] * 4)
 
 
 def test_toy_accuracy_counts_the_nearest_cluster():
@@ -393,6 +442,64 @@ def test_defaults_are_the_papers():
     assert {k: getattr(args, k) for k in paper} == paper
 
 
+def test_presets():
+    gp = train.parse_args(["--adv", "wgan-gp"])
+    assert (gp.n_critic, gp.beta1, gp.beta2, gp.lr, gp.lambda_gp) == (5, 0.0, 0.9, 1e-4, 10.0)
+    quick = train.parse_args(["--quick"])
+    ours = dict(dataset="fashion-mnist", width=32, convs=1, norm="none", lr=1e-3, beta1=0.5, steps=6000)
+    assert {k: getattr(quick, k) for k in ours} == ours
+
+
+def test_build_hands_every_flag_of_the_networks_on():
+    words = ["--size", "16", "--channels", "3", "--width", "2", "--z-dim", "5", "--convs", "2", "--norm", "batch",
+             "--norm-inner"]
+    for loss, heads in (("ca", 4), ("ac", 5)):
+        G, D = train.build(train.parse_args([*words, "--loss", loss]), [2, 2])
+        assert [str(m) for m in G.modules() if not list(m.children())] == [
+            str(m) for m in Generator(4, 5, 16, 3, 2, 2).modules() if not list(m.children())]
+        assert [str(m) for m in D.modules() if not list(m.children())] == [
+            str(m) for m in Discriminator(heads, 16, 3, 2, 2, "batch", True).modules() if not list(m.children())]
+
+
+def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
+    args = train.parse_args(["--z-dim", "3"])
+    G = lambda z, cnd: torch.cat([z, cnd], 1)
+    cnd = torch.eye(4).repeat(3, 1)
+    draw = lambda **k: torch.cat(list(train.sample(G, cnd, args, torch.device("cpu"), **k)))
+    assert torch.equal(draw(batch_size=5)[:, 3:], cnd)
+    assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(draw(seed=1)[:, :3], draw(seed=2)[:, :3])
+
+
+def test_scores_ask_for_the_classes_in_turn():
+    class Scores:
+        class_moments = [None] * 4
+
+        def collect(self, batches, n):
+            return torch.cat(list(batches)), n
+
+        def __call__(self, images, n, asked):
+            return images[:, 3:].argmax(1).tolist(), n, asked.tolist()
+
+    args = train.parse_args(["--z-dim", "3"])
+    found = train.score(Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu"))
+    assert found == ([0, 1, 2, 3, 0, 1], 6, [0, 1, 2, 3, 0, 1])
+    with pytest.raises(UserError, match="10 classes need two images each"):
+        train.main(["--smoke", "--fid-samples", "19", "--out", "/nonexistent/r"])
+
+
+def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append(images))
+    train.main(["--smoke", "--steps", "1", "--width", "4", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    args = train.parse_args(["--smoke", "--width", "4"])
+    args.channels = 1
+    G, _ = build(args, [10])
+    G.load_state_dict(torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]["G"])
+    z = torch.randn(8, args.z_dim, generator=train.step_rng(args.seed, 0))
+    for c in range(10):
+        assert torch.allclose(drawn[0][8 * c:8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
+
+
 def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
     there = {"mnist", "fashion-mnist"}
 
@@ -418,16 +525,15 @@ def test_flags_that_contradict_each_other_are_refused(words, message):
         train.parse_args(words)
 
 
-def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch):
+def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch, watch_steps):
     """Gradients in the loop of train.py itself, against ones computed apart: L_d's for D, L_g's for G, one forward."""
     seen, nets = {}, {}
-    build = train.build
     monkeypatch.setattr(train, "build", lambda *a: nets.setdefault("both", build(*a)))
 
-    def spy(net):
-        G, D = nets["both"]
-        seen["G" if net is G else "D"] = [p.grad.clone() for p in net.parameters()]
-    monkeypatch.setattr(train, "average_gradients", spy)
+    def look(optimiser):
+        params = optimiser.param_groups[0]["params"]
+        seen["G" if params[0] is next(nets["both"][0].parameters()) else "D"] = [p.grad.clone() for p in params]
+    watch_steps(train, "fused_adam", look)
     words = ["--smoke", "--steps", "1", "--width", "4", "--out", str(tmp_path / "r")]
     train.main(words)
     args = train.parse_args(words)
@@ -446,6 +552,48 @@ def test_a_step_moves_each_network_by_its_own_loss(tmp_path, monkeypatch):
                             (seen["G"], torch.autograd.grad(L_g, list(G.parameters())))):
         for a, b in zip(found, expected):
             assert torch.allclose(a, b, atol=1e-6, rtol=1e-3)
+
+
+def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tmp_path, monkeypatch, watch_steps):
+    """Adam's learning rate is 0 and the batch always the same: then so are L_d's gradients, unless they add up."""
+    seen, nets = {"G": [], "D": []}, []
+    monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
+    monkeypatch.setattr(train, "step_rng", lambda seed, step: step_rng(seed, 1))
+    batch_of = ImageSet.batch
+    monkeypatch.setattr(ImageSet, "batch", lambda data, step, *rest: batch_of(data, 0, *rest))
+
+    def look(optimiser):
+        params = optimiser.param_groups[0]["params"]
+        seen["G" if params[0] is next(nets[0].parameters()) else "D"].append(torch.cat([p.grad.flatten()
+                                                                                        for p in params]))
+    watch_steps(train, "fused_adam", look)
+    train.main(["--smoke", "--steps", "4", "--width", "4", "--n-critic", "2", "--lr", "0", "--out",
+                str(tmp_path / "r")])
+    assert len(seen["D"]) == 4 and len(seen["G"]) == 2
+    for grads in seen.values():
+        assert grads[0].abs().max() > 1e-3
+        assert all(torch.allclose(grad, grads[0], atol=1e-6) for grad in grads)
+
+
+def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, monkeypatch):
+    """Its generated images were asked for what the real ones have; the log, and L_d, have λ times it."""
+    found = []
+    forward = Generator.forward
+
+    def remember(G, z, cnd):
+        images = forward(G, z, cnd)
+        found.append((images, cnd))
+        return images
+
+    monkeypatch.setattr(Generator, "forward", remember)
+    monkeypatch.setattr(train, "gradient_penalty", lambda D, x, fake, active, eps: (
+        found.append((fake, active)), D(x).sum() * 0 + 2)[1])
+    metrics = train.main(["--smoke", "--steps", "1", "--adv", "wgan-gp", "--lambda-gp", "3", "--width", "4",
+                          "--out", str(tmp_path / "r")])
+    (_, asked), (same, has), (fake, active) = found[:3]
+    assert fake is same and torch.equal(active, has) and not torch.equal(asked, has)
+    assert metrics["penalty"] == 6
+    assert metrics["L_d"] == pytest.approx(metrics["D_fake"] - metrics["D_real"] + 6, abs=1e-4)
 
 
 def test_the_loop_mixes_from_the_epoch_asked_for(tmp_path, monkeypatch):

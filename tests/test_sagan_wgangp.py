@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from common.cli import UserError
-from common.data import load_images
+from common.data import ImageSet, load_images
 from common.device import step_rng
 from common.metrics.toy import toy_data, toy_metrics
 from common.runs import read_log
@@ -180,6 +180,11 @@ def test_switches_put_layers_where_they_say():
     assert max(Critic(200, 3, 8).state_dict()[f"{i}.weight"].shape[0] for i in range(0, 12, 2)) == 64   # 8 x width
 
 
+def test_initial_weights_and_biases():
+    conv = ready(nn.Conv2d(64, 64, 4), "normal", False)
+    assert conv.weight.std().item() == pytest.approx(0.02, rel=0.03) and not conv.bias.any()
+
+
 @pytest.mark.parametrize("layer, dim", [(nn.Conv2d(3, 7, 4), 0), (nn.ConvTranspose2d(6, 3, 4), 1),
                                         (nn.Linear(9, 4), 0)])
 def test_spectral_norm_against_svd(layer, dim):
@@ -258,7 +263,13 @@ def test_attention_without_a_penalty_takes_the_fused_kernel(block):
 # --- train.py: its loop, observed just before each optimiser step
 
 
-def observe(monkeypatch, tmp_path, *flags, steps=2):
+@pytest.fixture
+def observe(monkeypatch, tmp_path, watch_steps):
+    """observe(*flags) trains -> (what was seen just before each optimiser's step, args, networks)."""
+    return lambda *flags, steps=2: observed(monkeypatch, tmp_path, watch_steps, *flags, steps=steps)
+
+
+def observed(monkeypatch, tmp_path, watch_steps, *flags, steps):
     nets, seen = {}, []
     build = train.build
 
@@ -266,22 +277,24 @@ def observe(monkeypatch, tmp_path, *flags, steps=2):
         nets["G"], nets["D"] = build(args)
         return nets["G"], nets["D"]
 
-    def spy(net):
-        seen.append({"net": "G" if net is nets["G"] else "D",
+    def look(optimiser):
+        assert nets["G"].training and nets["D"].training
+        stepping = optimiser.param_groups[0]["params"][0]
+        seen.append({"net": "G" if stepping is next(nets["G"].parameters()) else "D",
                      "grads": {k: [None if p.grad is None else p.grad.clone() for p in n.parameters()]
                                for k, n in nets.items()},
                      "state": {k: {a: t.clone() for a, t in n.state_dict().items()} for k, n in nets.items()}})
 
     monkeypatch.setattr(train, "build", remember)
-    monkeypatch.setattr(train, "average_gradients", spy)
+    watch_steps(train, "make_optimizer", look)
     argv = [*TINY, *flags, "--steps", str(steps), "--out", str(tmp_path / "run")]
     train.main(argv)
     return seen, train.parse_args(argv), nets
 
 
-def test_critic_step_has_the_gradient_of_eq_4_in_one_backward(tmp_path, monkeypatch):
+def test_critic_step_has_the_gradient_of_eq_4_in_one_backward(observe):
     flags = ["--method", "wgan_gp", "--gp", "3"]
-    seen, args, _ = observe(monkeypatch, tmp_path, *flags, "--n-critic", "1", steps=2)
+    seen, args, _ = observe(*flags, "--n-critic", "1", steps=2)
     first = seen[2]
     assert [s["net"] for s in seen] == ["D", "G", "D", "G"]
     args.channels = 1
@@ -301,8 +314,8 @@ def test_critic_step_has_the_gradient_of_eq_4_in_one_backward(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize("method", ["gan", "sagan", "sagan_wgan_gp"])
-def test_each_step_leaves_the_other_network_alone(tmp_path, monkeypatch, method):
-    seen, _, _ = observe(monkeypatch, tmp_path, "--method", method, steps=2)
+def test_each_step_leaves_the_other_network_alone(observe, method):
+    seen, _, _ = observe("--method", method, steps=2)
     D1, G1, D2 = seen[:3]
     assert all(g is None for g in D1["grads"]["G"]), "D's step reached G"
     weights = [name for name in D1["state"]["G"] if "running" not in name and "num_batches" not in name
@@ -312,8 +325,8 @@ def test_each_step_leaves_the_other_network_alone(tmp_path, monkeypatch, method)
     assert any(not torch.equal(G1["state"]["G"][n], D2["state"]["G"][n]) for n in weights), "G did not move"
 
 
-def test_clip_bound_holds_after_each_critic_step(tmp_path, monkeypatch):
-    seen, _, nets = observe(monkeypatch, tmp_path, "--method", "wgan", "--n-critic", "3", steps=2)
+def test_clip_bound_holds_after_each_critic_step(observe):
+    seen, _, nets = observe("--method", "wgan", "--n-critic", "3", steps=2)
     bounds = [max(t.abs().max().item() for n, t in s["state"]["D"].items() if n.endswith(("weight", "bias")))
               for s in seen]
     assert bounds[0] > 0.01 and max(bounds[1:]) <= 0.01 + 1e-9       # the first: before any clipping
@@ -321,16 +334,92 @@ def test_clip_bound_holds_after_each_critic_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("decay", [[], ["--lr-decay"]])
-def test_lr_decay_is_linear_to_zero(tmp_path, monkeypatch, decay):
+def test_lr_decay_is_linear_to_zero(observe, decay):
     """Adam without memory moves each weight by the rate: 1, 3/4, 1/2 and 1/4 of it in a run of 4 steps."""
     flags = ["--method", "gan", "--beta1", "0", "--beta2", "0", "--lr-g", "1e-3", "--lr-d", "2e-3", *decay]
-    seen, _, nets = observe(monkeypatch, tmp_path, *flags, steps=4)
+    seen, _, nets = observe(*flags, steps=4)
     states = [s["state"] for s in seen] + [{k: net.state_dict() for k, net in nets.items()}]
     for net, lr, first in (("D", 2e-3, 0), ("G", 1e-3, 1)):
         names = [name for name, _ in nets[net].named_parameters()]
         moved = [max((states[i][net][n] - states[i + 1][net][n]).abs().max().item() for n in names)
                  for i in range(first, 8, 2)]
         assert moved == pytest.approx([lr * (1 - k / 4 * bool(decay)) for k in range(4)], rel=1e-3)
+
+
+def test_drawing_in_between_leaves_train_mode_and_draws_in_eval_mode(observe, monkeypatch):
+    """`observe` asserts the former."""
+    drawn = []
+    monkeypatch.setattr(train, "draw", lambda G, D, *rest: drawn.append((G.training, D.training)))
+    observe("--method", "gan", "--sample-every", "1", steps=3)
+    assert drawn == [(False, False)] * 3
+
+
+def test_gradients_are_of_one_step(observe, monkeypatch):
+    """At rate 0, with one batch and one noise for all steps, they stay the same, unless they add up."""
+    monkeypatch.setattr(train, "step_rng", lambda seed, step: step_rng(seed, 1))
+    batch_of = ImageSet.batch
+    monkeypatch.setattr(ImageSet, "batch", lambda data, step, *rest: batch_of(data, 0, *rest))
+    seen, _, _ = observe("--method", "gan", "--lr-g", "0", "--lr-d", "0", steps=3)
+    for net in "GD":
+        grads = [torch.cat([g.flatten() for g in s["grads"][net]]) for s in seen if s["net"] == net]
+        assert len(grads) == 3 and grads[0].abs().max() > 1e-6
+        assert all(torch.allclose(grad, grads[0], atol=1e-6) for grad in grads)
+
+
+@pytest.mark.parametrize("method, G, D", [
+    ("gan", {"lr": 2e-4, "betas": (0.5, 0.999)}, {"lr": 2e-4, "betas": (0.5, 0.999)}),
+    ("wgan", {"lr": 5e-5, "alpha": 0.99}, {"lr": 5e-5, "alpha": 0.99}),
+    ("wgan_gp", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 1e-4, "betas": (0.0, 0.9)}),
+    ("sagan", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 4e-4, "betas": (0.0, 0.9)}),
+    ("sagan_wgan_gp", {"lr": 1e-4, "betas": (0.0, 0.9)}, {"lr": 4e-4, "betas": (0.0, 0.9)})])
+def test_each_methods_optimisers(tmp_path, method, G, D):
+    train.main([*TINY, "--method", method, "--steps", "1", "--out", str(tmp_path / "r")])
+    state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
+    for opt, expected in (("opt_G", G), ("opt_D", D)):
+        group = state[opt]["param_groups"][0]
+        assert {k: tuple(group[k]) if k == "betas" else group[k] for k in expected} == expected
+    wgan = train.make_optimizer(nn.Linear(1, 1), 1e-3, train.parse_args(["--method", "wgan", "--beta2", "0.7"]), None)
+    assert wgan.param_groups[0]["alpha"] == 0.7
+
+
+def test_the_log_has_W_and_the_penalty_without_its_weight(observe, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "gradient_penalty", lambda D, x, fake, epsilon: 0 * D(x).sum() + 2)
+    observe("--method", "wgan_gp", "--gp", "7", "--n-critic", "1", "--log-every", "1", steps=2)
+    for line in read_log(tmp_path / "run/log.jsonl"):
+        assert line["W"] == pytest.approx(-line["L_D"], abs=1e-6) and line["GP"] == 2
+
+
+def test_fixed_z_and_fid_samples_are_the_same_at_each_time(tmp_path, monkeypatch):
+    tracked, drawn = [], []
+
+    class Track:
+        def __init__(self, *args):
+            pass
+
+        def __call__(self, batches, n):
+            tracked.append(torch.cat(list(batches)))
+            return {}
+
+    monkeypatch.setattr(train, "Tracker", Track)
+    monkeypatch.setattr(train, "draw", lambda G, D, data, z, *rest: drawn.append(z))
+    train.main([*TINY, "--method", "wgan_gp", "--lr-g", "0", "--batch-norm", "none", "--fid-samples", "30", "--steps",
+                "2", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    assert len(tracked) == 2 and len(tracked[0]) == 30 and torch.equal(tracked[0], tracked[1])
+    z = torch.randn(25, 6, generator=step_rng(0, 0))
+    assert all(torch.equal(z, found) for found in drawn)
+
+
+def test_flags_of_the_networks_reach_their_network():
+    def has(net, kind):
+        return any(isinstance(m, kind) for m in net.modules())
+
+    for letter, place in (("g", 0), ("d", 1)):
+        args = train.parse_args(["--smoke", "--method", "gan", "--batch-norm", letter, "--spectral", letter])
+        args.channels = 1
+        nets = train.build(args)
+        assert [has(net, nn.BatchNorm2d) for net in nets] == [place == 0, place == 1]
+        assert [any("parametrizations" in name for name in net.state_dict()) for net in nets] == [
+            place == 0, place == 1]
 
 
 def test_number_of_critic_steps():
@@ -383,6 +472,12 @@ def test_methods_are_their_papers():
     assert (gan.optimizer, gan.lr_g, gan.lr_d, gan.beta1, gan.beta2) == ("adam", 2e-4, 2e-4, 0.5, 0.999)
     assert (wgan.optimizer, wgan.lr_g, wgan.clip, wgan.n_critic, wgan.n_critic_warm) == ("rmsprop", 5e-5, 0.01, 5, 100)
     assert (gp.lr_g, gp.lr_d, gp.beta1, gp.beta2, gp.gp, gp.n_critic) == (1e-4, 1e-4, 0.0, 0.9, 10.0, 5)
+    assert [m.init for m in (gan, wgan, gp, sagan, both)] == ["normal", "normal", "he", "xavier", "xavier"]
+    assert [m.z_dim for m in (gan, wgan, gp, sagan, both)] == [100, 100, 128, 128, 128]
+    assert train.parse_args(["--dataset", "folder"]).images == train.parse_args(["--dataset", "mnist"]).images == 0
+    quick = train.parse_args(["--quick", "--method", "wgan"])
+    assert (quick.n_critic_warm, quick.lr_d, quick.size, quick.images, quick.batch_size) == (10, 2e-4, 32, 0, 32)
+    assert train.parse_args(["--quick", "--dataset", "25gaussians"]).lr_decay
     assert (sagan.loss, sagan.lr_d, sagan.lr_g, sagan.beta1, sagan.n_critic, sagan.spectral) == (
         "hinge", 4e-4, 1e-4, 0.0, 1, "gd")
     assert (both.loss, both.gp, both.lr_d, both.lr_g, both.attention, both.clip) == (
@@ -428,6 +523,10 @@ def test_images_are_a_choice_that_the_seed_fixes(tmp_path):
         return sorted(((data.images_at(range(len(data)))[:, 0, 0, 0] + 1) * 127.5).round().int().tolist())
 
     assert chosen(0) == chosen(0) != chosen(1) and len(set(chosen(0))) == 5 and chosen(0, 99) == list(range(12))
+    words = ["--dataset", "folder", "--data-dir", str(tmp_path), "--images", "5", "--size", "8"]
+    assert [len(train.load_data(train.parse_args(words), split)) for split in ("train", "test")] == [5, 12]
+    files = [{str(f) for f in train.load_data(train.parse_args([*words, "--seed", seed])).files} for seed in "001"]
+    assert files[0] == files[1] != files[2], "--seed fixes the choice"
     a, b = (load_images("synthetic", None, limit=7, limit_seed=seed).images for seed in (3, 4))
     assert len(a) == 7 and not torch.equal(a, b)
 
