@@ -26,8 +26,8 @@ from common.device import (autocast, average, average_gradients, bf16_if_fast, c
 from common.plots import curves, save_grid
 from common.runs import Run, read_log
 
-from .model import (Autoencoder, Generator, autoencoder_error, convergence_measure, discriminator_loss,
-                    generator_loss, update_k)
+from .model import (Autoencoder, Generator, ResNet18Encoder, autoencoder_error, convergence_measure,
+                    discriminator_loss, generator_loss, update_k)
 
 IMAGENET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"           # torchvision's ResNet18_Weights
 EPOCH = 938                                  # steps: 60,000 images in batches of 64 (appendix)
@@ -95,9 +95,11 @@ def encoder_weights(which):
     if not Path(which).is_file():
         raise UserError(f"--encoder-weights {which}: must be imagenet, none or an existing file")
     try:
-        return torch.load(which, map_location="cpu", weights_only=True), which
-    except Exception:
-        raise UserError(f"--encoder-weights {which}: not a state dict that torch can load") from None
+        state = torch.load(which, map_location="cpu", weights_only=True)
+        ResNet18Encoder(1, state)
+    except Exception:                        # damaged, no dict, or another network's
+        raise UserError(f"--encoder-weights {which}: not a state dict of torchvision's ResNet-18") from None
+    return state, which
 
 
 def build(args, channels, encoder_state=None):

@@ -358,6 +358,18 @@ def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
         train.encoder_weights("no-such-file.pth")
 
 
+def test_encoder_weights_from_a_file(tmp_path):
+    path = str(tmp_path / "weights.pth")
+    state = ResNet18().state_dict() | {"fc.weight": torch.zeros(1000, 512)}
+    torch.save(state, path)
+    found, used = train.encoder_weights(path)
+    assert used == path and torch.equal(found["conv1.weight"], state["conv1.weight"])
+    for wrong in ({"net": 1}, [1, 2], {k: v for k, v in state.items() if k != "bn1.bias"}):
+        torch.save(wrong, path)
+        with pytest.raises(UserError, match="not a state dict of torchvision's ResNet-18"):
+            train.encoder_weights(path)
+
+
 def test_imagenet_weights_are_torchvisions_default(monkeypatch):
     """The very file that torchvision's ResNet18_Weights.DEFAULT names."""
     asked = []
