@@ -575,6 +575,28 @@ def test_D_steps_n_critic_times_for_one_of_G_and_each_gradient_is_of_one_step(tm
         assert all(torch.allclose(grad, grads[0], atol=1e-6) for grad in grads)
 
 
+def test_both_optimisers_have_the_flags_rates(tmp_path):
+    train.main(["--smoke", "--steps", "1", "--width", "4", "--lr", "0.3", "--beta1", "0.2", "--beta2", "0.7", "--out",
+                str(tmp_path / "r")])
+    state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
+    for opt in ("opt_G", "opt_D"):
+        group = state[opt]["param_groups"][0]
+        assert (group["lr"], *group["betas"]) == (0.3, 0.2, 0.7)
+
+
+@pytest.mark.parametrize("targets, share", [("uniform", 0.1), ("data", 0.9)])
+def test_G_is_asked_for_conditions_evenly_or_as_in_the_data(tmp_path, monkeypatch, targets, share):
+    """81 images of class 0 and one of each other."""
+    asked = []
+    monkeypatch.setattr(train, "ca_generator_loss", lambda fake, cnd, adv: (
+        asked.append(cnd), ca_generator_loss(fake, cnd, adv))[1])
+    monkeypatch.setattr(train, "unbalance", lambda data, first, rest: setattr(
+        data, "labels", (torch.arange(len(data)) % 90 - 80).clamp(min=0)))
+    train.main(["--smoke", "--steps", "6", "--width", "4", "--batch-size", "64", "--targets", targets, "--unbalanced",
+                "81", "1", "--sample-every", "99", "--out", str(tmp_path / "r")])
+    assert torch.cat(asked)[:, 0].mean().item() == pytest.approx(share, abs=0.05)
+
+
 def test_the_penalty_is_weighted_and_of_the_real_images_conditions(tmp_path, monkeypatch):
     """Its generated images were asked for what the real ones have; the log, and L_d, have λ times it."""
     found = []
