@@ -409,6 +409,21 @@ def test_parameter_counts_of_the_authors_networks():
     assert count(Discriminator(11)) == 1_971_658 + 12544 + 1
 
 
+def test_initial_weights_are_glorot_uniform_and_biases_zero():
+    """Uniform within ±√(6 / (fan in + fan out)), of 3x3 kernels 9 times the channels."""
+    torch.manual_seed(0)
+    G, D = Generator(width=16), Discriminator(width=16)
+    for net in (G, D):
+        for layer in net.modules():
+            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)) and layer.weight.numel() > 1000:
+                fans = sum(layer.weight.shape[:2]) * layer.weight[0, 0].numel()
+                bound = math.sqrt(6 / fans)
+                assert 0.95 * bound < layer.weight.abs().max() <= bound
+                assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05)
+            if getattr(layer, "bias", None) is not None and not isinstance(layer, torch.nn.InstanceNorm2d):
+                assert not layer.bias.any()
+
+
 def test_a_checkpoint_of_convolutions_with_bias_is_refused_in_one_line(tmp_path):
     train.main(["--smoke", "--steps", "1", "--out", str(tmp_path / "r")])
     saved = torch.load(tmp_path / "r/last.pt", weights_only=True)
