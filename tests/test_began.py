@@ -182,6 +182,18 @@ def test_training_is_in_train_mode_and_drawing_in_eval_mode(tmp_path, monkeypatc
     assert torch.equal(nets[0](train.sample_z(64, args, step_rng(args.seed, 0))), drawn[-1][1]), "z's are fixed ones"
 
 
+def test_optimisers_have_their_rates_and_all_errors_their_norm(tmp_path, monkeypatch):
+    norms = []
+    monkeypatch.setattr(train, "autoencoder_error", lambda v, r, norm=1: norms.append(norm) or autoencoder_error(v, r))
+    train.main(["--smoke", "--steps", "1", "--lr-g", "0.3", "--lr-d", "0.2", "--beta1", "0.4", "--target-norm", "2",
+                "--out", str(tmp_path / "r")])
+    assert norms == [2, 2, 2], "of x, G(z_D) and G(z_G)"
+    state = torch.load(tmp_path / "r/last.pt", weights_only=True)["state"]
+    for opt, lr in (("opt_G", 0.3), ("opt_D", 0.2)):
+        group = state[opt]["param_groups"][0]
+        assert (group["lr"], *group["betas"]) == (lr, 0.4, 0.999)
+
+
 def test_the_log_follows_the_papers_equations(tmp_path):
     """k and M of each line are those of its L_x and L_G; L_D is that of the errors that D's step saw."""
     train.main(["--smoke", "--steps", "5", "--log-every", "1", "--lambda-k", "0.7", "--gamma", "0.9", "--out",
@@ -392,9 +404,11 @@ def test_pretrained_weights_are_used_again_by_a_run_killed_before_its_first_chec
     assert used == ["imagenet", "imagenet"]
 
 
-@pytest.mark.parametrize("M, factor", [(lambda step: 1.0, 1 / 4), (lambda step: 1 / step, 1.0)])
+@pytest.mark.parametrize("M, factor", [(lambda step: 1.0, 1 / 4), (lambda step: 1 / step, 1.0),
+                                       (lambda step: [1, 1, 3, 3, 2, 2][step - 1] / 2, 1 / 4)])
 def test_learning_rates_halve_when_M_stalls(tmp_path, monkeypatch, M, factor):
-    """Windows of 2 in 6 steps: the first sets the mark; a constant M halves at 4 and 6, a falling one never."""
+    """Windows of 2 in 6 steps: the first sets the mark; a constant M halves at 4 and 6, a falling one never.
+    The mark is the lowest so far, so that to fall from a higher one is not enough."""
     step = iter(range(1, 100))
     monkeypatch.setattr(train, "convergence_measure", lambda *a: T(M(next(step))))
     train.main(["--smoke", "--arch", "berthelot", "--width", "4", "--code-dim", "8", "--lr-d", "0.001",

@@ -463,7 +463,9 @@ def test_learning_rate_is_constant_then_falls_to_one_percent(tmp_path):
     def rate(name, *flags):
         train.main([*TINY, "--out", str(tmp_path / name), *flags])
         state = load_checkpoint(tmp_path / name / "last.pt")["state"]
-        assert state["opt_D"]["param_groups"][0]["weight_decay"] == 2.5e-5
+        for opt in ("opt_D", "opt_GE"):
+            group = state[opt]["param_groups"][0]
+            assert group["weight_decay"] == 2.5e-5 and tuple(group["betas"]) == (0.5, 0.999)
         return [state[opt]["param_groups"][0]["lr"] for opt in ("opt_D", "opt_GE")]
 
     assert rate("half", "--steps", "2", "--lr-steps", "4") == [2e-4, 2e-4]
