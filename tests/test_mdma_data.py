@@ -319,6 +319,12 @@ def test_own_jets_that_are_odd_but_right_are_taken_as_they_are(change, tmp_path,
     assert capsys.readouterr().err == ""
 
 
+def test_own_jets_may_have_more_particles_than_jetnets(tmp_path):
+    x, _ = made_up(columns=170)
+    jets = load_jets(own_file(tmp_path / "own.h5", x), "t", 170, "", "train")
+    assert jets.particles.shape == (28, 170, 3) and jets.n.max() > 150
+
+
 def test_of_few_particles_no_order_is_concluded(tmp_path):
     """Six jets of three particles, which happen to have η_rel > 0."""
     x, _ = made_up(jets=6, columns=3)
