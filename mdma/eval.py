@@ -3,7 +3,7 @@
   python -m mdma.eval                                     the newest run under runs/mdma: best.pt, else last.pt
   python -m mdma.eval --ckpt mdma/results/t30.pt          a checkpoint; it needs the jets it was trained on
   python -m mdma.eval --ckpt … --samples 64 --grid-out jets.png     only draw jets
-  python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as JetNet's HDF5 and NPZ; needs no data
+  python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as JetNet's HDF5 and NPZ, hardest first
   python -m mdma.eval --twin                              the simulated jets beside what is known of the real JetNet
   python -m mdma.eval --ckpt … --timing                   microseconds a jet, and how the cost grows with n
 

@@ -176,7 +176,10 @@ def to_jets(x, mask, stats):
 
 
 def generate(G, J, stats, num_particles, rng, chunk_size=1000):
-    """J jets (J, N, 3) whose numbers of particles follow the training jets'. rng: a CPU generator."""
+    """J jets (J, N, 3) whose numbers of particles follow the training jets'. rng: a CPU generator.
+
+    A jet's particles come in no order; `jets.hardest_first` brings them into JetNet's.
+    """
     n = torch.multinomial(stats["counts"].double(), J, replacement=True, generator=rng)
     seed = int(torch.randint(2**62, (), generator=rng))
     device = next(G.parameters()).device

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import h5py
@@ -318,6 +319,12 @@ def test_own_jets_that_are_odd_but_right_are_taken_as_they_are(change, tmp_path,
     assert capsys.readouterr().err == ""
 
 
+def test_own_jets_may_have_more_particles_than_jetnets(tmp_path):
+    x, _ = made_up(columns=170)
+    jets = load_jets(own_file(tmp_path / "own.h5", x), "t", 170, "", "train")
+    assert jets.particles.shape == (28, 170, 3) and jets.n.max() > 150
+
+
 def test_of_few_particles_no_order_is_concluded(tmp_path):
     """Six jets of three particles, which happen to have η_rel > 0."""
     x, _ = made_up(jets=6, columns=3)
@@ -588,3 +595,117 @@ def test_bosons_decay_isotropically(jet_type, boson, heaviest):
                 v.bstback(p.p())
                 cosines.append((v.px() * p.px() + v.py() * p.py() + v.pz() * p.pz()) / v.pAbs() / p.pAbs())
     assert abs(np.square(cosines).mean() - 1 / 3) < 4 * 0.3 / 3000 ** 0.5
+
+
+@pytest.mark.parametrize("axis", [(1, 0, 0), (0, 0, 1)])
+def test_decays_are_turned_evenly_whatever_their_direction_was(axis):
+    """A W at rest whose quarks always fly along one axis: afterwards <x²> = <y²> = <z²> = 1/3."""
+    pythia8mc = pytest.importorskip("pythia8mc")
+    hook = isotropic_decays(np.random.default_rng(0))
+    boson, quark, other = (pythia8mc.Particle(kind) for kind in (24, 2, -1))
+    boson.p(pythia8mc.Vec4(0, 0, 0, 80))
+    boson.daughters(1, 2)
+    directions = []
+    for _ in range(3000):
+        for particle, sign in ((quark, 40), (other, -40)):
+            particle.p(pythia8mc.Vec4(*(sign * x for x in axis), 40))
+        assert not hook.doVetoResonanceDecays([boson, quark, other])
+        directions.append((quark.px() / 40, quark.py() / 40, quark.pz() / 40))
+        assert abs((quark.p() + other.p() - boson.p()).pAbs()) < 1e-9
+    assert np.abs(np.square(directions).mean(axis=0) - 1 / 3).max() < 4 * 0.3 / 3000 ** 0.5
+    assert np.abs(np.mean(directions, axis=0)).max() < 4 * 0.58 / 3000 ** 0.5
+
+
+@pytest.mark.parametrize("jet_type, turned", [("w", True), ("z", True), ("t", False)])
+def test_only_bosons_are_made_to_decay_evenly(jet_type, turned, monkeypatch):
+    pythia8mc = pytest.importorskip("pythia8mc")
+    calls = []
+
+    class Hook(pythia8mc.UserHooks):
+        def canVetoResonanceDecays(self):
+            return True
+
+        def doVetoResonanceDecays(self, process):
+            calls.append(process)
+            return False
+
+    hook = Hook()
+    monkeypatch.setattr(simulate_module, "isotropic_decays", lambda rng: hook)
+    simulate_shard(jet_type, 1, seed=0, shard=0)
+    assert bool(calls) == turned
+
+
+class FakeParticle:
+    def __init__(self, px, py, pz, e):
+        self.px = lambda: px
+        self.py = lambda: py
+        self.pz = lambda: pz
+        self.e = lambda: e
+
+
+def fake_pythia(monkeypatch, jets, good):
+    """A pythia8mc whose events hold `jets`, {pT: momenta of constituents}; every `good`-th event succeeds.
+
+    Returns a list that grows by one with each event that is asked for.
+    """
+    asked = []
+    momenta = [p for constituents in jets.values() for p in constituents]
+    ends = np.cumsum([0, *map(len, jets.values())])
+
+    class Pythia:
+        event = [FakeParticle(*p) for p in momenta]
+
+        def __init__(self, *a):
+            pass
+
+        def readString(self, line):
+            return True
+
+        def init(self):
+            return True
+
+        def next(self):
+            asked.append(1)
+            assert len(asked) < 1000, "would never end"
+            return bool(good) and len(asked) % good == 0
+
+    class SlowJet:
+        def __init__(self, *a):
+            pass
+
+        def analyze(self, event):
+            pass
+
+        def sizeJet(self):
+            return len(jets)
+
+        def pT(self, k):
+            return list(jets)[k]
+
+        def constituents(self, k):
+            return range(ends[k], ends[k + 1])
+
+    module = types.SimpleNamespace(Pythia=Pythia, SlowJet=SlowJet, UserHooks=object)
+    monkeypatch.setitem(sys.modules, "pythia8mc", module)
+    return asked
+
+
+def test_the_two_leading_jets_are_taken_below_1600_gev(monkeypatch):
+    jets = {1700.0: [(1700, 0, 0, 1700)], 900.0: [(0, 600, 0, 600), (0, 300, 0, 300)], 850.0: [(0, 0.5, 850, 850)]}
+    asked = fake_pythia(monkeypatch, jets, good=3)                       # two of three events fail
+    particles, features = simulate_shard("t", 4, seed=0, shard=0)
+    assert len(asked) == 12 and features[:, 0].tolist() == [900.0] * 4 and features[:, 3].tolist() == [2] * 4
+    np.testing.assert_allclose(particles[:, :2, 2], [[2 / 3, 1 / 3]] * 4, rtol=1e-6)
+    assert not particles[:, 2:].any()
+
+
+def test_pythia_giving_up_ends_the_simulation(monkeypatch):
+    fake_pythia(monkeypatch, {900.0: [(900, 0, 0, 900)]}, good=0)
+    with pytest.raises(RuntimeError, match="gave up on 11 events"):
+        simulate_shard("t", 1, seed=0, shard=0)
+
+
+def test_a_negative_seed_is_refused(here):
+    with pytest.raises((UserError, SystemExit)):
+        simulate_module.main(["--seed", "-1", "--jets", "1"])
+    assert not list(here.iterdir())
