@@ -81,7 +81,7 @@ eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
 table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
 	$(PY) -m egan.eval --table2 --reduced $(ARGS)
 
-table3-egan: $(STAMP)  ## E-GAN's Table III, reduced, on FashionMNIST; ARGS= adds flags; resumable
+table3-egan: $(STAMP)  ## E-GAN's Table III, reduced, two seeds: about an hour of two CPU cores; resumable
 	$(PY) -m egan.eval --table3 --reduced --seeds 2 $(ARGS)
 
 compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), three seeds: Figs. 2-4; resumable
