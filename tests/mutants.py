@@ -35,7 +35,17 @@ FOLDERS = sorted(path.parent.name for path in REPO.glob("*/train.py"))
 LEFT_OUT = {"__init__.py", "eval.py", "reproduce.py", "simulate.py"}  # no line of a training run
 COMMON_TESTS = {  # of common/, where test_<name>.py is not enough
     "cli": "test_cli test_runs",
+    "arguments": "test_cli",
     "device": "test_device test_runs test_steps",
+    "rng": "test_device test_runs test_steps",
+    "distributed": "test_device",
+    "cuda": "test_device test_mdma",
+    "download": "test_data",
+    "folders": "test_data",
+    "toys": "test_metrics_toy",
+    "distances": "test_metrics_images",
+    "extractors": "test_metrics_images",
+    "inception": "test_metrics_images",
     "masking": "test_masking test_mdma_model",
     "images": "test_metrics_images",
     "lenet": "test_metrics_images",
@@ -44,7 +54,7 @@ COMMON_TESTS = {  # of common/, where test_<name>.py is not enough
 }
 SHOWING = {"print", "announce", "curves", "save_grid", "densities", "surface", "add_argument_group"}
 SHOWN = {"draw", "draw_curves", "draw_features", "panels"}  # functions that only show
-SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS")  # tables: a test would only repeat them
+SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS|BERTHELOT|IMAGES")  # tables: a test would only repeat them
 SWAPS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
