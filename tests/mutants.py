@@ -54,7 +54,9 @@ COMMON_TESTS = {  # of common/, where test_<name>.py is not enough
 }
 SHOWING = {"print", "announce", "curves", "save_grid", "densities", "surface", "add_argument_group"}
 SHOWN = {"draw", "draw_curves", "draw_features", "panels"}  # functions that only show
-SETTINGS = re.compile(r"QUICK|SMOKE|PRESETS|THESIS|BERTHELOT|IMAGES")  # tables: a test would only repeat them
+SETTINGS = re.compile(
+    r"QUICK|SMOKE|PRESETS|THESIS|BERTHELOT|IMAGES"
+)  # tables: a test would only repeat them
 SWAPS = {
     ast.Add: ast.Sub,
     ast.Sub: ast.Add,
