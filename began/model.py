@@ -48,11 +48,11 @@ def update_k(k_t: Tensor, L_x: Tensor, L_G: Tensor, gamma: float, lambda_k: floa
     k_t, L_x, L_G: scalars. Returns a scalar in [0, 1] without gradient.
     """
     k = k_t + lambda_k * (gamma * L_x.detach() - L_G.detach())
-    return k.clamp(0.0, 1.0)  # departure 2
+    return k.clamp(0.0, 1.0)  # departure 2: §2.3 asks for it in words only
 
 
 def convergence_measure(L_x: Tensor, L_G: Tensor, gamma: float) -> Tensor:
-    """M = L(x) + |γ L(x) − L(G(z_G))|, §2.3. It falls also where G has collapsed.
+    """M = L(x) + |γ L(x) − L(G(z_G))|, §2.3. It also falls when G collapses.
 
     L_x, L_G: scalars. Returns a scalar without gradient.
     """

@@ -47,18 +47,18 @@ from .thesis_log import draw_curves
 @dataclass
 class Args(ImageRunArgs):
     # --- paper (thesis; --arch berthelot takes arXiv:1703.10717's)
-    arch: Literal["thesis", "berthelot"] = "thesis"  # §3.1 / arXiv §3.5
+    arch: Literal["thesis", "berthelot"] = "thesis"  # networks and settings: §3.1 / arXiv §3.5
     encoder: Literal["resnet18", "conv"] = "resnet18"  # D's encoder (§3.1)
     encoder_weights: FilePath = "imagenet"  # ResNet-18's: imagenet (§3.1), none or a file
     size: int = 64  # image side (appendix: 64)
     channels: Literal[1, 3] | None = None  # none: the data set's own (appendix: 1)
     width: int = 64  # filters: base_dim (appendix) / n (arXiv §4.1: 128)
-    z_dim: int = 48  # N_z (appendix; §3.1: 64; departure 3)
-    z_dist: Literal["normal", "uniform"] = "normal"  # (appendix; §2.3: uniform on [-1, 1])
-    code_dim: int = 512  # N_h (§3.1: 512; arXiv §4.1: 64)
+    z_dim: int = 48  # N_z, length of z (appendix; §3.1: 64; departure 3)
+    z_dist: Literal["normal", "uniform"] = "normal"  # of z (appendix; §2.3: uniform on [-1, 1])
+    code_dim: int = 512  # N_h, length of D's code (§3.1: 512; arXiv §4.1: 64)
     gamma: float = 0.5  # γ, diversity ratio in [0, 1] (appendix)
     lambda_k: float = 0.001  # λ_k, gain of k, in [0, ∞) (§2.3)
-    target_norm: Literal[1, 2] = 1  # η (appendix: 1)
+    target_norm: Literal[1, 2] = 1  # η, exponent of the pixel error (appendix: 1)
     lr_g: float = 1e-4  # Adam's learning rate for G, in [0, ∞) (appendix)
     lr_d: float = 1e-5  # Adam's learning rate for D, in [0, ∞) (appendix)
     beta1: float = 0.5  # Adam's β₁ in [0, 0.999] (appendix); β₂ is 0.999
@@ -190,7 +190,9 @@ def main(argv=None):
             with torch.no_grad():
                 fake = G(z_D)
             real_error = autoencoder_error(x, D(x), args.target_norm)
-            fake_error = autoencoder_error(fake, D(fake), args.target_norm)  # departure 1
+            fake_error = autoencoder_error(
+                fake, D(fake), args.target_norm
+            )  # departure 1: of G(z), not x
         L_D = discriminator_loss(real_error, fake_error, k_t)
         opt_D.zero_grad()
         L_D.backward()

@@ -74,7 +74,7 @@ class Args(ImageRunArgs):
     # stochastic: z = μ(x) + σ(x)·ε (ALI)
     encoder: Literal["deterministic", "stochastic"] = "deterministic"
     cycle: float = 0.0  # λ, bigan and ali: weight of mean|x − G(E(x))| in L_GE (ALICE); 0: none
-    lr_weight: float = 0.25  # joint-lr: weight of L(z, E(G(z))) in L_GE (code: 0.25)
+    lr_weight: float = 0.25  # not a rate: weight of L(z, E(G(z))) in joint-lr's L_GE (code)
     lr: float = 2e-4  # Adam's learning rate, all networks (code)
     lr_ratio: float = 1.0  # of G's and E's learning rate to D's (ours); 1: the papers'
     # share of the rate left at the end, after an exponential decay over the second half

@@ -38,7 +38,10 @@ def ac_discriminator_loss(
 
 
 def ac_generator_loss(fake: Tensor, cnd_fake: Tensor, groups=None, adv="minimax") -> Tensor:
-    """L_g = L_adv^g + L_cls^g, (2). fake = D(x'): (B, 1 + S). Returns a scalar."""
+    """L_g = L_adv^g + L_cls^g, (2) without L_cls^r, which has no gradient to G.
+
+    fake = D(x'): (B, 1 + S). Returns a scalar.
+    """
     L_adv = adversarial_generator_loss(fake[:, 0], adv)
     return L_adv + classification_loss(fake[:, 1:], cnd_fake, groups)  # departure 1
 
@@ -51,7 +54,7 @@ def classification_loss(logits: Tensor, cnd: Tensor, groups=None) -> Tensor:
     groups = list(groups or [logits.shape[1]])
     loss = 0
     for l, c in zip(logits.split(groups, 1), cnd.split(groups, 1)):
-        loss = loss - (c * l.log_softmax(1)).sum(1).mean()  # departure 2
+        loss = loss - (c * l.log_softmax(1)).sum(1).mean()  # departure 2: softmax per group
     return loss
 
 
@@ -133,7 +136,8 @@ def gan_c_losses(
 ) -> tuple[Tensor, Tensor]:
     """L_{d_c} = E[f_r^d(D_c(x))] + E[f_g^d(D_c(x'))], L_{g_c} = E[f_g^g(D_c(x'))], (13)-(16).
 
-    The one GAN of condition c; the sums over all c, (11) and (12), are ca_…_loss.
+    The one GAN of condition c; the sums over all c, (11) and (12), are ca_…_loss, which training
+    uses. E is over the joint distribution: a sum over images with c, divided by B (departure 6).
     real_c, fake_c: (B,), D_c's outputs. cnd_c, cnd_fake_c: (B,), 1 where x has, x' was asked to
     have c. Returns two scalars.
     """
@@ -141,7 +145,7 @@ def gan_c_losses(
     has_c = real_c[cnd_c == 1]
     asked_c = fake_c[cnd_fake_c == 1]
     L_d_c = f.real_d(has_c).sum() / len(real_c) + f.fake_d(asked_c).sum() / len(fake_c)
-    L_g_c = f.fake_g(asked_c).sum() / len(fake_c)  # departure 6
+    L_g_c = f.fake_g(asked_c).sum() / len(fake_c)
     return L_d_c, L_g_c
 
 
@@ -198,7 +202,7 @@ def unmix(a: Tensor, b: Tensor, share: float) -> tuple[Tensor, Tensor]:
 
 
 def discriminate(D, real: Tensor, fake: Tensor, share: float = 0.0) -> tuple[Tensor, Tensor]:
-    """D(x), D(x') with D called on the two mixed batches. share 0: on the real, then the others."""
+    """D(x), D(x') with D called on the two mixed batches; with share 0 on x, then on x'."""
     a, b = mix(real, fake, share)
     return unmix(D(a), D(b), share)
 

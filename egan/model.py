@@ -77,19 +77,19 @@ MUTATIONS = {"heuristic": heuristic, "minimax": minimax, "least-squares": least_
 
 
 def fitness(F_q: Tensor, F_d: Tensor, gamma: float) -> Tensor:
-    """F = F_q + γ F_d, line 13. γ = 0: F_q, whatever F_d is."""
+    """F = F_q + γ F_d, line 13 (the slides also write λ for γ). γ = 0: F_q, whatever F_d is."""
     return F_q + gamma * F_d if gamma else F_q
 
 
 def quality_fitness(fake_logits: Tensor) -> Tensor:
     """F_q = E_z D(G(z)). (…, B). Returns (…), in [0, 1]."""
-    return torch.sigmoid(fake_logits).mean(-1)  # departure 10
+    return torch.sigmoid(fake_logits).mean(-1)  # departure 10: D is a probability
 
 
 def diversity_fitness(squared_norm: Tensor) -> Tensor:
     """F_d = −log ‖∇_w L_D‖. squared_norm: Σ over all of D's parameters of (∂L_D/∂w)², (…)."""
     bounded = squared_norm.clamp(min=torch.finfo(torch.float32).tiny)  # departure 11
-    return -bounded.log() / 2  # departure 5
+    return -bounded.log() / 2  # departure 5: of the norm, not of its square
 
 
 def diversity_fitness_of(gradient: list[Tensor]) -> Tensor:
@@ -109,7 +109,7 @@ def diversity_fitness_of(gradient: list[Tensor]) -> Tensor:
 
 
 def select(F: Tensor, mu: int) -> Tensor:
-    """Places of the μ fittest children, best first, lines 16-17: (μ, λ) selection.
+    """Places of the μ fittest children, best first, lines 16-17: (μ, λ) selection, λ = n_m·μ.
 
     F: (n_m·μ,). Returns int64 (μ,). A child whose F is not finite is never selected; if fewer than
     μ are left, they take the places in turn. ValueError if none is left.

@@ -91,8 +91,8 @@ class Args(ImageRunArgs):
     dataset: Literal[*MIXTURES, *DATASETS, "synthetic"] = "8gaussians"  # data to train on
     steps: int = 100_000  # generations (authors' code)
     batch_size: int = 64  # m (Algorithm 1: 32; toys: authors' code)
-    # images: at each --sample-every, FID and IS of so many samples of the fittest, against the test
-    # split; 0: none, else at least 4; in [0, ∞)
+    # images: at each --sample-every, FID and IS of this many samples of the fittest, against the
+    # test split; 0: none, else at least 4; in [0, ∞)
     fid_samples: int = 0
     # how children are computed; auto: shared-loop for images on a CPU, else batch
     population: Literal["auto", *POPULATIONS] = "auto"
@@ -270,15 +270,17 @@ def main(argv=None):
             if args.clip:  # WGAN
                 clip_weights(D, args.clip)
 
+        # Lines 8-15 for all children at once: each has its own noise to learn from, and their
+        # fitness is measured on a second z that all of them share.
         z = sample_z((mu * n_m, m), args, rng).to(device)  # line 10
         children = population.offspring(n_m)  # lines 8-9
         losses = children.mutate(D, z, mutations)  # lines 11-12
         healthy = losses.isfinite() & children.healthy()  # departure 16
 
         by_fitness = args.selection == "fitness" and n_m > 1  # else F is only logged
-        z = sample_z((args.eval_batch,), args, rng).to(device)
+        z_F = sample_z((args.eval_batch,), args, rng).to(device)
         if by_fitness or (run.due(step, args.log_every) and not wgan):
-            F_q, F_d = children.evaluate(D, x_F, z)
+            F_q, F_d = children.evaluate(D, x_F, z_F)
         if by_fitness:
             F = fitness(F_q, F_d, args.gamma)  # line 13
         else:

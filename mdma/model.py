@@ -33,7 +33,7 @@ def plain_block(block, x, c, n, mask):
     x: (B, N, l); c: (B, l); n: (B, 1); mask: (B, N). Returns the new x and c.
     """
     h = block.act(block.up(x))  # (B, N, h)
-    query = block.act(block.norm(block.up(c)))  # (B, h)
+    query = block.act(block.norm(block.up(c)))  # (B, h); LN before act: departure 9
     pooled = plain_attention(block.attention, query, h, mask)  # (B, h)
     c = block.down_act(block.down(torch.cat([pooled, n], dim=1)))  # (B, l)
     pairs = torch.cat([h, c[:, None].expand(-1, h.shape[1], -1)], dim=2)  # (B, N, h + l)

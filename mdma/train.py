@@ -57,7 +57,8 @@ class Args(RunArgs):
     h_d: int = 64  # h of the critic (authors' code)
     blocks_d: int = 2  # blocks of the critic (authors' code)
     heads_d: int = 4  # its attention heads (authors' code)
-    # batches whose jets are sorted by n together (§3: similar n), 1: random batches (authors' code)
+    # so many batches of jets are sorted by n together (§3: similar n; 64 is ours), 1: random
+    # batches, as the authors' code has them
     bucket: int = 64
     n_mean: float = 70.0  # const, of sums and n; in (0, ∞) (authors' code)
     aggregate: Literal["attention", "mean", "sum"] = "attention"  # particles to mean field (§3)
@@ -73,7 +74,7 @@ class Args(RunArgs):
     warmup: int = 2000  # steps to it, linear (authors' code)
     lr_total: int = 3_000_000  # steps after which the cosine is at 0 (authors' code)
     # best.pt: no checkpoint whose FPD, not extrapolated, is this many times the lowest so far;
-    # in [1, ∞) (§3.1: by eye)
+    # in [1, ∞) (§3.1 vetoes by FPD and gives no threshold: 1.2 is ours)
     veto: float = 1.2
     beta1: float = 0.0  # Adam's β₁ in [0, 1) (authors' code)
     beta2: float = 0.999  # Adam's β₂ in [0, 1) (authors' code)
@@ -81,7 +82,7 @@ class Args(RunArgs):
 
     # --- not in the paper (off)
     lr_ratio: float = 1.0  # the generator's learning rate over the critic's
-    g_every: int = 1  # the generator learns at each so-many-th step only, the critic always
+    g_every: int = 1  # G learns only every this many steps, the critic at every one
     # how the networks see pt_rel: as it is, its ln (the authors' code of 2024: Box-Cox, whose
     # exponent comes out as 0), or x of pt_rel = s·softplus(x) (ours), s the median: ln where soft,
     # linear where hard. With both no pt is below 0
@@ -123,7 +124,7 @@ SMOKE = dict(
     **dict(valid_batches=2, log_every=2, sample_every=6, save_every=6),
 )
 PRESETS = {"quick": {True: QUICK}, "smoke": {True: SMOKE}}
-# Flags that runs of before have; with these values they changed nothing, so that one can go on.
+# Flags of earlier runs. With these values they changed nothing, so that such a run can go on.
 RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 50_000}
 
 
@@ -260,7 +261,8 @@ def main(argv=None):
         if not train_G:
             return L_D.detach(), *torch.zeros(2, device=device)
 
-        # Generator, against the new critic; mean fields against the real jets' from before (§3.2).
+        # Generator, against the updated critic. The real jets' mean fields are from before its
+        # update (§3.2).
         D.requires_grad_(False)
         fake_score, fake_field = D(fake, mask)
         L_G = objective.generator_loss(fake_score)

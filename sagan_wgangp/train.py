@@ -76,13 +76,13 @@ class Args(ImageRunArgs):
     # the same in G's first 25 steps and in every 500th, 0: as always (WGAN's authors' code: 100);
     # in [0, ∞)
     n_critic_warm: int = 0
-    optimizer: Literal["adam", "rmsprop"] = "adam"  # WGAN: rmsprop
+    optimizer: Literal["adam", "rmsprop"] = "adam"  # of G and D (WGAN: rmsprop, the others: adam)
     lr_g: float = 1e-4  # learning rate of G (TTUR: 1e-4)
     lr_d: float = 4e-4  # learning rate of D (TTUR: 4e-4)
-    beta1: float = 0.0  # Adam's β₁, in [0, 1)
-    beta2: float = 0.9  # Adam's β₂, RMSProp's α, in [0, 1)
+    beta1: float = 0.0  # Adam's β₁, in [0, 1) (each method's paper)
+    beta2: float = 0.9  # Adam's β₂, RMSProp's α, in [0, 1) (each method's paper)
     init: Literal["normal", "he", "xavier"] = "xavier"  # initial weights (each one's authors' code)
-    z_dim: int = 128  # N_z
+    z_dim: int = 128  # N_z, length of z (each method's authors' code)
     # both rates fall linearly to 0 at --steps (WGAN-GP's authors' code on CIFAR-10)
     lr_decay: bool = False
     # channels at half size; doubled up to 8 times (DCGAN: 64); toys: units of each layer
@@ -95,8 +95,8 @@ class Args(ImageRunArgs):
     dataset: Literal[*DATASETS, *TOYS, "synthetic"] = "celeba"
     steps: int = 10_000  # updates of G (Fig. 4 goes to 10,000 "epochs"; steps are not given)
     batch_size: int = 64  # (not given; WGAN, WGAN-GP: 64)
-    # images: at each --sample-every, FID and IS of so many samples against the test split, 0: not;
-    # in [0, ∞)
+    # images: at each --sample-every, FID and IS of this many samples against the test split; 0:
+    # not; in [0, ∞)
     fid_samples: int = 0
     # of --fid-samples; auto: the first that can be had
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
@@ -255,13 +255,13 @@ def main(argv=None):
                 with torch.no_grad():
                     fake = G(z)
                 D_real, D_fake = D(x).float(), D(fake).float()
-            L_D = discriminator_loss(D_real, D_fake)  # Eq. 1, 2-3 or SAGAN's Eq. 4
+            L_D = discriminator_loss(D_real, D_fake)  # Ding's Eq. 1 or 2-3, or SAGAN's Eq. 4
             GP = zero
             if args.gp:
                 epsilon = shard(torch.rand(B, generator=rng)).to(device)
                 GP = gradient_penalty(D, x, fake, epsilon)
             opt_D.zero_grad()
-            (L_D + args.gp * GP).backward()  # Eq. 4
+            (L_D + args.gp * GP).backward()  # Ding's Eq. 4
             average_gradients(D)
             opt_D.step()
             if args.clip:
