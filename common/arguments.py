@@ -37,8 +37,7 @@ FilePath = NewType(
 
 @dataclass
 class RunArgs:
-    """The arguments that every train.py has. A folder's own defaults and sources stand in its Args.
-    """
+    """The arguments that every train.py has. A folder's own defaults and sources stand in its Args."""
 
     # --- run
     dataset: str = ""  # data to train on
@@ -191,8 +190,7 @@ RANGE = re.compile(r"\bin ([\[(])([^\s,\]]+), ([^\s,)\]]+)([\])])")
 
 
 def stated_range(comment, kind):
-    """(low, high, low is left out, high is left out) of numbers of a type, from a field's comment.
-    """
+    """(low, high, low is left out, high is left out) of numbers of a type, from a field's comment."""
     stated = RANGE.search(comment)
     if stated is None:
         return (1 if kind is int else 0), math.inf, False, True

@@ -134,8 +134,7 @@ class ImageSet:
         return (x / 127.5 - 1).clamp_(-1, 1)
 
     def batch(self, step, batch_size, seed, device="cpu"):
-        """Batch number `step`: (images as in `images_at`, labels int64 (B,) on `device` or None).
-        """
+        """Batch number `step`: (images as in `images_at`, labels int64 (B,) on `device` or None)."""
         indices = batch_indices(len(self), batch_size, seed, step)
         labels = None if self.labels is None else self.labels[indices].to(device)
         return self.images_at(indices, device), labels

@@ -110,8 +110,7 @@ def _parse_idx(raw):
 
 
 def _find_files(name, split, need, data_dir, download):
-    """{file name: unpacked bytes} of the files in `need` from the first place that has them whole.
-    """
+    """{file name: unpacked bytes} of the files in `need` from the first place that has them whole."""
     places = [data_dir / place for place in PLACES[name]]
     files, tried, damaged = None, [], []
     for place in [*places, SYSTEM_DIR / name]:

@@ -209,8 +209,7 @@ def celeba_files(data_dir, split):
 
 
 def attempt(function, things, title):
-    """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool.
-    """
+    """[what function(thing) returns, or the BadImage that it raises], over the threads of the pool."""
 
     def attempt(thing):
         try:

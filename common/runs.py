@@ -104,8 +104,7 @@ class Run:
         return self.saved_step, values
 
     def save(self, step, name="last.pt", **state):
-        """Write last.pt so that a kill at any moment leaves either the old or the new one, whole.
-        """
+        """Write last.pt so that a kill at any moment leaves either the old or the new one, whole."""
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
         if bad := first_nonfinite(state):
             raise UserError(f"step {step}: {bad} is not finite. {self._last_good()}")
@@ -392,8 +391,7 @@ def newest_checkpoint(paper):
 
 
 def first_nonfinite(value, name="state"):
-    """The name of the first non-finite float or floating tensor in nested dicts and lists, or None.
-    """
+    """The name of the first non-finite float or floating tensor in nested dicts and lists, or None."""
     if isinstance(value, float):
         return None if math.isfinite(value) else name
     if torch.is_tensor(value):

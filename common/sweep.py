@@ -174,8 +174,7 @@ def _checkpoint(where):
 
 
 def _finished(where):
-    """Whether the run in `where` has done all its steps (but was stopped before it was measured).
-    """
+    """Whether the run in `where` has done all its steps (but was stopped before it was measured)."""
     if not (where / "last.pt").exists():
         return False
     checkpoint = _checkpoint(where)

@@ -14,7 +14,6 @@ def count_tag(n: int) -> str:
 
 
 def pick(metrics: dict, what: str, default=math.nan):
-    """The first value in `metrics` whose key is `what` and such a tag; `default` if there is none.
-    """
+    """The first value in `metrics` whose key is `what` and such a tag; `default` if there is none."""
     key = re.compile(re.escape(what) + r"(_(lenet|inception|effnet)\w*?)?_[\d.]+k?(_.*)?")
     return next((value for k, value in metrics.items() if key.fullmatch(k)), default)

@@ -10,8 +10,7 @@ from torch import Tensor
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of features (N, D), both float64. Warns when N <= D.
-    """
+    """Mean (D,) and unbiased covariance (D, D) of features (N, D), both float64. Warns when N <= D."""
     n, dim = features.shape
     if n < 2:
         raise ValueError(f"a covariance needs two samples or more, not {n}")

@@ -1,5 +1,4 @@
-"""Inception v3 as TensorFlow's FID has it: the port of the package pytorch-fid, which is optional.
-"""
+"""Inception v3 as TensorFlow's FID has it: the port of the package pytorch-fid, which is optional."""
 
 from torch import Tensor, nn
 from torch.nn import functional as F

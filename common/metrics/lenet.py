@@ -74,8 +74,7 @@ class LeNet(nn.Module):
 
 
 def match_channels(images: Tensor, channels: int) -> Tensor:
-    """(B, C, H, W) -> (B, channels, H, W): colour is averaged to grey, grey is repeated to colour.
-    """
+    """(B, C, H, W) -> (B, channels, H, W): colour is averaged to grey, grey is repeated to colour."""
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(
             f"images of 1 or 3 channels, shape (B, C, H, W), are needed, not {tuple(images.shape)}"

@@ -52,8 +52,7 @@ def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
 
 
 def _kernel_sums(a: Tensor, b: Tensor, bandwidths, block: int = 512) -> list[float]:
-    """Σ k(a_i, b_j) for each bandwidth, in blocks of rows, so that never all pairs are in memory.
-    """
+    """Σ k(a_i, b_j) for each bandwidth, in blocks of rows, so that never all pairs are in memory."""
     sums = [0.0] * len(bandwidths)
     for rows in a.split(block):
         squares = torch.cdist(rows, b, compute_mode="donot_use_mm_for_euclid_dist").square_()
