@@ -160,6 +160,7 @@ def load_pairs(
     direction=None,
     download=True,
     limit=None,
+    skip_bad=False,
 ):
     """Pairs of `task`: one of TASKS on an image set of common.data, or "pairs" that exist as files.
 
@@ -167,7 +168,8 @@ def load_pairs(
     folders A and B with the same names. Held out is test/ or val/ beside train/, else every tenth
     pair. channels: None is the files' own, 1 luminance, 3 repeats grey. jitter, flip: the training
     split's random crops from 286/256 of the size (the authors') and mirroring. direction: AtoB,
-    BtoA or None, the set's own. limit: so many. Raises UserError, which names a file at fault.
+    BtoA or None, the set's own. limit: so many. skip_bad: a task leaves images out that can't be
+    decoded. Raises UserError, which names a file at fault.
     """
     train = split == "train"
     load_size = round(size * 286 / 256) if jitter and train else size
@@ -177,7 +179,9 @@ def load_pairs(
             raise UserError(
                 f"{task} can't take {size} pixels: give a multiple of {TASKS[task].multiple}"
             )
-        images = load_images(dataset, data_dir, split, load_size, channels, download, limit)
+        images = load_images(
+            dataset, data_dir, split, load_size, channels, download, limit, skip_bad=skip_bad
+        )
         if TASKS[task].colour and images.channels != 3:
             raise UserError(f"{task} needs colour images, and {dataset} is grey")
         return TaskPairs(task, images, size, flip)
