@@ -1,12 +1,9 @@
 """What train.py and eval.py draw: rows of x, T(x), y, and the curves of a log."""
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
 from common.plots import curves
-from common.runs import read_log
 
 from .tasks import paste
 
@@ -24,15 +21,13 @@ def whole(task, x: Tensor, image: Tensor) -> Tensor:
     return paste(x, image) if task == "inpainting" else image
 
 
-def in_rows(task, x: Tensor, *images: Tensor) -> Tensor:
-    """x, then each of `images` beside it, pair by pair: (B (1 + n), C, H, W)."""
-    columns = [x.float(), *(whole(task, x, image.float()) for image in images)]
-    return torch.stack(columns, 1).flatten(0, 1)
+def in_rows(*images: Tensor) -> Tensor:
+    """n sets of images (B, C, H, W) side by side, pair by pair: (B n, C, H, W)."""
+    return torch.stack([part.float() for part in images], 1).flatten(0, 1)
 
 
-def draw_curves(folder):
-    """curves.png of the run in `folder`: losses, P and P_j, the hinge, D's judgement, pixels."""
-    log = read_log(Path(folder) / "log.jsonl")
+def draw_curves(log, path):
+    """Losses, P and P_j, the hinge, D's judgement and the error in pixels over the steps."""
     there = {key for line in log for key in line}
     panels = [keys for keys in PANELS if there & set(keys)]
-    curves(log, panels, Path(folder) / "curves.png", smooth=10)
+    curves(log, panels, path, smooth=10)

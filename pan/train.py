@@ -32,7 +32,7 @@ from common.distributed import average, average_gradients, init_processes, shard
 from common.errors import UserError
 from common.plots import save_grid
 from common.rng import seed_all
-from common.runs import Run
+from common.runs import Run, read_log
 
 from . import model
 from .model import (
@@ -43,7 +43,7 @@ from .model import (
     transformation_loss,
 )
 from .pairs import PIX2PIX, load_pairs
-from .pictures import draw_curves, in_rows
+from .pictures import draw_curves, in_rows, whole
 from .presets import LOSSES, presets
 from .tasks import TASKS, overlap
 
@@ -172,7 +172,8 @@ def main(argv=None):
     data = load_data(args).to(device)
     args.channels = data.channels
     held_out = load_data(args, "test")
-    shown = held_out.pairs_at(range(min(12, len(held_out))), device)
+    x_shown, y_shown = held_out.pairs_at(range(min(12, len(held_out))), device)
+    y_shown = whole(args.task, x_shown, y_shown)
 
     # --- networks and optimisers (authors' code)
     T, D = (net.to(device) for net in build(args))
@@ -253,16 +254,16 @@ def main(argv=None):
         if run.due(step, args.sample_every) and rank == 0:
             T.eval()  # running BatchNorm statistics
             with torch.no_grad():
-                samples = T(shown[0])
+                samples = T(x_shown).float()
             T.train()
             run.check(step, samples=samples)
-            grid = in_rows(args.task, shown[0], samples, shown[1])
+            grid = in_rows(x_shown, whole(args.task, x_shown, samples), y_shown)
             save_grid(grid, run.dir / "samples" / f"step_{step:08d}.png", nrow=9)
         run.log(step, **logged)
         if run.due(step, args.save_every):
             run.save(step, **state)
             if rank == 0:
-                draw_curves(run.dir)
+                draw_curves(read_log(run.dir / "log.jsonl"), run.dir / "curves.png")
     return run.metrics
 
 
