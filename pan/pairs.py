@@ -338,7 +338,7 @@ def header(file):
             turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
             width, height = image.size
             grey = image.mode in ("1", "L", "LA")
-    except Exception as e:  # noqa: BLE001  (PIL raises OSError, SyntaxError, ValueError, struct.error, …)
+    except Exception as e:  # noqa: BLE001  (PIL raises many kinds)
         raise cannot_decode(file, e) from None
     return (height, width, grey) if turned else (width, height, grey)
 

@@ -194,8 +194,8 @@ def main(argv=None):
     run = Run("pan", args, device, rank)
     start, _ = run.resume(**state)
     run.announce(
-        f"{args.loss}, {args.task} on {args.dataset} ({len(data):,} pairs at {args.size}x{args.size}"
-        f"x{args.channels}), T {args.net}, {device}: steps {start + 1} to {args.steps}, "
+        f"{args.loss}, {args.task} on {args.dataset} "
+        f"({len(data):,} pairs at {args.size}x{args.size}x{args.channels}), T {args.net}, {device}: steps {start + 1} to {args.steps}, "
         f"batch {args.batch_size}" + (f" over {world} processes" if world > 1 else "")
     )
 
