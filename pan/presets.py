@@ -38,11 +38,11 @@ QUICK = dict(
     width_t=32,
     bottleneck=256,
     batch_size=8,
-    steps=4000,
+    steps=2000,
     log_every=50,
-    sample_every=500,
+    sample_every=250,
 )
-QUICK_DERAINING = QUICK | dict(width_t=16, steps=1500, sample_every=250)  # at full resolution
+QUICK_DERAINING = QUICK | dict(width_t=16, steps=1000)  # at full resolution
 SMOKE = dict(
     dataset="synthetic",
     task="deraining",
