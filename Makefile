@@ -27,7 +27,7 @@ export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
 .PHONY: help setup test mutants lint format smoke bench clean FORCE
-.PHONY: data-jets quick-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan
+.PHONY: data-jets quick-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan tables-pan
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -96,6 +96,9 @@ table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= a
 
 figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3 and the toy, reduced; ARGS="--seeds 1" …; resumable
 	$(PY) -m cagan.reproduce --reduced $(ARGS)
+
+tables-pan: $(STAMP)  ## PAN's Tables III and IV, reduced, three seeds: hours of two CPU cores; ARGS= adds flags; resumable
+	$(PY) -m pan.reproduce --table3 --table4 --reduced $(ARGS)
 
 smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in seconds
 	rm -rf runs/$*/smoke

@@ -45,6 +45,8 @@ ROWS = [  # folder, what, flags
     ("cagan", "§5, fp32", []),
     ("cagan", "§5, bf16", ["--amp", "bf16"]),
     ("cagan", "--quick (bf16)", ["--quick", "--fid-samples", "0"]),
+    ("pan", "--quick, in-painting", ["--quick"]),
+    ("pan", "--quick, de-raining", ["--quick", "--task", "deraining"]),
     ("mdma", "30 particles", ["--num-particles", "30"]),
     ("mdma", "30 particles, --eager (CUDA: no graphs)", ["--num-particles", "30", "--eager"]),
     ("mdma", "150 particles", ["--num-particles", "150"]),
@@ -56,6 +58,7 @@ COMMON = {
     "bigan": [],
     "cagan": ["--dataset", "fashion-mnist"],
     "mdma": ["--dataset", "synthetic", "--valid-batches", "1"],
+    "pan": [],
     "sagan_wgangp": ["--dataset", "synthetic", "--channels", "3", "--n-critic-warm", "0"],
 }
 

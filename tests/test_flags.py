@@ -35,6 +35,7 @@ EXEMPT = {  # what is not tested here, and why
     "egan.population": "the same up to rounding: test_steps.py, test_egan.py",
     "mdma.amp": "refused: jets need float32",
     "mdma.dataset": "needs files: test_mdma_data.py makes some",
+    "pan.direction": "needs pairs of files: test_pan_train.py makes some",
     "mdma.veto": "acts where a run gets worse: test_mdma.py",
     "sagan_wgangp.extractor": "the other one needs Inception's weights",
 }
@@ -45,6 +46,7 @@ BASE = {  # flags of all runs of a folder
     "cagan": "--steps 3 --width 4",
     "egan": "--steps 3 --mu 2",
     "mdma": "--steps 3 --lr 1e-3",
+    "pan": "--steps 3",
     "sagan_wgangp": "--steps 3 --method wgan_gp",
 }
 NEEDS = {  # what must stand beside a flag so that it can act
@@ -61,12 +63,19 @@ NEEDS = {  # what must stand beside a flag so that it can act
     "egan.gp": "--d-norm none",
     "egan.size": "--dataset synthetic --width-g 4 --width-d 4",
     "mdma.gp": "--objective wgan-gp",
+    "pan.bottleneck": "--task inpainting --size 64",
+    "pan.dropout": "--net unet6 --size 64",
+    "pan.lambda_pixel": "--pixel l1",
+    "pan.net": "--size 64",
+    "pan.task": "--net unet6 --size 64 --channels 3",
     "sagan_wgangp.batch_norm": "--gp 0",
 }
 VALUES = {  # words that a parser cannot know
     "bigan.hold_out": ("disc", "ring"),
     "cagan.fid_samples": ("20",),
     "cagan.unbalanced": ("2 1", "1 2"),
+    "pan.lambdas": ("1 1.5 1.5 1", "0 0 0 0"),
+    "pan.net": ("unet6",),
     "sagan_wgangp.attention": ("auto", "4", "4,8"),
 }
 
@@ -76,8 +85,9 @@ STATEFUL = {  # networks and options that looking might disturb
     "sagan_wgangp": ("--method gan", "--method sagan"),
     "mdma": ("--ema 0.9",),
     "egan": ("--selection random",),
+    "pan": ("--net unet6 --size 64 --dropout 0.5",),
 }
-NETWORKS = tuple(f".state.{name}." for name in ("G", "D", "E", "G_ema", "population"))
+NETWORKS = tuple(f".state.{name}." for name in ("G", "D", "E", "T", "G_ema", "population"))
 
 
 class Caught(Exception):

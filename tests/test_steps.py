@@ -560,3 +560,82 @@ def test_bigan(tmp_path, flags):
     assert_logged(state, L_GE=L_GE, **logged)
     for name, net in (("G", G), ("E", E), ("D", D)):  # the last sampling set new statistics
         assert_agree(state[name], net.state_dict(), name, ignore=("running_", "num_batches"))
+
+
+# --- PAN: L_D = −log D(y) − log(1 − D(T(x))) + [m − P]⁺, L_T = log(1 − D(T(x))) + P --------------
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--m 9",
+        "--same-batch --lambdas 1 2 3 4 --label 0.7 --beta1 0.3 --adversarial nonsaturating",
+        "--loss pa-cgan --m 0",
+        "--loss l2-cgan --lambda-gan 0.5",
+        "--loss l1 --lr-factor 3",
+        "--loss context-encoder --task inpainting --size 64",
+        "--task inpainting --size 64 --m 9",
+    ],
+)
+def test_pan(tmp_path, flags):
+    train, args, state = trained("pan", tmp_path / "run", f"{flags} --lr 1e-3 --sample-every 2")
+    T, D = train.build(args)
+    betas = (args.beta1, 0.999)
+    opt_T = torch.optim.Adam(T.parameters(), lr=1e-3 * args.lr_factor, betas=betas)
+    opt_D = torch.optim.Adam(D.parameters(), lr=1e-3, betas=betas)
+    data = train.load_data(args)
+    plain = args.loss == "l1"  # without D
+
+    def judged(x, image):
+        return D(torch.cat([x, image], 1) if args.conditional else image)
+
+    def weighted(real, fake):
+        pairs = zip(args.lambdas, real, fake)
+        return sum(weight * (a - b).abs().mean() for weight, a, b in pairs)
+
+    for step in range(1, STEPS + 1):
+        for_D, for_T = 2 * step - 2, 2 * step - 1
+        if args.same_batch:
+            for_D = for_T = step - 1
+        if not plain:
+            x, y = data.batch(for_D, args.batch_size, args.seed)
+            fake = T(x).detach()
+            real_l, real_F = judged(x, y)
+            fake_l, fake_F = judged(x, fake)
+            D_y, D_fake = torch.sigmoid(real_l), torch.sigmoid(fake_l)
+            L_D = -(args.label * D_y.log() + (1 - args.label) * (1 - D_y).log()).mean()
+            L_D = L_D - (1 - D_fake).log().mean()
+            if args.m:
+                L_D = L_D + (args.m - weighted(real_F, fake_F)).clamp(min=0)
+            descend(opt_D, L_D)
+
+        x, y = data.batch(for_T, args.batch_size, args.seed)
+        fake = T(x)
+        P, L_T = torch.zeros(()), torch.zeros(())
+        if not plain:
+            real_F = judged(x, y)[1]
+            fake_l, fake_F = judged(x, fake)
+            D_fake = torch.sigmoid(fake_l)
+            P = weighted(real_F, fake_F)
+            L_T = (1 - D_fake).log().mean()
+            if args.adversarial == "nonsaturating":
+                L_T = -D_fake.log().mean()
+            L_T = args.lambda_gan * L_T + P
+        if args.pixel == "l1":
+            L_T = L_T + args.lambda_pixel * (fake - y).abs().mean()
+        if args.pixel == "l2":
+            L_T = L_T + args.lambda_pixel * ((fake - y) ** 2).mean()
+        if args.pixel == "rim-l2":
+            weights = torch.ones(32, 32)
+            for edge in (weights[:2], weights[-2:], weights[:, :2], weights[:, -2:]):
+                edge.fill_(10)
+            L_T = L_T + 0.999 * (weights * (fake - y) ** 2).mean()
+        descend(opt_T, L_T)
+
+    assert_agree(state["T"], T.state_dict(), "T")
+    assert_logged(state, L_T=L_T)
+    if plain:
+        assert "D" not in state
+    else:
+        assert_agree(state["D"], D.state_dict(), "D")
+        assert_logged(state, L_D=L_D, P=P)

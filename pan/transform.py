@@ -1,0 +1,75 @@
+"""T of a user's own images: `python -m pan.eval --ckpt X --transform DIR --out NEW`."""
+
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from common.device import autocast
+from common.errors import UserError
+from common.plots import save_grid
+
+from .pairs import list_images, read_image
+from .pictures import whole
+from .tasks import inpainting
+
+
+def transform_folder(T, trained, args, device):
+    """Write T(x) of each image x under --transform into --out, as a PNG of the same name and place.
+
+    Images keep their size, if T can take it. In-painting cuts its hole into the image itself. What
+    can't be taken is left out, and is named in one error after the others are written.
+    """
+    source, out = Path(args.transform), Path(args.out)
+    files = list_images(source) if source.is_dir() else []
+    if not files:
+        raise UserError(f"--transform {source}: no images there. Give a folder that holds some")
+    if out.exists() and (out.is_file() or any(out.iterdir())):
+        raise UserError(f"--out {out} is not empty: choose another folder")
+    targets = {}
+    for file in files:
+        target = out / file.relative_to(source).with_suffix(".png")
+        if target in targets:
+            raise UserError(f"{file} and {targets[target]} have one name: move one of them away")
+        targets[target] = file
+
+    refused = []
+    batch = []
+    for target, file in tqdm(targets.items(), disable=None, desc="images"):
+        try:
+            image = read(file, T, trained)
+        except UserError as e:
+            refused.append(str(e))
+            continue
+        if batch and (len(batch) == args.batch_size or image.shape != batch[0][1].shape):
+            write(T, batch, trained, args, device)
+            batch = []
+        batch.append((target, image))
+    if batch:
+        write(T, batch, trained, args, device)
+    print(f"{len(files) - len(refused)} of {len(files)} images transformed into {out}")
+    if refused:
+        more = f" ({len(refused)} such images were left out)" if len(refused) > 1 else ""
+        raise UserError(refused[0] + more)
+
+
+def read(file, T, trained):
+    """x (C, H, W) in [-1, 1]."""
+    image = read_image(file, trained.channels, getattr(T, "multiple", 1))
+    side = trained.size
+    if trained.task == "inpainting" and image.shape[1:] != (side, side):
+        sides = f"{image.shape[2]}x{image.shape[1]}"
+        raise UserError(f"{file} is {sides}: this network fills holes of {side}x{side} pixels")
+    return image
+
+
+@torch.no_grad()
+def write(T, batch, trained, args, device):
+    x = torch.stack([image for _, image in batch]).to(device)
+    if trained.task == "inpainting":
+        x, _ = inpainting(x, None)
+    with autocast(device, args.amp):
+        fake = T(x)
+    fake = whole(trained.task, x, fake.float())
+    for (target, _), image in zip(batch, fake):
+        save_grid(image[None], target, nrow=1, pad=0)

@@ -1,0 +1,201 @@
+"""PAN's scripts: what flags are refused, pairs of files, and T of a user's own images."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common.cli import UserError
+from pan import eval as pan_eval
+from pan import reproduce, train
+from pan.pictures import whole
+from tests.helpers import smoke_run
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--net inpainting", "--net inpainting"),
+        ("--task inpainting --net unet6", "--task inpainting"),
+        ("--task inpainting --size 64 --conditional", "--conditional"),
+        ("--pixel rim-l2", "rim-l2"),
+        ("--loss context-encoder", "rim-l2"),
+        ("--lambda-gan 0 --lambdas 0 0 0 0", "nothing to learn"),
+        ("--task pairs --skip-bad", "--skip-bad"),
+        ("--lambdas 1 1 1 -1", "--lambdas -1"),
+        ("--label 0", "--label 0"),
+    ],
+)
+def test_flags_that_make_no_sense_are_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        train.parse_args(["--smoke", *flags.split()])
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--task inpainting --size 96", "96x96"),
+        ("--net unet6 --size 96", "multiples of 64"),
+        ("--net unet --size 64", "multiples of 256"),
+        ("--size 16", "16x16"),
+    ],
+)
+def test_a_size_that_a_network_cannot_take_is_refused(tmp_path, flags, words):
+    with pytest.raises(UserError, match=words):
+        smoke_run("pan", tmp_path / "run", *flags.split())
+
+
+def test_a_task_brings_its_own_network():
+    for task, net in (("inpainting", "inpainting"), ("deraining", "deraining"), ("edges", "unet")):
+        assert train.parse_args(["--task", task]).net == net
+    assert train.parse_args([]).task == "pairs"
+
+
+def test_quick_is_of_its_task():
+    widths = [
+        train.parse_args(["--quick", *words]).width_t for words in ([], ["--task", "deraining"])
+    ]
+    assert train.parse_args(["--quick"]).task == "inpainting" and widths[0] > widths[1]
+
+
+def draw_pairs(root, n=4, size=64):
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        both = rng.integers(0, 256, (size, 2 * size, 3), np.uint8)
+        both[:, size:] //= 4  # B is dark
+        root.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(both).save(root / f"{i}.png")
+
+
+def test_pairs_of_files_train_in_both_directions(tmp_path):
+    draw_pairs(tmp_path / "data")
+    words = f"--task pairs --dataset folder --net unet6 --size 64 --data-dir {tmp_path / 'data'}"
+    targets = {}
+    for direction in ("AtoB", "BtoA"):
+        flags = [*words.split(), "--direction", direction, "--steps", 2]
+        checkpoint = smoke_run("pan", tmp_path / direction, *flags)
+        assert checkpoint["args"]["channels"] == 3
+        args = train.Args(**checkpoint["args"])
+        targets[direction] = train.load_data(args, "test").pairs_at([0])[1].mean().item()
+        metrics = pan_eval.main(["--ckpt", str(tmp_path / direction)])
+        assert metrics["psnr_rgb8_1"] > 0 and "input_psnr_rgb8_1" in metrics
+    assert targets["AtoB"] < targets["BtoA"] - 0.5
+
+
+# --- one checkpoint
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """{task: a run directory}: de-raining at 32 pixels, in-painting at 64."""
+    folder = tmp_path_factory.mktemp("runs")
+    smoke_run("pan", folder / "deraining", "--channels", 3)
+    smoke_run("pan", folder / "inpainting", "--task", "inpainting", "--size", 64)
+    return {task: folder / task for task in ("deraining", "inpainting")}
+
+
+def noise(path, width, height, mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(len(path.name))
+    Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).convert(mode).save(path)
+
+
+def test_transform_keeps_names_sizes_and_order(runs, tmp_path):
+    source, out = tmp_path / "mine", tmp_path / "out"
+    for name, sides in (("b.png", (40, 32)), ("a.png", (32, 32)), ("sub/c.jpg", (33, 57))):
+        noise(source / name, *sides)
+    words = f"--ckpt {runs['deraining']} --transform {source} --out {out} --batch-size 2"
+    pan_eval.main(words.split())
+    made = sorted(str(p.relative_to(out)) for p in out.rglob("*.*"))
+    assert made == ["a.png", "b.png", "sub/c.png"]
+    T, _, _ = pan_eval.load(runs["deraining"] / "last.pt", torch.device("cpu"))
+    for name in ("a.png", "b.png"):
+        x = torch.from_numpy(np.array(Image.open(source / name))).permute(2, 0, 1)[None]
+        with torch.no_grad():
+            expected = (T(x.float() / 127.5 - 1) + 1) * 127.5
+        found = torch.from_numpy(np.array(Image.open(out / name))).permute(2, 0, 1)[None]
+        assert (found - expected).abs().max() <= 0.51, name
+
+
+def test_what_cannot_be_transformed_is_named_and_the_rest_is_written(runs, tmp_path):
+    source, out = tmp_path / "mine", tmp_path / "out"
+    noise(source / "a.png", 64, 64, "L")
+    noise(source / "wide.png", 80, 64, "L")
+    (source / "z.png").write_text("no image")
+    words = f"--ckpt {runs['inpainting']} --transform {source} --out {out}".split()
+    with pytest.raises(UserError, match=r"wide.png is 80x64.*64x64.*2 such"):
+        pan_eval.main(words)
+    assert [p.name for p in out.iterdir()] == ["a.png"]
+    before, after = (np.array(Image.open(folder / "a.png")) for folder in (source, out))
+    changed = before != after
+    assert changed[16:48, 16:48].mean() > 0.9
+    changed[16:48, 16:48] = False
+    assert not changed.any()
+    with pytest.raises(UserError, match="not empty"):
+        pan_eval.main(words)
+    (tmp_path / "empty").mkdir()
+    words[3] = str(tmp_path / "empty")
+    with pytest.raises(UserError, match="no images"):
+        pan_eval.main([*words[:-1], str(tmp_path / "new")])
+
+
+def test_the_untouched_input_is_measured_against_the_truth(runs):
+    """Of in-painting, against whole images: what x shows is equal in both."""
+    args = pan_eval.Args(n=6)
+    device = torch.device("cpu")
+    T, trained, _ = pan_eval.load(runs["inpainting"] / "last.pt", device)
+    trained.data_dir = "data"
+    pairs = train.load_data(trained, "test")
+    x, fake, y = next(pan_eval.transform_pairs(T, pairs, 6, trained, args, device))
+    assert x.shape == fake.shape == y.shape == (6, 1, 64, 64)
+    assert torch.equal(fake[..., :16, :], y[..., :16, :])
+    metrics = pan_eval.measure(T, pairs, trained, args, device)
+
+    def grey(images):
+        return ((images + 1) * 127.5).round()
+
+    squared = (grey(x) - grey(y)).square().mean((1, 2, 3))
+    expected = (10 * torch.log10(255**2 / squared)).mean().item()
+    assert metrics["input_psnr_grey8_6"] == pytest.approx(expected, abs=1e-3)
+    assert torch.equal(whole("deraining", x, fake), fake)
+
+
+# --- tables
+
+
+def test_the_papers_tables():
+    """Each ordering's rows are trained, and have a printed number that the paper says is better."""
+    for table in reproduce.TABLES.values():
+        for better, worse in table.orderings:
+            assert {better, worse} <= set(table.rows)
+            assert table.printed[better][1] > table.printed[worse][1]  # SSIM: in all of them
+    assert len(reproduce.TABLE_3) == 6 and len(reproduce.TABLE_5) == 5
+
+
+def test_verdicts_count_seeds():
+    def line(row, psnr):
+        return {"row": row, "psnr": psnr} | {s: [0.5] * 2 for s in ("ssim", "uqi", "vif")}
+
+    lines = [line("PAN", [21.0, 22.0]), line("Context-Encoder", [20.0, 22.5])]
+    sentences = reproduce.verdicts(reproduce.TABLES[4], lines)
+    assert sentences[0] == "PAN above Context-Encoder in PSNR: holds (+0.2500, 1 of 2 seeds)"
+    assert (
+        sentences[1] == "PAN above Context-Encoder in SSIM: does not hold (+0.0000, 0 of 2 seeds)"
+    )
+
+
+def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):
+    words = "--table4 --reduced --only PAN L2 --seeds 1 --jobs 1 --n 6"
+    tiny = "--smoke --task inpainting --size 64 --steps 2 --dataset synthetic"
+    monkeypatch.chdir(tmp_path)
+    flags = [*words.split(), "--train-flags", tiny, "--out", str(tmp_path / "t")]
+    lines = reproduce.main(flags)[4]
+    assert [line["row"] for line in lines] == ["x, untouched", "PAN", "L2"]
+    assert json.loads(Path("t/table4.json").read_text())["rows"][1]["psnr"] == lines[1]["psnr"]
+    text = Path("t/table4.md").read_text()
+    assert "21.85" in text and "x, untouched" in text
+    with Image.open("t/table4.png") as image:
+        assert np.asarray(image).std() > 0
