@@ -204,7 +204,7 @@ def untouched(results):
 
 
 def verdicts(table, lines):
-    """A sentence per ordering of the paper and score: holds where the mean over the seeds says so."""
+    """A sentence per ordering of the paper and score: holds where the mean over seeds says so."""
     by_row = {line["row"]: line for line in lines}
     sentences = []
     for better, worse in table.orderings:
