@@ -195,8 +195,8 @@ def main(argv=None):
     start, _ = run.resume(**state)
     run.announce(
         f"{args.loss}, {args.task} on {args.dataset} "
-        f"({len(data):,} pairs at {args.size}x{args.size}x{args.channels}), T {args.net}, {device}: "
-        f"steps {start + 1} to {args.steps}, "
+        f"({len(data):,} pairs at {args.size}x{args.size}x{args.channels}), T {args.net}, "
+        f"{device}: steps {start + 1} to {args.steps}, "
         f"batch {args.batch_size}" + (f" over {world} processes" if world > 1 else "")
     )
 
