@@ -997,6 +997,8 @@ def test_samples_are_of_the_fittest_at_one_z_for_the_whole_run(tmp_path, monkeyp
             "4",
             "--sample-every",
             "2",
+            "--lr-g",
+            "0.1",
             "--out",
             str(tmp_path / "r"),
         ]
@@ -1254,6 +1256,12 @@ def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkey
     assert (
         real["fid"]["mean"] < egan["fid"]["mean"] and real["is"]["mean"] > egan["is"]["mean"] >= 1
     )
+    trained = train.parse_args(["--dataset", "synthetic", *flags.split()])
+    images = train.load_data(trained)  # the row: 80 of the training split against the test split
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
+    track = Tracker(train.load_data(trained, "test"), "synthetic")
+    for key, value in track([images.images_at(order[:80], "cpu")], 80).items():
+        assert real["metrics"][key] == pytest.approx(value), key
     assert (
         egan["runs"] == 2
         and egan["is"]["best"] >= egan["is"]["mean"]
@@ -1308,9 +1316,11 @@ def test_rows_of_the_image_tables_are_the_papers_methods_and_numbers():
 
 
 def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypatch, capsys):
-    def numbered(cells, *_):
-        for i, cell in enumerate(cells):
-            cell["metrics"] = {"fid_lenet_10k_test": float(i)}
+    cells = []
+
+    def numbered(asked, *_):
+        for i, cell in enumerate(asked):
+            cells.append(cell | {"metrics": {"fid_lenet_10k_test": float(i)}})
         return cells
 
     monkeypatch.setattr(reproduce, "sweep", numbered)
@@ -1327,6 +1337,8 @@ def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypa
     for row in table:
         i = list(widths).index(row["column"]) * 6 + names.index(row["method"])
         assert row["mean"] == i
+        asked = train.parse_args(["--dataset", "cifar10", *cells[i]["flags"]])
+        assert (str(asked.width_g), str(asked.width_d)) == widths[row["column"]]
     printed = capsys.readouterr().out
     assert "| WGAN | 2.0 (51.1) | 8.0 (113.6) | 14.0 (129.2) | 20.0 (115.7) |" in printed
     assert "| WGAN-GP | 3.0 (38.5) | 9.0 (66.7) | 15.0 (385.8) | 21.0 (73.2) |" in printed
