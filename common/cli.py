@@ -128,7 +128,8 @@ def parse(parser, argv=None, presets=None, retired=None):
             changed = {k: v for k, v in preset.items() if k not in typed and values[k] != v}
             if changed and flag in ("quick", "smoke"):
                 changes = ", ".join(
-                    f"{k.replace('_', '-')} {values[k]} -> {v}" for k, v in changed.items()
+                    f"{k.replace('_', '-')} {'default' if values[k] is None else values[k]} -> {v}"
+                    for k, v in changed.items()
                 )
                 print(f"--{flag} changes the paper's settings: {changes}", file=sys.stderr)
             values |= changed

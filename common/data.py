@@ -124,7 +124,7 @@ class ImageSet:
             x = self.images[indices.to(self.images.device)]
         x = x.to(device).float()
         if x.shape[1] == 3 and self.channels == 1:
-            x = (x * x.new_tensor(LUMINANCE).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            x = luminance(x)
         if x.shape[-1] != self.size:
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
@@ -167,6 +167,14 @@ class ImageSet:
             key.update(f"{tuple(self.labels.shape)} {self.labels.dtype}".encode())
             key.update(self.labels.cpu().contiguous().numpy())
         return key.hexdigest()
+
+
+def luminance(images):
+    """(B, 1 or 3, H, W) -> (B, 1, H, W), in any range of values."""
+    if images.shape[1] == 1:
+        return images
+    weights = images.new_tensor(LUMINANCE).view(1, 3, 1, 1)
+    return (images * weights).sum(1, keepdim=True)
 
 
 def batch_indices(n, batch_size, seed, step):

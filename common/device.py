@@ -1,4 +1,4 @@
-"""Where and how to compute: device, seeds, autocast, several processes under torchrun."""
+"""Where and how to compute: device, autocast, float64, fused Adam, BatchNorm's least batch."""
 
 import contextlib
 import copy
@@ -78,12 +78,6 @@ def fused_adam(params, device, **kwargs):
     )
 
 
-# --- randomness
-
-
-# --- several processes (torchrun)
-
-
 @torch.no_grad()
 def check_batch_norm(flag, value, world, *networks):
     """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel
@@ -104,9 +98,5 @@ def check_batch_norm(flag, value, world, *networks):
             where = f" over {world} processes" if world > 1 else ""
             raise UserError(
                 f"{flag} {value}{where}: BatchNorm needs two samples per process. Give {flag} "
-                f"{2 * world} "
-                "or more"
+                f"{2 * world} or more"
             ) from None
-
-
-# --- torchvision

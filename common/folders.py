@@ -288,26 +288,32 @@ def opened_image(file):
         raise BadImage(file, reason) from None
 
 
-def decode(file, size, channels):
-    """uint8 (channels, size, size): the largest centred square, resized (bilinear with antialias).
-
-    Upright, on white where it is transparent, 16-bit grey as 8 bits.
-    """
+def as_shown(image):
+    """A copy of a PIL image, upright, on white where it is transparent, 16-bit grey as 8 bits."""
     from PIL import Image, ImageOps
 
+    image = ImageOps.exif_transpose(image)  # photographs from telephones lie on their side
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+    if image.has_transparency_data:  # what is under it may be anything, often black
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image
+
+
+def decode(file, size, channels):
+    """uint8 (channels, size, size): the largest centred square of the image as it is shown.
+
+    Resized bilinearly with antialias. Raises BadImage.
+    """
+    from PIL import Image
+
     with opened_image(file) as image:
-        image = ImageOps.exif_transpose(
-            image
-        )  # photographs from telephones lie on their side otherwise
+        image = as_shown(image)
         side = min(image.size)
         left = (image.width - side) // 2
         top = (image.height - side) // 2
         image = image.crop((left, top, left + side, top + side))
-        if image.mode.startswith("I;16"):
-            image = Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
-        elif image.has_transparency_data:  # what is under it may be anything, often black
-            image = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
         image = image.convert("L" if channels == 1 else "RGB")
         image = image.resize((size, size), resample=Image.Resampling.BILINEAR)
         return torch.from_numpy(np.array(image).reshape(size, size, channels)).permute(2, 0, 1)

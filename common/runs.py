@@ -107,7 +107,7 @@ class Run:
         """Write last.pt so that a kill at any moment leaves the old or the new one, whole."""
         state = {k: v.state_dict() if hasattr(v, "state_dict") else v for k, v in state.items()}
         if bad := first_nonfinite(state):
-            raise UserError(f"step {step}: {bad} is not finite. {self._last_good()}")
+            raise UserError(f"step {step}: {bad} is not finite. {self.last_good()}")
         if self.rank == 0:
             save_atomic(
                 {
@@ -123,7 +123,8 @@ class Run:
         if name == "last.pt":  # what a run goes on from; others, as best.pt, are only kept
             self.saved_step = step
 
-    def _last_good(self):
+    def last_good(self):
+        """A sentence on the checkpoint that is left, for a message that stops the run."""
         where = self.dir / "last.pt"
         return (
             f"The last good checkpoint is {where} at step {self.saved_step}"
@@ -185,11 +186,11 @@ class Run:
         for name, value in values.items():
             if torch.is_tensor(value) and value.dim():
                 if not bool(value.isfinite().all()):
-                    raise UserError(f"step {step}: the {name} are not finite. {self._last_good()}")
+                    raise UserError(f"step {step}: the {name} are not finite. {self.last_good()}")
                 continue
             found[name] = float(value)
             if not math.isfinite(found[name]):
-                raise UserError(f"step {step}: {name} is {found[name]}. {self._last_good()}")
+                raise UserError(f"step {step}: {name} is {found[name]}. {self.last_good()}")
         return found
 
     def checked(self, step, batches):

@@ -289,7 +289,7 @@ def main(argv=None):
         if not F.isfinite().any():
             raise UserError(
                 f"step {step}: no child has finite loss, weights and fitness, and L_D is "
-                f"{float(L_D.detach()):.4g}. {run._last_good()}"
+                f"{float(L_D.detach()):.4g}. {run.last_good()}"
             )
         places = select(F, mu)  # line 16
         population = children.survivors(places)  # line 17

@@ -6,6 +6,7 @@
 A batch is a pure function of (seed, step): which pairs, their crops and flips, and their rain.
 """
 
+import contextlib
 import os
 import shutil
 import sys
@@ -23,7 +24,7 @@ from torch.nn import functional as F
 
 from common.errors import UserError
 from common.data import batch_indices, load_images
-from common.folders import IMAGE_SUFFIXES
+from common.folders import IMAGE_SUFFIXES, BadImage, as_shown, opened_image
 
 from .tasks import TASKS
 
@@ -331,37 +332,29 @@ def check_pairs(files, channels):
 
 def header(file):
     """(width, height, grey or not) as the image is shown."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-            width, height = image.size
-            grey = image.mode in ("1", "L", "LA")
-    except Exception as e:  # noqa: BLE001  (PIL raises many kinds)
-        raise cannot_decode(file, e) from None
+    with opened(file) as image:
+        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        width, height = image.size
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
     return (height, width, grey) if turned else (width, height, grey)
 
 
 def open_image(file):
-    """A decoded PIL image, upright."""
-    from PIL import Image, ImageOps
+    """A decoded PIL image, as it is shown."""
+    with opened(file) as image:
+        return as_shown(image)
 
+
+@contextlib.contextmanager
+def opened(file):
+    """common.folders.opened_image, with an error that does not advise --skip-bad."""
     try:
-        with Image.open(file) as image:
-            image = ImageOps.exif_transpose(image)
-    except Exception as e:  # noqa: BLE001
-        raise cannot_decode(file, e) from None
-    if image.mode[0] in "IF":  # convert() would clip it to white
+        with opened_image(file) as image:
+            yield image
+    except BadImage as e:
         raise UserError(
-            f"{file} has more than 8 bits a channel: convert it to 8 bits, or move it away"
-        )
-    return image
-
-
-def cannot_decode(file, e):
-    reason = " ".join(str(e).split())
-    return UserError(f"can't decode the image {file} ({reason}): replace it, or move it away")
+            f"can't decode the image {file} ({e.reason}): replace it, or move it away"
+        ) from None
 
 
 def to_tensor(image, channels, size=None):

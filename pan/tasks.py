@@ -13,18 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.data import luminance
+
 FILL = (117, 104, 123)  # of the hole, RGB, as the Context-Encoder's code and the authors'
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601
 NOISE = 25.0  # standard deviation on the scale 0 … 255
 SCALE = 4  # of super-resolution
-
-
-def luminance(images: Tensor) -> Tensor:
-    """(B, 1 or 3, H, W) -> (B, 1, H, W)."""
-    if images.shape[1] == 1:
-        return images
-    weights = images.new_tensor(LUMINANCE).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
 
 
 def uniform(generators, low: float, high: float, like: Tensor) -> Tensor:

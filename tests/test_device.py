@@ -1,8 +1,9 @@
-"""Devices, random generators, weight averages, several processes, torchvision."""
+"""Devices, random generators, several processes, torchvision."""
 
 import importlib
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from common.toys import mixture
 from common.metrics.toy import mmd2, mode_metrics
 
 from .apple import APPLE, apple_device
+from .helpers import FOLDERS, smoke_run
 
 # --- choice
 
@@ -357,3 +359,45 @@ def test_torchvision_is_usable_beside_a_cpu_torch():
     net = torchvision.models.resnet18(weights=None).eval()
     assert net(torch.randn(1, 3, 32, 32)).shape == (1, 1000)
     assert len(torchvision.datasets.FakeData(3)) == 3 and torchvision.datasets.FashionMNIST.mirrors
+
+
+# --- gradients of several processes
+
+
+def parameters_of(folder, out, *flags):
+    """{"G.…": tensor} of all networks of a smoke run, without buffers."""
+    state = smoke_run(folder, out, *flags)["state"]
+    buffer = re.compile(r"running_|num_batches|\._[uv]$|\.0\._")
+    return {
+        f"{net}.{name}": value
+        for net in ("G", "E", "D", "T")
+        for name, value in state.get(net, {}).items()
+        if not buffer.search(name)
+    }
+
+
+@pytest.mark.parametrize("folder", [name for name in FOLDERS if name != "egan"])
+def test_every_gradient_is_averaged_over_processes_before_its_step(folder, tmp_path, monkeypatch):
+    """If all that is averaged comes out as 0, no weight moves: none steps by a gradient of its own.
+
+    E-GAN lives in one process.
+    """
+    train = importlib.import_module(f"{folder}.train")
+    flags = {"mdma": ["--weight-decay", 0]}
+    flags["bigan"] = ["--weight-decay", 0, "--cycle", 1]  # without it E learns only where D does
+    flags = flags.get(folder, [])
+    first = parameters_of(folder, tmp_path / "1", "--steps", 1, *flags)
+    third = parameters_of(folder, tmp_path / "3", "--steps", 3, *flags)
+    moved = {name.partition(".")[0] for name in first if not torch.equal(first[name], third[name])}
+    assert moved == {name.partition(".")[0] for name in first}  # each network trains
+
+    def nothing_is_left(net):
+        for p in net.parameters():
+            if p.grad is not None:
+                p.grad.zero_()
+
+    monkeypatch.setattr(train, "average_gradients", nothing_is_left)
+    first = parameters_of(folder, tmp_path / "1 still", "--steps", 1, *flags)
+    third = parameters_of(folder, tmp_path / "3 still", "--steps", 3, *flags)
+    still = [name for name in first if not torch.equal(first[name], third[name])]
+    assert not still, still

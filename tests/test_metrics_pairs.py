@@ -8,7 +8,9 @@ import torch
 from sewar import full_ref
 from sewar.utils import Filter
 
-from common.metrics.pairs import pair_metrics, psnr, ssim, to_8bit, to_luminance, uqi, vif
+from common.data import luminance
+from common.metrics.images import grey_levels
+from common.metrics.pairs import pair_metrics, psnr, ssim, uqi, vif
 
 
 def smooth_images(n, channels, height, width, seed):
@@ -110,7 +112,7 @@ def test_values_by_hand():
     assert ssim(grey, black).item() == pytest.approx(c1 / (51**2 + c1))
     assert vif(black, black).item() == 1
     red_and_green = torch.tensor([[255.0, 0, 0], [0, 255, 0]]).view(2, 3, 1, 1)
-    assert to_luminance(red_and_green).flatten().tolist() == pytest.approx([76.245, 149.685])
+    assert luminance(red_and_green).flatten().tolist() == pytest.approx([76.245, 149.685])
 
 
 def test_equal_images_are_perfect(images):
@@ -146,11 +148,11 @@ def test_pair_metrics_are_means_over_8_bit_images():
     x = torch.rand(5, 3, 48, 48) * 2 - 1
     y = (x + 0.1).clamp(-1, 1)
     found = pair_metrics(x, y, batch=2)
-    a, b = to_8bit(x), to_8bit(y)
+    a, b = grey_levels(x).double(), grey_levels(y).double()
     assert found["ssim_rgb8_5"] == pytest.approx(ssim(a, b).mean().item())
     assert found["psnr_rgb8_5"] == pytest.approx(psnr(a, b).mean().item())
     found = pair_metrics(x, y, luminance=True)
-    assert found["vif_y8_5"] == pytest.approx(vif(to_luminance(a), to_luminance(b)).mean().item())
+    assert found["vif_y8_5"] == pytest.approx(vif(luminance(a), luminance(b)).mean().item())
     tiny = torch.full_like(x, 0.5 / 255)
     assert pair_metrics(x * 0, tiny)["psnr_rgb8_5"] == math.inf, (
         "127.5 and 127.75 both round to 128"

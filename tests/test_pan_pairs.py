@@ -339,12 +339,25 @@ def test_a_corrupt_file(tmp_path, lazy, monkeypatch):
     assert f"can't decode the image {bad}" in fails(lambda: load(tmp_path))
 
 
-def test_deep_images_are_refused(tmp_path):
+def test_deep_images_are_read_as_in_folders_of_images(tmp_path):
+    """16-bit grey as 8 bits; 32-bit pixels have no fixed range."""
     draw_side_by_side(tmp_path, 3)
-    Image.fromarray(np.zeros((16, 32), np.uint16)).save(tmp_path / "001.png")
-    assert f"{tmp_path / '001.png'} has more than 8 bits" in fails(
+    deep = np.full((16, 32), 65535, np.uint16)
+    deep[:, 16:] = 257
+    Image.fromarray(deep).save(tmp_path / "001.png")
+    a, b = load(tmp_path, channels=1).decode(1)
+    assert a.unique().tolist() == [255] and b.unique().tolist() == [1]
+    Image.fromarray(np.zeros((16, 32), np.int32)).save(tmp_path / "001.tif")
+    (tmp_path / "001.png").unlink()
+    assert f"can't decode the image {tmp_path / '001.tif'} (32 bits a pixel" in fails(
         lambda: load(tmp_path, channels=1)
     )
+
+
+def test_transparent_images_lie_on_white(tmp_path):
+    draw_side_by_side(tmp_path, 3)
+    Image.new("RGBA", (32, 16), (0, 0, 0, 0)).save(tmp_path / "001.png")
+    assert load(tmp_path, channels=3).decode(1).unique().tolist() == [255]
 
 
 def test_a_size_that_a_network_cannot_take(tmp_path):

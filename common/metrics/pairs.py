@@ -11,10 +11,11 @@ the image, as in the papers' MATLAB code: no border is padded.
 import torch
 from torch import Tensor
 
+from .. import data
 from . import count_tag
+from .images import grey_levels
 
 RANGE = 255.0
-LUMINANCE = (0.299, 0.587, 0.114)  # ITU-R 601
 SMALLEST = {"psnr": 1, "uqi": 8, "ssim": 11, "vif": 41}  # sides of images that have a score
 
 
@@ -98,26 +99,15 @@ def pair_metrics(fake: Tensor, real: Tensor, luminance: bool = False, batch: int
     names = [name for name in SCORES if min(fake.shape[2:]) >= SMALLEST[name]]
     parts = {name: [] for name in names}
     for a, b in zip(fake.split(batch), real.split(batch)):
-        a = to_8bit(a)
-        b = to_8bit(b)
+        a = grey_levels(a).double()
+        b = grey_levels(b).double()
         if space == "y8":
-            a = to_luminance(a)
-            b = to_luminance(b)
+            a = data.luminance(a)
+            b = data.luminance(b)
         for name in names:
             parts[name].append(SCORES[name](a, b))
     tag = f"{space}_{count_tag(len(fake))}"
     return {f"{name}_{tag}": torch.cat(parts[name]).mean().item() for name in names}
-
-
-def to_8bit(images: Tensor) -> Tensor:
-    """[-1, 1] -> whole numbers 0 … 255, float64."""
-    return ((images.double() + 1) * 127.5).round().clamp(0, 255)
-
-
-def to_luminance(images: Tensor) -> Tensor:
-    """(B, 3, H, W) -> (B, 1, H, W)."""
-    weights = images.new_tensor(LUMINANCE).view(1, 3, 1, 1)
-    return (images * weights).sum(1, keepdim=True)
 
 
 def _checked(fake, real, name):
