@@ -79,7 +79,7 @@ quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate
 	$(PY) -m mdma.train --quick --jet-type $(JET) --data-dir $(DATA) $(ARGS)
 	$(PY) -m mdma.eval --data-dir $(DATA)
 
-eval-%: $(STAMP) FORCE  ## the paper's tables and figures from a checkpoint
+eval-%: $(STAMP) FORCE  ## measure and draw a checkpoint
 	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
 
 table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
