@@ -12,6 +12,8 @@ from .metrics.images import grey_levels
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+DPI = 110
+
 
 def grid(images, nrow=8, pad=2):
     """images (N, C, H, W) in [-1, 1], clamped -> uint8 (H', W', C) with `nrow` images a row."""
@@ -25,14 +27,37 @@ def grid(images, nrow=8, pad=2):
     return out
 
 
-def save_grid(images, path, nrow=8, pad=2, zoom=1):
-    """Write a grid of images in [-1, 1] as a PNG, each pixel drawn zoom x zoom."""
+def save_grid(images, path, nrow=8, pad=2, zoom=1, rows=(), columns=()):
+    """Write a grid of images in [-1, 1] as a PNG, each pixel drawn zoom x zoom.
+
+    rows, columns: their labels, at the left and on top; without any, the PNG is the grid alone.
+    """
     picture = grid(images, nrow, pad).repeat(zoom, 0).repeat(zoom, 1)
+    picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
+    if rows or columns:
+        return save_figure(_labelled(picture, rows, columns, -(-len(images) // nrow), nrow), path)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        Image.fromarray(picture.squeeze(-1) if picture.shape[-1] == 1 else picture).save(path)
+        Image.fromarray(picture).save(path)
     except ValueError as e:  # an ending that PIL does not know
         raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
+
+
+def _labelled(picture, rows, columns, n_rows, n_columns):
+    """A figure of the picture, pixel by pixel, with labels at the centres of rows and columns."""
+    height, width = picture.shape[:2]
+    figure = plt.figure(figsize=(width / DPI, height / DPI))
+    axis = figure.add_axes((0, 0, 1, 1))
+    axis.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    centres = (np.arange(n_rows) + 0.5) * height / n_rows
+    axis.set_yticks(centres[: len(rows)], rows, fontsize=8)
+    centres = (np.arange(n_columns) + 0.5) * width / n_columns
+    tilt = dict(rotation=30, ha="left") if max(map(len, columns), default=0) > 9 else {}
+    axis.set_xticks(centres[: len(columns)], columns, fontsize=8, **tilt)
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+    return figure
 
 
 def export_samples(batches, folder, **more):
@@ -73,7 +98,7 @@ def _exported(samples):
 def save_figure(figure, path):
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        figure.savefig(path, dpi=110, bbox_inches="tight")
+        figure.savefig(path, dpi=DPI, bbox_inches="tight")
     except ValueError as e:
         raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
     finally:
