@@ -16,8 +16,8 @@ FOLDERS := $(patsubst %/train.py,%,$(wildcard */train.py))
 SETS := fashion-mnist mnist cifar10 celeba folder jets
 
 # A folder or data set that isn't there is an error before anything is installed.
-KNOWN := $(foreach verb,train quick eval smoke,$(FOLDERS:%=$(verb)-%)) $(SETS:%=data-%)
-$(foreach goal,$(filter-out $(KNOWN),$(filter train-% quick-% eval-% smoke-% data-%,$(MAKECMDGOALS))),\
+KNOWN := $(foreach verb,train quick eval smoke samples,$(FOLDERS:%=$(verb)-%)) $(SETS:%=data-%)
+$(foreach goal,$(filter-out $(KNOWN),$(filter train-% quick-% eval-% smoke-% samples-% data-%,$(MAKECMDGOALS))),\
   $(error there is no $(goal): choose one of $(filter $(firstword $(subst -, ,$(goal)))-%,$(KNOWN))))
 
 # Threads that wait spin briefly, then sleep. A step of quick-mdma on two cores, alone / beside a second such run, s:
@@ -26,7 +26,15 @@ export OMP_WAIT_POLICY ?= passive
 export GOMP_SPINCOUNT ?= 3000
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test mutants lint format smoke bench clean FORCE
+# of samples-<folder>: the shipped file, and how many samples
+SHIPPED = $(if $(filter mdma,$*),t30.pt,quick.pt)
+DRAWN = $(or $(N),$(DRAWN_$*),64)
+DRAWN_mdma := 12
+DRAWN_egan := 10000
+DRAWN_cagan := 100
+DRAWN_pan := 8
+
+.PHONY: help setup test mutants lint format smoke read findings bench clean FORCE
 .PHONY: data-jets quick-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan tables-pan
 
 help:  ## list the targets
@@ -82,6 +90,10 @@ quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate
 eval-%: $(STAMP) FORCE  ## measure and draw a checkpoint
 	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
 
+samples-%: $(STAMP) FORCE  ## draw samples from the shipped weights, in seconds: runs/<folder>/samples.png
+	@mkdir -p runs/$*
+	$(PY) -m $*.eval --ckpt $*/results/$(SHIPPED) --samples $(DRAWN) --grid-out runs/$*/samples.png $(ARGS)
+
 table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
 	$(PY) -m egan.reproduce --table2 --reduced $(ARGS)
 
@@ -108,9 +120,19 @@ smoke-%: $(STAMP) FORCE  ## train, save, resume, eval on synthetic data in secon
 
 smoke: $(addprefix smoke-,$(FOLDERS))  ## smoke of every folder
 
+read: $(STAMP) docs/node_modules  ## build docs/read: each paper beside its code; needs node
+	$(PY) -m docs.read
+
+docs/node_modules: docs/package-lock.json
+	npm ci --silent --no-audit --no-fund --prefix docs
+	touch $@
+
+findings: $(STAMP)  ## collect the folders' tables "What we found" in README.md
+	$(PY) -m docs.findings
+
 bench: $(STAMP)  ## steps per second of every folder on this machine
 	$(PY) -m tests.bench $(ARGS)
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .ruff_cache docs/node_modules docs/read
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -33,6 +33,7 @@ from common.evaluate import (
     reference,
     say_written,
     write_eval,
+    write_slim,
 )
 from common.metrics import find_metric
 from common.runs import load_checkpoint, load_state, read_log
@@ -42,11 +43,13 @@ from .train import build, sample_z
 
 
 def load(path, device):
-    """(G, D, training args, checkpoint) from a checkpoint file alone."""
+    """(G, D, training args, checkpoint) from a checkpoint file alone; D None where it has none."""
     checkpoint = load_checkpoint(path, "began")
     trained = argparse.Namespace(**checkpoint["args"])
     G, D = build(trained)
     load_state(G, checkpoint["state"]["G"], f"G in {path}")
+    if "D" not in checkpoint["state"]:
+        return G.to(device).eval(), None, trained, checkpoint
     load_state(D, checkpoint["state"]["D"], f"D in {path}")
     return G.to(device).eval(), D.to(device), trained, checkpoint
 
@@ -79,15 +82,18 @@ def measure(G, trained, args, device, real_set, extractor):
 
 @torch.no_grad()
 def draw_samples(G, D, trained, args, device, real_set, where):
-    """64 samples; then rows of real images, D's of them, generated images, D's of them."""
+    """64 samples; rows of real images, D's of them, generated images, D's of them."""
     images = torch.cat(list(sample(G, 64, trained, device, args.seed)))
     plots.save_grid(images, where / "samples.png", zoom=max(1, 64 // trained.size))
+    if D is None:
+        return
 
     real = real_set.images_at(torch.arange(min(64, len(real_set))), device)
     shown = min(16, len(real))
     D.train()  # batch statistics, as all through training
     rows = [part[:shown] for part in (real, D(real), images, D(images))]
-    plots.save_grid(torch.cat(rows), where / "reconstructions.png", nrow=shown)
+    labels = ["x", "D(x)", "G(z)", "D(G(z))"]
+    plots.save_grid(torch.cat(rows), where / "reconstructions.png", nrow=shown, rows=labels)
 
 
 @torch.no_grad()
@@ -98,7 +104,8 @@ def draw_interpolations(G, trained, args, device, where):
     for path in (torch.lerp, slerp):
         steps = [G(path(z[:4], z[4:], t)).float() for t in torch.linspace(0, 1, 11).tolist()]
         rows.append(torch.stack(steps, 1).flatten(0, 1))
-    plots.save_grid(torch.cat(rows), where / "interpolation.png", nrow=11)
+    labels = ["straight"] * 4 + ["spherical"] * 4
+    plots.save_grid(torch.cat(rows), where / "interpolation.png", nrow=11, rows=labels)
 
 
 def slerp(z0, z1, t):
@@ -140,6 +147,8 @@ def main(argv=None):
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "began")
     G, D, trained, checkpoint = load(path, device)
+    if args.slim:
+        return write_slim(args.slim, checkpoint, G=G)
     if args.samples:
         batches = sample(G, args.samples, trained, device, args.seed, args.batch_size)
         nrow = max(1, round(math.sqrt(args.samples)))

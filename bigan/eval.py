@@ -2,17 +2,17 @@
 
   python -m bigan.eval                              the newest run under runs/bigan
   python -m bigan.eval --ckpt DIR                   1NN, probe, reconstructions, FID, figures
-  python -m bigan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
+  python -m bigan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples and G(E(x))
   python -m bigan.eval --ckpt … --n 50000 --export DIR    only write samples.npz (images: PNGs, too)
 
 Writes eval_<step>.json and figures beside the checkpoint. All networks are in eval mode, after
 BatchNorm's statistics were recomputed over --bn-batches, as the authors do. --samples and --export
-need no data: they use the statistics in the checkpoint. Of a run with --hold-out the anomaly score
-is measured and 1NN is not. The tables of many runs: bigan.reproduce.
+use the statistics in the checkpoint and need no data; --samples also draws test images x above
+G(E(x)), where they can be had. Of a run with --hold-out the anomaly score is measured and 1NN is
+not. The tables of many runs: bigan.reproduce.
 """
 
 import argparse
-import math
 import sys
 from dataclasses import dataclass
 
@@ -37,6 +37,7 @@ from common.evaluate import (
     say_written,
     set_data_dir,
     write_eval,
+    write_slim,
 )
 from common.metrics import count_tag
 from common.rng import seed_all
@@ -46,7 +47,7 @@ from common.toys import MIXTURES
 from .batch_norm import fixed_batches, recompute_statistics
 from .data import class_index, load_data, sample_z
 from .features import anomaly_scores, auroc, encode, measure_features, measure_inversion
-from .figures import draw_anomaly, draw_images
+from .figures import draw_anomaly, draw_images, pair_rows, sample_rows, save_rows
 from .progress import draw_curves
 from .toys import draw_toy, measure_toy, toy_limit
 from .train import AUTOENCODERS, build
@@ -72,13 +73,20 @@ def parse_args(argv=None):
 
 
 def load(path, device):
-    """(G, E, D, training args, checkpoint) from a checkpoint file alone, in eval mode."""
+    """(G, E, D, training args, checkpoint) from a checkpoint file alone, in eval mode.
+
+    D is None where the checkpoint has none.
+    """
     checkpoint = load_checkpoint(path, "bigan")
     trained = argparse.Namespace(**checkpoint["args"])
-    networks = build(trained)
-    for name, net in zip("GED", networks):
+    networks = dict(zip("GED", build(trained)))
+    for name, net in networks.items():
+        if name == "D" and name not in checkpoint["state"]:
+            networks[name] = None
+            continue
         load_state(net, checkpoint["state"][name], f"{name} in {path}")
-    return *(net.to(device).eval().requires_grad_(False) for net in networks), trained, checkpoint
+        net.to(device).eval().requires_grad_(False)
+    return *networks.values(), trained, checkpoint
 
 
 def load_with_data(path, args, device):
@@ -87,6 +95,8 @@ def load_with_data(path, args, device):
     BatchNorm's statistics are fresh. Toys and autoencoders need no extractor.
     """
     G, E, D, trained, checkpoint = load(path, device)
+    if D is None:
+        raise UserError(f"{path} has no D: it can be sampled (--samples, --export), not measured")
     if trained.dataset in MIXTURES or trained.method in AUTOENCODERS:
         set_data_dir(trained, args)
         test, extractor = load_data(trained, "test"), None
@@ -174,13 +184,24 @@ def draw(networks, data, test, trained, args, device, where):
         draw_anomaly(scores, positive, trained.hold_out, where)
 
 
-def draw_samples(G, trained, args, device):
+@torch.no_grad()
+def draw_samples(G, E, trained, args, device):
+    """--grid-out: G(z), and of images test images x above G(E(x)), where they can be had."""
     batches = sample(G, args.samples, trained, device, args.seed, args.batch_size)
-    samples = torch.cat(list(batches)).cpu()
+    samples = torch.cat(list(batches))
     if trained.dataset in MIXTURES:
-        plots.densities({"samples": samples}, args.grid_out, limit=toy_limit(load_data(trained)))
-    else:
-        plots.save_grid(samples, args.grid_out, nrow=max(1, round(math.sqrt(len(samples)))))
+        limit = toy_limit(load_data(trained))
+        plots.densities({"G(z)": samples.cpu()}, args.grid_out, limit=limit)
+        return say_written(args.grid_out)
+    rows = sample_rows(samples)
+    try:
+        set_data_dir(trained, args)
+        test = load_data(trained, "test")
+        x = test.images_at(torch.arange(min(32, len(test))), device)
+        rows += pair_rows(x, G(E(x)).float())
+    except UserError as e:
+        print(f"warning: no test images, so only samples are drawn. {e}", file=sys.stderr)
+    save_rows(rows, args.grid_out, zoom=max(1, 56 // samples.shape[-1]))
     say_written(args.grid_out)
 
 
@@ -188,10 +209,12 @@ def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "bigan")
-    if args.samples or args.export:
-        G, _, _, trained, _ = load(path, device)
+    if args.samples or args.export or args.slim:
+        G, E, _, trained, checkpoint = load(path, device)
+        if args.slim:
+            return write_slim(args.slim, checkpoint, G=G, E=E)
         if args.samples:
-            return draw_samples(G, trained, args, device)
+            return draw_samples(G, E, trained, args, device)
         batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
         return plots.export_samples(batches, args.export)
 

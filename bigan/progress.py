@@ -3,10 +3,11 @@
 import torch
 
 from common.metrics import count_tag
-from common.plots import curves, save_grid
+from common.plots import curves
 from common.runs import read_log
 
 from .features import encode, one_nn_accuracy
+from .figures import pair_rows, sample_rows, save_rows
 
 
 @torch.no_grad()
@@ -30,8 +31,7 @@ def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
     own = (x - rec).flatten(1).norm(dim=1).mean().item()
     shuffled = (x.roll(1, 0) - rec).flatten(1).norm(dim=1).mean().item()
     scores[f"recon_ratio_{count_tag(n_queries)}"] = own / shuffled
-    rows = [G(z).float(), x[:16], rec[:16], x[16:32], rec[16:32]]
-    save_grid(torch.cat(rows), path, nrow=16)
+    save_rows(sample_rows(G(z).float()) + pair_rows(x[:32], rec[:32]), path)
     return scores
 
 

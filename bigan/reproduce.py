@@ -33,9 +33,11 @@ from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
 from common.sweep import select_rows, sweep
+from common.toys import mixture
 
 from . import eval as evaluation
 from . import train
+from .toys import toy_limit
 
 METHODS = {  # the rows of the paper's table and two more: flags of train.py
     "BiGAN": ["--method", "bigan", "--cycle", "0"],
@@ -208,8 +210,8 @@ def untrained_accuracy(metrics, space):
 
 def draw_table(folder, results, dataset):
     """1NN accuracy over epochs: mean and range of the seeds; dashed: the untrained encoder."""
-    titles = {"features": "the layer before", "E": "E(x)"}
-    figure, axes = plots.plt.subplots(1, 2, figsize=(11, 3.8))
+    titles = {"features": "in the features, E's last hidden layer", "E": "in the code E(x)"}
+    figure, axes = plots.plt.subplots(1, 2, figsize=(11, 3.8), sharey=True)
     for axis, (space, title) in zip(axes, titles.items()):
         for i, (method, found) in enumerate(results.items()):
             curves = [curve(read_log(folder / r["name"] / "log.jsonl"), space) for r in found]
@@ -219,12 +221,13 @@ def draw_table(folder, results, dataset):
             axis.plot(epochs, values.mean(0), color=f"C{i}", lw=1.2, label=method)
             axis.fill_between(epochs, values.min(0), values.max(0), color=f"C{i}", alpha=0.2, lw=0)
         start = [untrained_accuracy(r["metrics"], space) for rs in results.values() for r in rs]
-        axis.axhline(100 * np.mean(start), color="k", ls="--", lw=1, label="untrained")
+        axis.axhline(100 * np.mean(start), color="k", ls="--", lw=1, label="untrained E")
         if dataset == "mnist":
             axis.plot(LOG_EPOCHS, LOG_1NN[space], "ko", ms=4, label="authors' log (BiGAN)")
-        axis.set(xlabel="epoch", title=f"1NN accuracy in {title}, %")
+        axis.set(xlabel="epoch of 60,000 images", title=title)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
+    axes[0].set_ylabel(f"1NN accuracy on {dataset}, %")
+    axes[1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     plots.save_figure(figure, folder / "table.png")
 
 
@@ -254,12 +257,22 @@ def mode_table(results):
 
 def draw_toys(folder, results):
     """toy.png: samples.png of the first seed of each row, one below the other."""
-    paths = [folder / found[0]["name"] / "samples.png" for found in results.values()]
-    pictures = [np.asarray(plots.Image.open(path).convert("RGB")) for path in paths]
-    if pictures:
-        width = min(picture.shape[1] for picture in pictures)
-        rows = np.concatenate([picture[:, :width] for picture in pictures])
-        plots.Image.fromarray(rows).save(folder / "toy.png")
+    if not results:
+        return
+    figure, axes = plots.plt.subplots(
+        len(results), 1, figsize=(7, 2.4 * len(results)), squeeze=False, layout="constrained"
+    )
+    for axis, (method, found) in zip(axes[:, 0], results.items()):
+        axis.imshow(np.asarray(plots.Image.open(folder / found[0]["name"] / "samples.png")))
+        axis.set(xticks=[], yticks=[])
+        axis.set_ylabel(method)
+        axis.spines[:].set_visible(False)
+    limit = toy_limit(mixture("25gaussians", standardised=False))
+    figure.supxlabel(
+        f"each panel: the square of ±{limit:g}; brightness: √ of the density of 10,000 points",
+        fontsize=9,
+    )
+    plots.save_figure(figure, folder / "toy.png")
 
 
 # --- anomalies

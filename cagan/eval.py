@@ -33,6 +33,7 @@ from common.evaluate import (
     reference,
     say_written,
     write_eval,
+    write_slim,
 )
 from common.metrics import find_metric
 from common.metrics.images import image_metrics
@@ -102,40 +103,55 @@ def measure(G, trained, groups, args, device, real_set, extractor):
 # --- pictures
 
 
-def draw_samples(G, trained, groups, n, device, path, seed=0):
-    """A grid with one row per condition, the same z down a column."""
+def draw_samples(G, trained, names, groups, n, device, path, seed=0):
+    """A grid with one row per condition, named at its left, and the same z down a column."""
     S = sum(groups)
     columns = max(1, -(-n // S))
     z = torch.randn(columns, trained.z_dim, generator=torch.Generator().manual_seed(seed))
     cnd = each_condition(groups).repeat_interleave(columns, 0)[:n]
     images = G(z.repeat(S, 1)[:n].to(device), cnd.to(device))
-    plots.save_grid(images, path, nrow=columns, zoom=max(1, 56 // trained.size))
+    rows, labels = names[: -(-n // columns)], [f"z {i + 1}" for i in range(columns)]
+    zoom = max(1, 56 // trained.size)
+    plots.save_grid(images, path, nrow=columns, zoom=zoom, rows=rows, columns=labels)
 
 
-def draw_interpolation(G, trained, groups, device, path, seed=0):
+def draw_interpolation(G, trained, names, groups, device, path, seed=0):
     """From each condition to the next at one z: G between the vectors that it was trained on."""
-    rows = each_condition(groups)[:10]
+    start = each_condition(groups)[:10]
+    end = start.roll(-1, 0)
     z = torch.randn(1, trained.z_dim, generator=torch.Generator().manual_seed(seed))
-    z = z.expand(len(rows), -1).to(device)
-    columns = []
-    for t in torch.linspace(0, 1, 9).tolist():
-        cnd = torch.lerp(rows, rows.roll(-1, 0), t)
-        columns.append(G(z, cnd.to(device)))
-    images = torch.stack(columns, 1).flatten(0, 1)
-    plots.save_grid(images, path, nrow=9, zoom=max(1, 56 // trained.size))
+    z = z.expand(len(start), -1).to(device)
+    way = torch.linspace(0, 1, 9).tolist()
+    images = torch.stack([G(z, torch.lerp(start, end, t).to(device)) for t in way], 1).flatten(0, 1)
+    names = names[: len(start)]
+    rows = [f"{a} to {b}" for a, b in zip(names, [*names[1:], names[0]])]
+    zoom, columns = max(1, 56 // trained.size), [f"{t:.0%}" for t in way]
+    plots.save_grid(images, path, nrow=len(way), zoom=zoom, rows=rows, columns=columns)
 
 
-def draw_classes(axis, metrics, names):
-    """Classes seen in images that were asked for equally often (dashed), and how rightly."""
-    counts = np.array(find_metric(metrics, "class_counts"))
-    right = np.array(find_metric(metrics, "conditional_accuracies"))
-    places = range(len(counts))
-    axis.bar(places, 100 * counts / counts.sum(), color="C0", label="seen")
-    axis.bar(places, 100 * right / len(right), width=0.4, color="C1", label="asked for and seen")
-    axis.axhline(100 / len(counts), color="k", lw=1, ls="--")
+def draw_classes(axis, runs, names):
+    """Classes seen in images that were asked for equally often (dashed), and how rightly.
+
+    runs: metrics of one run or several; bars show their means, thin lines their ranges.
+    """
+    seen = np.array([find_metric(metrics, "class_counts") for metrics in runs])
+    seen = 100 * seen / seen.sum(1, keepdims=True)
+    right = np.array([find_metric(metrics, "conditional_accuracies") for metrics in runs])
+    right = 100 * right / len(names)
+    places = range(len(names))
+    axis.bar(places, seen.mean(0), color="C0", label="seen by the classifier")
+    axis.bar(places, right.mean(0), width=0.4, color="C1", label="seen as asked for")
+    axis.vlines(places, seen.min(0), seen.max(0), color="k", lw=1)
+    axis.axhline(100 / len(names), color="k", lw=1, ls="--", label="asked for")
     axis.set_xticks(places, names, rotation=40, ha="right", fontsize=7)
-    axis.set_ylabel("% of samples")
-    axis.legend(fontsize=7)
+
+
+def save_classes(figure, path):
+    """Save a figure of `draw_classes`, with one legend for all panels, below them."""
+    first = figure.axes[0]
+    first.set_ylabel("% of samples")
+    figure.legend(*first.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):
@@ -144,8 +160,10 @@ def main(argv=None):
     path = checkpoint_path(args.ckpt, "cagan")
     G, trained, checkpoint = load(path, device)
     names, groups = checkpoint["state"]["names"], checkpoint["state"]["groups"]
+    if args.slim:
+        return write_slim(args.slim, checkpoint, G=G, names=names, groups=groups)
     if args.samples:
-        draw_samples(G, trained, groups, args.samples, device, args.grid_out, args.seed)
+        draw_samples(G, trained, names, groups, args.samples, device, args.grid_out, args.seed)
         return say_written(args.grid_out)
     if args.export:
         cnd = asked_for(args.n, groups)
@@ -159,14 +177,16 @@ def main(argv=None):
     real_set, extractor = real_images(trained, groups, args, device)
     where = output_dir(path, "cagan")
     with named_outputs(where):
-        draw_samples(G, trained, groups, 10 * sum(groups), device, where / "samples.png", args.seed)
-        draw_interpolation(G, trained, groups, device, where / "interpolation.png", args.seed)
+        conditioned = (G, trained, names, groups)
+        draw_samples(*conditioned, 10 * sum(groups), device, where / "samples.png", args.seed)
+        draw_interpolation(*conditioned, device, where / "interpolation.png", args.seed)
         metrics = measure(G, trained, groups, args, device, real_set, extractor)
         write_eval(where, path, checkpoint, metrics, device, conditions=names)
         if find_metric(metrics, "class_counts", None):
-            figure, axis = plots.plt.subplots(figsize=(7, 2.4))
-            draw_classes(axis, metrics, names)
-            plots.save_figure(figure, where / "classes.png")
+            figure, axis = plots.plt.subplots(figsize=(7, 3), layout="constrained")
+            draw_classes(axis, [metrics], names)
+            axis.set_title(f"{args.n:,} samples, all classes asked for equally often", fontsize=9)
+            save_classes(figure, where / "classes.png")
     print_metrics(metrics)
     return metrics
 

@@ -4,7 +4,7 @@
   python -m cagan.reproduce --figures 14           Fig. 14 at the paper's size (a GPU's work)
 
 Trains --jobs runs at a time under --out; started again, it goes on where it stood. Writes
-figure_<name>.png, .md and .json there.
+figure_<name>.png, .md and .json there; a JSON holds all that its figure of scores shows.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 
 if not __package__:  # started as a file
     print(
@@ -30,11 +31,13 @@ from common.device import bf16_if_fast, choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
-from common.runs import read_log, replace_file, write_json
+from common.runs import load_checkpoint, read_log, replace_file, write_json
 from common.sweep import sweep
 
 from . import toy, train
-from .eval import draw_classes, draw_samples, load, measure, real_images
+from .conditions import each_condition
+from .eval import draw_classes, draw_samples, load, measure, real_images, save_classes
+from .metrics import sample
 
 TITLES = {
     "12": "Fig. 12: modified AC-GAN with and without L_cls^g in L_d",
@@ -42,7 +45,11 @@ TITLES = {
     "14": "Fig. 14: CA-GAN and AC-GANs at a low learning rate",
     "mixed": "§6.3: unbalanced data, BatchNorm in D",
 }
-SCORES = ("fid_per_class", "fid", "conditional_accuracy")
+SCORES = {  # and in a figure: panel, axis
+    "fid_per_class": ("each class apart, then the mean", "FID (LeNet features): lower is better"),
+    "fid": ("all samples together", "FID (LeNet features): lower is better"),
+    "conditional_accuracy": ("conditional accuracy", "share of samples seen as asked for"),
+}
 
 # flags of every run
 FULL = "--fid-samples 10000 --sample-every 1875 --save-every 1875".split()
@@ -127,8 +134,8 @@ def measure_run(where, _, args):
     device = choose_device(args.device)
     args.ckpt = where
     G, trained, checkpoint = load(where / "last.pt", device)
-    groups = checkpoint["state"]["groups"]
-    draw_samples(G, trained, groups, 80, device, where / "samples.png")
+    names, groups = checkpoint["state"]["names"], checkpoint["state"]["groups"]
+    draw_samples(G, trained, names, groups, 80, device, where / "samples.png")
     return measure(G, trained, groups, args, device, *real_images(trained, groups, args, device))
 
 
@@ -152,6 +159,8 @@ def numbers(label, results, folder):
     row["rare_accuracy"] = [float(np.mean(each[1:])) for each in accuracies]
     row["half_steps"] = logs[0][half]["step"]
     row["fid_per_class_half"] = [find_metric(log[half], "fid_per_class") for log in logs]
+    row["steps"] = [line["step"] for line in logs[0]]
+    row["curves"] = {s: [[find_metric(line, s) for line in log] for log in logs] for s in SCORES}
     row["results"] = [without_confusion(result) for result in results]
     return row
 
@@ -178,36 +187,80 @@ def table(name, rows):
     return f"{title}\n\n{markdown_table(['', *columns], cells)}"
 
 
-def draw_scores(name, runs, folder):
-    """Scores over the steps: mean of the seeds and their range. runs: {label: results}."""
-    figure, axes = plots.plt.subplots(1, len(SCORES), figsize=(13, 3.4))
-    for i, (label, results) in enumerate(runs.items()):
-        logs = score_logs(results, folder)
-        steps = [line["step"] for line in logs[0]]
-        for axis, score in zip(axes, SCORES):
-            values = np.array([[find_metric(line, score) for line in log] for log in logs])
-            axis.plot(steps, values.mean(0), color=f"C{i}", label=label)
+def draw_scores(name, rows, folder):
+    """Scores over the steps: mean of the seeds and their range. rows: of `numbers`."""
+    figure, axes = plots.plt.subplots(1, len(SCORES), figsize=(13, 4), layout="constrained")
+    axes[1].sharey(axes[0])
+    for axis, (score, (title, unit)) in zip(axes, SCORES.items()):
+        for i, row in enumerate(rows):
+            values = np.array(row["curves"][score])
+            axis.plot(row["steps"], values.mean(0), color=f"C{i}", label=row["label"])
             low, high = values.min(0), values.max(0)
-            axis.fill_between(steps, low, high, color=f"C{i}", alpha=0.15, lw=0)
-    for axis, score in zip(axes, SCORES):
-        axis.set(title=score, xlabel="step", yscale="log" if "fid" in score else "linear")
+            axis.fill_between(row["steps"], low, high, color=f"C{i}", alpha=0.15, lw=0)
+        axis.set(title=title, xlabel="step of training", ylabel=unit)
+        axis.set_ylim(0, None if "fid" in score else 1)
         axis.grid(alpha=0.3)
-    axes[0].legend(fontsize=8)
-    figure.suptitle(TITLES[name], y=1.02)
+    labels = axes[0].get_legend_handles_labels()
+    figure.legend(*labels, loc="outside lower center", ncols=len(rows))
+    runs = max(row["runs"] for row in rows)
+    figure.suptitle(f"{TITLES[name]} (mean and range over seeds: {runs})")
     plots.save_figure(figure, folder / f"figure_{name}.png")
 
 
-def draw_mixed(runs, folder):
-    """Figs. 15-20: samples of each configuration's first run, and the classes seen in them."""
-    figure, axes = plots.plt.subplots(2, len(runs), figsize=(3.4 * len(runs), 7), squeeze=False)
-    for (samples, classes), (label, results) in zip(axes.T, runs.items()):
-        metrics = results[0]["metrics"]
-        samples.imshow(plots.plt.imread(folder / results[0]["name"] / "samples.png"), cmap="gray")
-        samples.axis("off")
-        samples.set_title(label, fontsize=9)
-        draw_classes(classes, metrics, range(len(find_metric(metrics, "class_counts"))))
-    figure.tight_layout()
-    plots.save_figure(figure, folder / "figure_mixed_samples.png")
+def draw_overview(tables, path):
+    """The rows of all figures: a dot per seed, a line at their mean. tables: {figure: rows}."""
+    panels = {
+        "fid_per_class_half": "FID per class, half way (lower is better)",
+        "fid_per_class": "FID per class, at the end (lower is better)",
+        "conditional_accuracy": "share of samples seen as asked for, at the end",
+    }
+    lines = []  # a figure's title above its rows
+    for i, (name, rows) in enumerate(tables.items()):
+        lines += [(TITLES[name], None, None), *((row["label"], row, f"C{i}") for row in rows)]
+    shape = dict(figsize=(14, 1 + 0.27 * len(lines)), sharey=True, layout="constrained")
+    figure, axes = plots.plt.subplots(1, len(panels), **shape)
+    axes[1].sharex(axes[0])
+    for place, (label, row, color) in enumerate(lines):
+        if row is None:
+            axes[0].text(4, place, label, va="center", fontsize=8, in_layout=False)
+            continue
+        for axis, key in zip(axes, panels):
+            axis.plot(row[key], [place] * len(row[key]), "o", color=color, alpha=0.6)
+            axis.plot(np.mean(row[key]), place, "k|", ms=13)
+    for axis, (key, title) in zip(axes, panels.items()):
+        axis.set_title(title, fontsize=10)
+        axis.set_xlim(0, None if "fid" in key else 1)
+        axis.grid(axis="x", alpha=0.3)
+    ticks = [place for place, (_, row, _) in enumerate(lines) if row is not None]
+    axes[0].set_yticks(ticks, [lines[place][0] for place in ticks])
+    axes[0].set_ylim(len(lines) - 0.4, -0.6)
+    figure.suptitle("A dot per seed, a line at their mean. FID is of LeNet features", fontsize=10)
+    plots.save_figure(figure, path)
+
+
+def draw_mixed_classes(rows, names, folder):
+    """§6.3: the classes seen in each configuration's samples, all seeds. rows: of `numbers`."""
+    shape = dict(figsize=(3.4 * len(rows), 3.6), sharey=True, squeeze=False)
+    figure, axes = plots.plt.subplots(1, len(rows), layout="constrained", **shape)
+    for axis, row in zip(axes[0], rows):
+        draw_classes(axis, [result["metrics"] for result in row["results"]], names)
+        axis.set_title(row["label"], fontsize=10)
+    runs = max(row["runs"] for row in rows)
+    figure.suptitle(f"{TITLES['mixed']} (mean and range over seeds: {runs})")
+    save_classes(figure, folder / "figure_mixed_classes.png")
+
+
+def draw_mixed_samples(runs, names, folder, device):
+    """Figs. 15-20: a row of samples per run, one per class; down a column at the same z."""
+    images, rows = [], []
+    for label, results in runs.items():
+        for result in results:
+            G, trained, checkpoint = load(folder / result["name"] / "last.pt", device)
+            images += sample(G, each_condition(checkpoint["state"]["groups"]), trained, device)
+            rows.append(f"{label}, seed {result['seed']}")
+    zoom = max(1, 56 // trained.size)
+    path = folder / "figure_mixed_samples.png"
+    plots.save_grid(torch.cat(images), path, nrow=len(names), zoom=zoom, rows=rows, columns=names)
 
 
 def main(argv=None):
@@ -235,15 +288,20 @@ def main(argv=None):
         if not runs:
             raise UserError(f"no run of figure {name} came through: {'; '.join(failed)}")
         rows = [numbers(label, mine, folder) for label, mine in runs.items()]
-        draw_scores(name, runs, folder)
+        draw_scores(name, rows, folder)
         if name == "mixed":
-            draw_mixed(runs, folder)
+            first = load_checkpoint(folder / rows[0]["results"][0]["name"] / "last.pt")
+            names = first["state"]["names"]
+            draw_mixed_classes(rows, names, folder)
+            draw_mixed_samples(runs, names, folder, choose_device(args.device))
         text = table(name, rows)
         replace_file(folder / f"figure_{name}.md", text.encode())
         print(text)
         report = {"flags": shared, "configs": config, "rows": rows, "failed": failed}
         write_json(folder / f"figure_{name}.json", report)
         tables[name] = rows
+    if tables:
+        draw_overview(tables, folder / "figure_overview.png")
     if "toy" in chosen:
         toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
     return tables

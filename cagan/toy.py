@@ -46,7 +46,7 @@ from .model import (
 CENTRES = torch.tensor([[-1.0, 1.0], [1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]])
 SD = 0.3
 SHARES = (0.85, 0.05, 0.05, 0.05)
-LOSSES = ("ca", "modified_ac")
+LOSSES = {"ca": "CA-GAN", "modified_ac": "modified AC-GAN"}  # and what the figure calls them
 MIXED_FROM = {"never mixed": 1.0, "mixed late": 2 / 3, "mixed from the start": 0.0}  # of the steps
 
 
@@ -170,33 +170,35 @@ def table(results):
 
 def draw_toy(results, path):
     """Points by the label asked for, and the rare labels' mean accuracy over the steps."""
-    figure, axes = plots.plt.subplots(
-        2, len(MIXED_FROM) + 1, figsize=(13, 6.2), layout="constrained"
-    )
-    for row, loss in zip(axes, LOSSES):
+    columns = len(MIXED_FROM) + 1
+    figure, axes = plots.plt.subplots(2, columns, figsize=(14, 7.4), layout="constrained")
+    for row, (loss, name) in zip(axes, LOSSES.items()):
         for i, (axis, schedule) in enumerate(zip(row, MIXED_FROM)):
             runs = runs_of(results, loss, schedule)
             draw_points(axis, runs[0]["points"])
-            axis.set_title(f"{loss}, {schedule}, seed {runs[0]['seed']}", fontsize=10)
+            axis.set_title(f"{name}, {schedule}, seed {runs[0]['seed']}", fontsize=10)
             for run in runs:
                 steps, accuracies = zip(*run["history"])
                 rare = np.array(accuracies)[:, 1:].mean(1)
                 label = schedule if run is runs[0] else None
                 row[-1].plot(steps, rare, color=f"C{i + 4}", lw=1, label=label)
-        row[-1].set(ylim=(-0.05, 1.05), xlabel="step")
-        row[-1].set_title("accuracy of the rare labels, each seed", fontsize=10)
-        row[-1].legend(fontsize=7, loc="center left")
-    axes[0, 0].legend(fontsize=7, markerscale=4, loc="lower right")
+        row[-1].set(ylim=(-0.05, 1.05), xlabel="step of training", ylabel="share of points")
+        row[-1].set_title(f"{name}: accuracy of the rare labels, each seed", fontsize=10)
+    points, lines = (axis.get_legend_handles_labels() for axis in axes[0, -2:])
+    handles, labels = (a + b for a, b in zip(points, lines))
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, markerscale=2)
     plots.save_figure(figure, path)
 
 
 def draw_points(axis, points):
     """points (4, n, 2): 250 of each label asked for, and the clusters' centres."""
     for label, share in enumerate(SHARES):
-        name = f"asked for {label} ({100 * share:.0f} %)"
+        name = f"asked for {label} ({100 * share:.0f} % of data)"
         axis.plot(*points[label, :250].T, ".", ms=2, label=name)
-    axis.plot(*CENTRES.T, "k+", ms=9)
-    axis.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=[], yticks=[])
+    axis.plot(*CENTRES.T, "k+", ms=7, label="centres of the data")
+    axis.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), aspect="equal", xticks=(-1, 1), yticks=(-1, 1))
+    outside = (points[:, :250].abs() > 2.2).any(2).sum()
+    axis.set_xlabel(f"{outside} of {4 * min(250, points.shape[1]):,} points lie outside")
 
 
 def main(argv=None):

@@ -89,6 +89,7 @@ class EvalArgs:
     export: FilePath | None = (
         None  # only write --n samples into this directory: samples.npz, images as PNGs, too
     )
+    slim: FilePath | None = None  # only write what sampling needs of --ckpt into this file
 
     # --- run
     device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps

@@ -17,6 +17,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import torch
 from tqdm import tqdm
 
 from .errors import UserError
@@ -24,7 +25,7 @@ from .metrics import count_tag
 from .metrics.distances import class_histogram
 from .metrics.images import collect, image_metrics, real_features
 from .metrics.extractors import load_extractor
-from .runs import environment, newest_checkpoint, write_json
+from .runs import environment, newest_checkpoint, save_atomic, write_json
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -184,6 +185,34 @@ def print_metrics(metrics):
             print(f"{key:{width}} {value:.4f}")
         elif not (isinstance(value, list) and value and isinstance(value[0], list)):
             print(f"{key:{width}} {value}")
+
+
+# --- a small checkpoint
+
+
+def write_slim(out, checkpoint, dtype=torch.float16, args=None, **state):
+    """Write a checkpoint that can be sampled but not resumed.
+
+    state: what its state is: networks, of which the weights are kept in dtype, and plain values.
+    args: training arguments that differ from the checkpoint's.
+    """
+    out = Path(out)
+    if out.exists():
+        raise UserError(f"--slim {out} exists already")
+    kept = {name: _weights(value, dtype) for name, value in state.items()}
+    changed = {"args": checkpoint["args"] | (args or {}), "rng": {}, "state": kept}
+    save_atomic(checkpoint | changed, out)
+    say_written(f"{out}, {out.stat().st_size / 1e6:.2f} MB")
+
+
+def _weights(value, dtype):
+    if isinstance(value, torch.nn.Module):
+        value = value.state_dict()
+    if isinstance(value, dict):
+        return {name: _weights(part, dtype) for name, part in value.items()}
+    if torch.is_tensor(value) and value.is_floating_point():
+        return value.detach().cpu().to(dtype)
+    return value
 
 
 # --- tables of many runs

@@ -111,7 +111,10 @@ def curves(log, panels, path, smooth=1, points=None):
     log: dicts with "step"; panels: [[key, …], …], one axis each; smooth: moving average over that
     many lines, at most a tenth of them, so that what is seldom measured is shown from its first
     value on; points: {key: (steps, values, label)} drawn as dots, e.g. a paper's printed values.
+    Without panels, as of a checkpoint before the log's first line, nothing is drawn.
     """
+    if not panels:
+        return
     figure, axes = plt.subplots(
         len(panels), 1, figsize=(7, 2.2 * len(panels)), sharex=True, squeeze=False
     )

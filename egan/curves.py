@@ -65,6 +65,9 @@ def curves_markdown(rows):
 
 def draw_curves(curves, n, path):
     """IS above FID, over generations and over seconds; n: samples, for the labels."""
+    keys = [key for runs in curves.values() for curve in runs for line in curve for key in line]
+    extractor = next((key.split("_")[1] for key in keys if key.startswith("fid_")), "none")
+    measured = f"{extractor}, {n:,} samples"
     figure, axes = plots.plt.subplots(2, 2, figsize=(10, 6.4), sharex="col", sharey="row")
     for i, (method, runs) in enumerate(curves.items()):
         for j, curve in enumerate(runs):
@@ -73,8 +76,8 @@ def draw_curves(curves, n, path):
                 score = [find_metric(line, what) for line in curve]
                 row[0].plot([line["step"] for line in curve], score, **style)
                 row[1].plot([line["seconds"] for line in curve], score, **style)
-    axes[0, 0].set(ylabel=f"IS ({n:,} samples)")
-    axes[1, 0].set(xlabel="generation", ylabel=f"FID ({n:,} samples, test)", yscale="log")
-    axes[1, 1].set(xlabel="seconds")
-    axes[0, 0].legend(fontsize=8)
+    axes[0, 0].set(ylabel=f"IS ({measured})")
+    axes[1, 0].set(xlabel="generation", ylabel=f"FID ({measured})", yscale="log")
+    axes[1, 1].set(xlabel="seconds of training")
+    axes[0, 1].legend(fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     plots.save_figure(figure, path)

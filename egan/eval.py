@@ -36,6 +36,7 @@ from common.evaluate import (
     reference,
     say_written,
     write_eval,
+    write_slim,
 )
 from common.metrics.toy import toy_metrics
 from common.runs import load_checkpoint, load_state, read_log
@@ -120,8 +121,12 @@ def draw_interpolation(G, trained, args, device, path):
     """G((1 − α) z₁ + α z₂) for four pairs of z, α = 0, 0.1, …, 1."""
     z = sample_z((8,), trained, torch.Generator().manual_seed(args.seed)).to(device)
     z1, z2 = z.chunk(2)
-    columns = [G(torch.lerp(z1, z2, a)) for a in torch.linspace(0, 1, 11).tolist()]
-    plots.save_grid(torch.stack(columns, 1).flatten(0, 1), path, nrow=11)
+    alphas = torch.linspace(0, 1, 11).tolist()
+    images = torch.stack([G(torch.lerp(z1, z2, a)) for a in alphas], 1).flatten(0, 1)
+    labels = dict(
+        rows=[f"pair {i}" for i in (1, 2, 3, 4)], columns=[f"α = {a:.1f}" for a in alphas]
+    )
+    plots.save_grid(images, path, nrow=11, zoom=max(1, 64 // images.shape[-1]), **labels)
 
 
 def main(argv=None):
@@ -130,6 +135,9 @@ def main(argv=None):
     path = checkpoint_path(args.ckpt, "egan")
     G, trained, checkpoint = load(path, device, args.individual)
     args.n = args.n or default_n(trained)
+    if args.slim:
+        population = {"params": {name: w[None] for name, w in G.state_dict().items()}}
+        return write_slim(args.slim, checkpoint, args={"mu": 1}, population=population)
     if args.samples:
         samples = sample(G, args.samples, trained, device, args.seed, args.batch_size, args.amp)
         draw_samples(torch.cat(list(samples)).cpu(), trained.dataset, args.grid_out)

@@ -53,12 +53,12 @@ class Progress:
 # --- pictures
 
 
-def draw_samples(samples, dataset, path, title="samples"):
+def draw_samples(samples, dataset, path, title="generated"):
     """Toys: a density plot beside the data's (the paper's Fig. 3). Images: a square grid."""
     if dataset in MIXTURES:
         data = mixture(dataset)
         real, _ = data.sample(len(samples), torch.Generator().manual_seed(0))
-        plots.densities({data.name: real, title: samples}, path, limit=2)
+        plots.densities({f"data: {data.name}": real, title: samples}, path, limit=2)
     else:
         nrow = max(1, round(math.sqrt(len(samples))))
         plots.save_grid(samples, path, nrow, zoom=max(1, 64 // samples.shape[-1]))
@@ -77,7 +77,9 @@ def draw_selected(log, mutations, path):
     else:
         axis.bar(mutations, smooth[:, 0], label=mutations)
     axis.set(xlabel="generation", ylabel="share of survivors", ylim=(0, 1))
-    axis.legend(fontsize=8, loc="lower right")
+    handles, names = axis.get_legend_handles_labels()  # upside down, as they are stacked
+    beside = dict(loc="upper left", bbox_to_anchor=(1, 1), title="mutation")
+    axis.legend(handles[::-1], names[::-1], fontsize=8, title_fontsize=8, **beside)
     plots.save_figure(figure, path)
 
 

@@ -187,7 +187,7 @@ def table2_markdown(kernels, rows):
 def draw_table2(folder, results, methods):
     """Densities of the median run of every cell beside the data's: the paper's Fig. 3."""
     for data in MIXTURES:
-        shown = {data: mixture(data).sample(10_000, torch.Generator().manual_seed(0))[0]}
+        shown = {f"data: {data}": mixture(data).sample(10_000, torch.Generator().manual_seed(0))[0]}
         for method in methods:
             runs = runs_of(results, data, method)
             runs.sort(key=lambda run: find_metric(run["metrics"], "mmd2_unbiased_s1"))
@@ -239,11 +239,12 @@ def table3_markdown(rows):
 
 def draw_table3(folder, results, methods, columns=16):
     """A row of samples of each method's first run, in the table's order."""
-    firsts = [runs_of(results, "table3", method)[:1] for method in methods]
-    rows = [load_samples(folder, run, columns) for runs in firsts for run in runs]
+    runs = {method: runs_of(results, "table3", method) for method in methods}
+    rows = {name: load_samples(folder, found[0], columns) for name, found in runs.items() if found}
     if rows:
-        zoom = max(1, 48 // rows[0].shape[-1])
-        plots.save_grid(torch.cat(rows), folder / "table3.png", nrow=columns, zoom=zoom)
+        images = torch.cat(list(rows.values()))
+        zoom = max(1, 48 // images.shape[-1])
+        plots.save_grid(images, folder / "table3.png", columns, zoom=zoom, rows=list(rows))
 
 
 # --- the table of weak networks

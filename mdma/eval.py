@@ -28,13 +28,13 @@ from common.arguments import FilePath
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
-from common.evaluate import checkpoint_path, output_dir, write_eval
+from common.evaluate import checkpoint_path, output_dir, write_eval, write_slim
 from common.metrics.jets import FPND_TYPES, jet_metrics
 from common.plots import curves
-from common.runs import load_checkpoint, load_state, read_log, replace_file, save_atomic
+from common.runs import load_checkpoint, load_state, read_log, replace_file
 
 from .features import generate
-from .figures import CURVES, draw_features, draw_jets
+from .figures import CURVES, JET_NAMES, draw_features, draw_jets
 from .jets import export, load_jets
 from .tables import metric_lines, table1
 from .train import build
@@ -88,15 +88,10 @@ def load(path, device):
 
 def slim(path, out):
     """A checkpoint that can generate but not be resumed: the (averaged) G and statistics."""
-    out = Path(out)
-    if out.exists():
-        raise UserError(f"--slim {out} exists already")
     checkpoint = load_checkpoint(path, "mdma")
-    args, state = checkpoint["args"], checkpoint["state"]
-    G = state["G_ema" if args["ema"] else "G"]
-    kept = {"args": args | {"ema": 0.0}, "rng": {}, "state": {"G": G, "stats": state["stats"]}}
-    save_atomic(checkpoint | kept, out)
-    print(f"{out}: {out.stat().st_size / 1e6:.2f} MB")
+    state = checkpoint["state"]
+    G = state["G_ema" if checkpoint["args"]["ema"] else "G"]
+    write_slim(out, checkpoint, torch.float32, {"ema": 0.0}, G=G, stats=state["stats"])
 
 
 def load_real(args, trained):
@@ -123,7 +118,7 @@ def main(argv=None):
         return generate(G, count, stats, N, rng, args.batch_size).cpu()
 
     if args.samples:
-        draw_jets(jets(args.samples), args.grid_out)
+        draw_jets({"MDMA": jets(args.samples)}, args.grid_out)
         print(f"{args.samples:,} generated jets in {args.grid_out}")
         return None
     if args.export:
@@ -165,8 +160,11 @@ def main(argv=None):
     write_eval(where, path, trained_here, ours, device, in_sample=inside, **counts)
 
     # --- Fig. 2
-    draw_features({f"{args.split} jets": real.particles, "MDMA": fake}, where / "fig2.png")
-    draw_jets(torch.cat([real.particles[:8], fake[:8]]), where / "jets.png")
+    shown = {f"{args.split} jets": real.particles, "MDMA": fake}
+    name = f"{JET_NAMES[jet_type]} jets of {dataset}" if named else Path(dataset).name
+    title = f"{name}, up to {N} particles; {len(real):,} {args.split} jets, {len(fake):,} of MDMA"
+    draw_features(shown, where / "fig2.png", title)
+    draw_jets({label: x[:8] for label, x in shown.items()}, where / "jets.png")
     written = [f"eval_{step}.json", "table1.md", "fig2.png", "jets.png"]
     if log := read_log(path.with_name("log.jsonl")):
         curves(log, CURVES, where / "curves.png", smooth=10)

@@ -3,39 +3,54 @@
 import math
 
 import numpy as np
+import torch
 
 from common.metrics.jets import jet_mass, present
 from common.plots import plt, save_figure
 
 CURVES = [["L_D"], ["L_G", "L_match"], ["w1m_valid"], ["frechet_valid"]]  # panels of curves.png
-LOGARITHMIC = ("η rel", "φ rel", "p_T rel")  # densities over particles
+ETA, PHI = "Δη = η − η(jet), of particles", "Δφ = φ − φ(jet) in radian, of particles"
+PT, COUNT = "p_T / p_T(jet), of particles", "particles per jet, n"
+MASS, SUM_PT = "jet mass / p_T(jet)", "Σ p_T / p_T(jet), per jet"
+LOGARITHMIC = (ETA, PHI, PT)  # densities over particles
+JET_NAMES = {"g": "gluon", "q": "light quark", "t": "top quark", "w": "W", "z": "Z"}
+RADIUS = 0.4  # R of the simulated jets
+AREA = 400  # of a dot of a particle that has all of its jet's pt, in points²
 
 
-def draw_features(jets, path):
+def draw_features(jets, path, title=""):
     """Fig. 2: densities of eta, phi, pt of all particles and of the jet's mass, ratios below.
 
     Added here are n and the sum of pt. jets: {label: particles (J, N, 3), padding 0}, of which the
     first is the reference. Bands: one Poisson sd.
     """
-    figure, axes = plt.subplots(4, 3, figsize=(12, 8), height_ratios=[3, 1, 3, 1], sharex=False)
+    figure, axes = plt.subplots(
+        4, 3, figsize=(12, 8), height_ratios=[3, 1, 3, 1], layout="constrained"
+    )
     values = {label: observables(x) for label, x in jets.items()}
     reference = next(iter(jets))
     for i, name in enumerate(values[reference]):
         axis, ratio_axis = axes[2 * (i // 3), i % 3], axes[2 * (i // 3) + 1, i % 3]
+        bins = bin_edges(name, values[reference][name])
         ratio_histogram(
             axis,
             ratio_axis,
             {label: value[name] for label, value in values.items() if label != reference},
             (reference, values[reference][name]),
-            bin_edges(name, values[reference][name]),
+            bins,
         )
         axis.set(yscale="log" if name in LOGARITHMIC else "linear")
+        axis.tick_params(labelbottom=False)  # those of the ratio below
+        for shown in (axis, ratio_axis):
+            shown.set(xscale="log" if name == PT else "linear", xlim=bins[[0, -1]])
+        if name != PT:
+            ratio_axis.locator_params(axis="x", nbins=6)
         ratio_axis.set_xlabel(name)
-        if name == "p_T rel":
-            axis.set_xscale("log")
-            ratio_axis.set_xscale("log")
-    axes[0, 0].legend(fontsize=8)
-    figure.tight_layout()
+        if i % 3 == 0:
+            axis.set_ylabel("density")
+            ratio_axis.set_ylabel(f"ratio to\n{reference}")
+    handles = [h for axis in axes[:2, 0] for h in axis.get_legend_handles_labels()[0]]
+    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=len(handles))
     save_figure(figure, path)
 
 
@@ -43,12 +58,12 @@ def observables(x):
     """{name: values} of jets (J, N, 3): features of all real particles, then one value per jet."""
     eta, phi, pt = x[present(x)].T.numpy()
     return {
-        "η rel": eta,
-        "φ rel": phi,
-        "p_T rel": pt,
-        "mass": jet_mass(x).numpy(),
-        "n": present(x).sum(1).numpy(),
-        "Σ p_T rel": x[..., 2].sum(1).numpy(),
+        ETA: eta,
+        PHI: phi,
+        PT: pt,
+        MASS: jet_mass(x).numpy(),
+        COUNT: present(x).sum(1).numpy(),
+        SUM_PT: x[..., 2].sum(1).numpy(),
     }
 
 
@@ -57,9 +72,9 @@ def bin_edges(name, values):
     low, high = np.quantile(values, [0.0005, 0.9995])
     if low == high:  # as the mass of jets of one particle
         low, high = low - 0.1 * (1 + abs(low)), high + 0.1 * (1 + abs(high))
-    if name == "p_T rel":
+    if name == PT:
         return np.geomspace(max(low, 1e-5), high, 50)
-    if name == "n":
+    if name == COUNT:
         return np.arange(int(low), int(high) + 2) - 0.5
     return np.linspace(low, high, 50)
 
@@ -79,9 +94,8 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
     expected, error = density(values)
     axis.stairs(expected, bins, fill=True, alpha=0.3, color="k", label=label)
     safe = np.where(expected > 0, expected, np.nan)
-    ratio_axis.stairs(
-        1 + error / safe, bins, baseline=1 - error / safe, fill=True, alpha=0.3, color="k"
-    )
+    band = dict(baseline=1 - error / safe, fill=True, alpha=0.3, color="k")
+    ratio_axis.stairs(1 + error / safe, bins, **band, label=f"± 1 Poisson sd of {label}")
     for label, values in samples.items():
         height, error = density(values)
         line = axis.stairs(height, bins, label=label)
@@ -94,14 +108,41 @@ def ratio_histogram(axis, ratio_axis, samples, reference, bins):
 
 
 def draw_jets(jets, path):
-    """Jets in the (eta, phi) plane: a dot per particle, its area proportional to pt_rel."""
-    side = math.ceil(len(jets) ** 0.5)
-    rows = math.ceil(len(jets) / side)
-    figure, axes = plt.subplots(rows, side, figsize=(1.3 * side, 1.3 * rows), squeeze=False)
-    for axis in axes.flat:
-        axis.axis("off")
-    for axis, jet in zip(axes.flat, jets):
-        eta, phi, pt = jet[jet[:, 2] > 0].T.numpy()
-        axis.scatter(eta, phi, s=400 * pt, alpha=0.5, lw=0)
-        axis.set(xlim=(-0.4, 0.4), ylim=(-0.4, 0.4))
+    """Jets in the (Δη, Δφ) plane: a dot per particle, its area proportional to pt_rel.
+
+    jets: {label: particles (J, N, 3), padding 0}; each label begins a row of panels.
+    """
+    side = math.ceil(sum(map(len, jets.values())) ** 0.5)
+    rows = [(label, part) for label, x in jets.items() for part in x.split(side)]
+    angles = torch.cat([x[present(x)][:, :2] for x in jets.values()]).abs()
+    reach = max(1.1 * RADIUS, float(angles.quantile(0.995)))  # other jets may be wider
+    square = dict(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
+    dot = dict(alpha=0.5, lw=0, color="C0")
+    figure, axes = plt.subplots(
+        len(rows),
+        side,
+        figsize=(1.5 * side + 0.6, 1.5 * len(rows) + 0.9),
+        sharex=True,
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for row, (label, part) in zip(axes, rows):
+        row[0].set_ylabel(label)
+        for axis in row[len(part) :]:
+            axis.axis("off")
+        for axis, jet in zip(row, part):
+            eta, phi, pt = jet[jet[:, 2] > 0].T.numpy()
+            axis.add_patch(plt.Circle((0, 0), RADIUS, fill=False, color="0.6"))
+            axis.scatter(eta, phi, s=AREA * pt, **dot)
+            axis.set(**square, xticks=(-RADIUS, 0, RADIUS), yticks=(-RADIUS, 0, RADIUS))
+    handles = [
+        axes[0, 0].scatter([], [], s=AREA * pt, label=label, **dot)
+        for pt, label in ((0.01, "p_T / p_T(jet) = 0.01"), (0.1, "0.1"), (0.3, "0.3"))
+    ]
+    ring = dict(s=90, facecolor="none", edgecolor="0.6", label=f"jet radius R = {RADIUS}")
+    handles.append(axes[0, 0].scatter([], [], **ring))
+    figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
+    figure.supxlabel("Δη = η − η(jet)", fontsize=10)
+    figure.supylabel("Δφ = φ − φ(jet) in radian", fontsize=10)
     save_figure(figure, path)

@@ -34,6 +34,7 @@ from common.evaluate import (
     say_written,
     set_data_dir,
     write_eval,
+    write_slim,
 )
 from common.metrics.extractors import load_extractor
 from common.metrics.images import grey_levels
@@ -107,8 +108,9 @@ def draw(T, pairs, n, trained, args, device, path):
     n = min(n, len(pairs))
     parts = transform_pairs(T, pairs, n, trained, args, device)
     x, fake, y = (torch.cat(part) for part in zip(*parts))
-    grid = in_rows(x, fake, y)
-    plots.save_grid(grid, path, nrow=3 * min(4, n), zoom=max(1, 64 // trained.size))
+    columns = ["x", "T(x)", "y"] * min(4, n)
+    zoom = max(1, 64 // trained.size)
+    plots.save_grid(in_rows(x, fake, y), path, nrow=len(columns), zoom=zoom, columns=columns)
 
 
 def export(T, pairs, trained, args, device):
@@ -131,6 +133,8 @@ def main(argv=None):
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "pan")
     T, trained, checkpoint = load(path, device)
+    if args.slim:
+        return write_slim(args.slim, checkpoint, T=T)
     if args.transform:
         return transform_folder(T, trained, args, device)
     set_data_dir(trained, args)

@@ -245,14 +245,15 @@ def render(table, lines):
 def draw(results, folder, path, args):
     """x, T(x) of each row's first run, y, of eight held-out pairs."""
     device = choose_device(args.device)
-    columns = []
+    images = {}
     for result in results:
         T, pairs, trained = load_run(folder / result["name"], args, device)
         x, fake, y = next(transform_pairs(T, pairs, min(8, len(pairs)), trained, args, device))
-        columns.append(fake)
-    images = [image.cpu() for image in (x, *columns, y)]
+        images[result["row"]] = fake
+    images = {"x": x, **images, "y": y}
+    grid = in_rows(*images.values()).cpu()
     zoom = max(1, 64 // trained.size)
-    plots.save_grid(in_rows(*images), path, nrow=len(images), zoom=zoom)
+    plots.save_grid(grid, path, nrow=len(images), zoom=zoom, columns=list(images))
 
 
 def main(argv=None):

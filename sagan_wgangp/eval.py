@@ -39,6 +39,7 @@ from common.evaluate import (
     reference,
     say_written,
     write_eval,
+    write_slim,
 )
 from common.metrics import count_tag
 from common.metrics.toy import toy_metrics
@@ -70,11 +71,13 @@ def parse_args(argv=None):
 
 
 def load(path, device):
-    """(G, D, training args, checkpoint) from a checkpoint file alone."""
+    """(G, D, training args, checkpoint) from a checkpoint file alone; D None where it has none."""
     checkpoint = load_checkpoint(path, "sagan_wgangp")
     trained = argparse.Namespace(**checkpoint["args"])
     G, D = build(trained)
     load_state(G, checkpoint["state"]["G"], f"G in {path}")
+    if "D" not in checkpoint["state"]:
+        return G.to(device).eval(), None, trained, checkpoint
     load_state(D, checkpoint["state"]["D"], f"D in {path}")
     return G.to(device).eval(), D.to(device).eval(), trained, checkpoint
 
@@ -159,6 +162,8 @@ def main(argv=None):
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "sagan_wgangp")
     G, D, trained, checkpoint = load(path, device)
+    if args.slim:
+        return write_slim(args.slim, checkpoint, G=G)
     if args.samples:
         draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
         return say_written(args.grid_out)

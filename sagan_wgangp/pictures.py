@@ -47,11 +47,12 @@ def surface(D, points, path, limit):
     """
     side, values = values_on_square(D, limit)
     figure, axis = plots.plt.subplots(figsize=(5.5, 4.5))
-    figure.colorbar(axis.contourf(side, side, values, levels=30, cmap="viridis"))
+    figure.colorbar(axis.contourf(side, side, values, levels=30, cmap="viridis"), label="D(x)")
     for (label, xy), colour in zip(points.items(), ("white", "tab:red")):
         axis.scatter(*np.asarray(xy, dtype=float).T, s=2, c=colour, label=label)
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit))
-    axis.legend(fontsize=8, loc="upper right", facecolor="0.5")
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="x₁", ylabel="x₂")
+    above = dict(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=len(points))
+    axis.legend(fontsize=8, facecolor="0.5", markerscale=3, **above)
     plots.save_figure(figure, path)
 
 
@@ -75,15 +76,22 @@ def attention_maps(G: nn.Sequential, z, pixel, size):
 def draw_attention(G, z, pixel, size, path):
     """Generated images with the query pixel, and below where it looks.
 
-    Brighter is more, in each image's own range.
+    The colour is β over what each place would have if all had the same, on one scale for all maps;
+    the brightest hundredth of the places may lie above it.
     """
     images, maps = attention_maps(G, z, pixel, size)
+    shares = (maps * maps[0].numel()).cpu()
+    top_share = torch.quantile(shares.flatten(), 0.99).item()
     edges = (-0.5, size - 0.5, size - 0.5, -0.5)
     figure, axes = plots.plt.subplots(2, len(z), figsize=(1.3 * len(z), 2.8), squeeze=False)
-    for (top, bottom), image, attention in zip(axes.T, images.cpu(), maps.cpu()):
+    for (top, bottom), image, share in zip(axes.T, images.cpu(), shares):
         top.imshow((image.permute(1, 2, 0).squeeze(-1) + 1) / 2, cmap="gray", vmin=0, vmax=1)
-        bottom.imshow(attention, cmap="magma", extent=edges)
+        shown = bottom.imshow(share, cmap="magma", extent=edges, vmin=0, vmax=top_share)
         for axis in (top, bottom):
             axis.plot(pixel[1], pixel[0], "c+", ms=8)
-            axis.axis("off")
+            axis.set(xticks=[], yticks=[])
+    axes[0, 0].set_ylabel("G(z), + is\nplace j", fontsize=8)
+    axes[1, 0].set_ylabel("what j\nlooks at", fontsize=8)
+    bar = figure.colorbar(shown, ax=axes, extend="max", fraction=0.02, pad=0.02)
+    bar.set_label("β, times an even share", fontsize=8)
     plots.save_figure(figure, path)

@@ -6,8 +6,8 @@
   python -m sagan_wgangp.reproduce --compare --no-quick --train-flags '--dataset fashion-mnist …'
 
 Trains what is missing, --jobs runs at a time, under --out; started again, it goes on where it
-stood. Writes there a table in Markdown and JSON, quality.png, losses.png and grids.png. The steps
-of --quick are such that the methods' CPU times are alike (within a factor of two).
+stood. Writes there a table in Markdown and JSON, scores.png, quality.png, losses.png and grids.png.
+The steps of --quick are such that the methods' CPU times are alike (within a factor of two).
 """
 
 import math
@@ -217,6 +217,30 @@ def write_table(summaries, failed):
 
 # --- figures
 
+SCORES = {  # columns of the table that are drawn: titles
+    "FID": "FID, 10,000 samples\n(lower is better)",
+    "IS": "Inception Score\n(higher is better)",
+    "recall": "recall: share of test\nimages that G covers",
+    "L_D noise": "noise of the loss L_D:\nsd over mean",
+    "L_D ~ FID": "rank correlation L_D, FID\n(−1: the loss tells quality)",
+}
+
+
+def draw_scores(summaries, path):
+    """A line per row of the table: a dot per seed, and a bar at their mean."""
+    height = 1.2 + 0.35 * len(summaries)
+    figure, axes = plots.plt.subplots(1, len(SCORES), figsize=(13, height), sharey=True)
+    for axis, (column, title) in zip(axes, SCORES.items()):
+        for y, row in enumerate(summaries):
+            values = row[column]["runs"]
+            axis.plot(values, [y] * len(values), "o", ms=5, alpha=0.6, color=f"C{y % 10}")
+            axis.plot(row[column]["mean"], y, "k|", ms=13)
+        axis.set_title(title, fontsize=9)
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(summaries)), [row["row"] for row in summaries])
+    axes[0].invert_yaxis()
+    plots.save_figure(figure, path)
+
 
 def draw_quality(runs, folder):
     """Fig. 4: FID and IS over the share of the run's steps, that is of its time, per seed."""
@@ -231,8 +255,10 @@ def draw_quality(runs, folder):
                 axes[0].plot(steps / steps[-1], fids, label=label, **style)
                 axes[1].plot(steps / steps[-1], scores, label=label, **style)
     axes[0].set(xlabel="share of the run", ylabel="FID, 2,000 samples", yscale="log")
+    axes[0].yaxis.set_major_formatter("{x:.0f}")
+    axes[0].yaxis.set_minor_formatter("{x:.0f}")
     axes[1].set(xlabel="share of the run", ylabel="IS, 2,000 samples")
-    axes[1].legend(fontsize=7)
+    axes[1].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     plots.save_figure(figure, folder / "quality.png")
 
 
@@ -287,6 +313,7 @@ def main(argv=None):
     env = next(iter(runs.values()))[0]["env"]
     result = {"flags": shared, "rows": summaries, "failed": failed, "env": env}
     write_json(folder / f"{name}.json", result)
+    draw_scores(summaries, folder / "scores.png")
     draw_quality(runs, folder)
     draw_losses(runs, folder)
     draw_grids(runs, folder)

@@ -137,7 +137,12 @@ def main(argv=None):
             side, values = values_on_square(D, 2.5)
             axis.contour(side, side, values, levels=20, linewidths=0.8)
             axis.scatter(*x[:500].cpu().T, s=2, c="tab:orange")
-            axis.set(title=f"{name}: {seen / exact:.0%} of W1", xticks=[], yticks=[])
+            axis.set_title(f"{toy}, {name}:\nsees {seen / exact:.0%} of W₁", fontsize=9)
+            axis.set(xticks=(-2, 0, 2), yticks=(-2, 0, 2), aspect="equal")
+    figure.suptitle("Level lines of critics (yellow: highest D) and points of the data (orange)")
+    figure.supxlabel("x₁")
+    figure.supylabel("x₂")
+    figure.tight_layout()
     folder = Path(args.out)
     plots.save_figure(figure, folder / "surfaces.png")
     result = {"rows": rows, "seed": args.seed, "env": environment(device)}

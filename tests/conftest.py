@@ -22,7 +22,13 @@ LOCAL = ("localhost", "127.0.0.1", "::1", "", None)
 NO_JETNET = sys.version_info >= (3, 13) or platform.machine() == "aarch64"
 NO_PYTHIA = sys.version_info >= (3, 14) or (sys.platform, platform.machine()) != ("linux", "x86_64")
 # A skipped test fails the session, so that none is lost in silence, but for these reasons.
-MAY_SKIP = ["CUDA|GPU"] + ["jetnet|numba|energyflow"] * NO_JETNET + ["pythia8mc"] * NO_PYTHIA
+NO_KATEX = not (REPO / "docs" / "node_modules").is_dir()  # `make read` installs it
+MAY_SKIP = (
+    ["CUDA|GPU"]
+    + ["KaTeX"] * NO_KATEX
+    + ["jetnet|numba|energyflow"] * NO_JETNET
+    + ["pythia8mc"] * NO_PYTHIA
+)
 lost = []
 
 

@@ -63,7 +63,7 @@ def test_a_folder_has_its_parts(folder):
         assert (REPO / folder / name).exists(), f"{folder}/{name}"
     for part in (
         "## Paper and code",
-        "## Results",
+        "## What we found",
         "## What is ",
         "## Known failure modes",
         "```bibtex",
@@ -284,6 +284,29 @@ def test_folder_copied_under_another_name_and_package_trains(folder, tmp_path):
     done = in_copy(tmp_path, "-m", "vendored.renamed.train", "--smoke", "--out", "out")
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out/last.pt").exists()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_folder_inside_a_package_trains_as_the_readme_says(folder, tmp_path):
+    section = (REPO / "README.md").read_text().partition("## Copying and scaling")[2]
+    commands = re.search(r"```bash\n(.*?)```", section, re.S)[1]
+    assert "..common" in commands and "mypackage.began.train --quick" in commands
+    commands = commands.replace("began", folder).replace("--quick", "--smoke --out out")
+    commands = commands.replace("python -m", f"{sys.executable} -m")
+    skip = shutil.ignore_patterns("__pycache__", "results")
+    for name in (folder, "common"):
+        shutil.copytree(REPO / name, tmp_path / "repo" / name, ignore=skip)
+    *copying, training = commands.strip().splitlines()
+    gone = f"rm -r {folder} common"  # what still imports them fails
+    done = subprocess.run(
+        ["bash", "-ec", "\n".join([*copying, gone, training])],
+        cwd=tmp_path / "repo",
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "repo" / "out" / "last.pt").exists()
 
 
 @pytest.mark.parametrize("folder", FOLDERS)

@@ -85,6 +85,22 @@ def test_pairs_of_files_train_in_both_directions(tmp_path):
     assert targets["AtoB"] < targets["BtoA"] - 0.5
 
 
+def test_flags_of_the_data_reach_it(tmp_path):
+    """Without jitter and mirroring a training pair is the image itself, whatever the step."""
+
+    def pairs(*flags):
+        args = train.parse_args(["--smoke", "--task", "denoising", "--size", "64", *flags])
+        return train.load_data(args)
+
+    plain = pairs("--no-jitter", "--no-flip")
+    first = plain.batch(0, 512, 0)[1].flatten(1).sort(0).values
+    assert torch.equal(first, plain.batch(1, 512, 0)[1].flatten(1).sort(0).values)  # a whole epoch
+    for flag in ("--no-jitter", "--no-flip"):
+        moved = pairs(flag)
+        first = moved.batch(0, 512, 0)[1].flatten(1).sort(0).values
+        assert not torch.equal(first, moved.batch(1, 512, 0)[1].flatten(1).sort(0).values)
+
+
 # --- one checkpoint
 
 

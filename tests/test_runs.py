@@ -581,6 +581,7 @@ SICK = {
     "cagan": ["--smoke", "--fid-samples", "20"],
     "egan": ["--smoke", "--dataset", "synthetic", "--fid-samples", "16"],
     "mdma": ["--smoke"],
+    "pan": ["--smoke"],
     "sagan_wgangp": ["--smoke", "--method", "gan", "--fid-samples", "16"],
 }
 
@@ -656,8 +657,9 @@ def test_samples_that_are_not_finite_are_neither_drawn_nor_measured(here, monkey
         if step == 3 and folder == "egan":  # its generators are replaced each step
             due.append(step)
         elif step == 3:
-            opt = parts["opt_GE" if folder == "bigan" else "opt_G"]
-            opt.register_step_post_hook(lambda *args: fill_with_nan(parts["G"]))
+            G = parts["T" if folder == "pan" else "G"]
+            opt = parts[{"bigan": "opt_GE", "pan": "opt_T"}.get(folder, "opt_G")]
+            opt.register_step_post_hook(lambda *args: fill_with_nan(G))
 
     def survivors(self, places, original=SharedLoop.survivors):
         chosen = original(self, places)
