@@ -145,7 +145,8 @@ code { font: .85em 'DejaVu Sans Mono', Menlo, Consolas, monospace }
 class Renderer:
     """Markdown and code to HTML. A formula leaves a mark, which `finish` replaces."""
 
-    def __init__(self):
+    def __init__(self, url="../.."):
+        self.url = url  # of the repository, for links to code
         self.formulas = []  # [TeX, display?]
         self.markdown = MarkdownIt("commonmark").enable("table")
         self.markdown.use(dollarmath_plugin, renderer=self._formula, allow_space=False)
@@ -163,7 +164,7 @@ class Renderer:
 
     def code(self, code):
         name = code.path.relative_to(REPO)
-        link = f'<a href="../../{name}#L{code.first}-L{code.last}">{name}:{code.first}</a>'
+        link = f'<a href="{self.url}/{name}#L{code.first}-L{code.last}">{name}:{code.first}</a>'
         return f'<p class="where">{link}</p>' + highlight(
             code.source, PythonLexer(), self.formatter
         )
@@ -229,11 +230,11 @@ def sources():
     return found | {p.parent.name: p.parent for p in sorted(REPO.glob("common/*/reading.md"))}
 
 
-def build(out):
-    """Write all pages into the folder `out`."""
+def build(out, url="../.."):
+    """Write all pages into the folder `out`; code is linked below `url`."""
     if not KATEX.is_dir() or not shutil.which("node"):
         raise SystemExit("error: KaTeX is not there: install node and run `make read`, or npm ci")
-    renderer = Renderer()
+    renderer = Renderer(url)
     folders = sources()
     pages = {}
     contents = []
@@ -260,8 +261,11 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=REPO / "docs" / "read")
+    parser.add_argument(
+        "--url", default="../..", help="the repository, which links to code lead to"
+    )
     args = parser.parse_args(argv)
-    pages = build(args.out)
+    pages = build(args.out, args.url)
     size = sum(path.stat().st_size for path in args.out.rglob("*") if path.is_file())
     print(f"{len(pages)} pages in {args.out}, {size / 1e6:.1f} MB", file=sys.stderr)
 

@@ -29,7 +29,8 @@ from common.arguments import (
 )
 from common.data import DATASETS
 
-FOLDERS = ("began", "bigan", "cagan", "egan", "mdma", "sagan_wgangp")
+REPO = Path(__file__).resolve().parent.parent
+FOLDERS = sorted(p.parent.name for p in REPO.glob("*/train.py"))
 PRESETS = {
     "arch": {"b": dict(width=20, lr=0.2, depth=2)},
     "quick": {True: dict(width=30, steps=5)},
@@ -294,13 +295,13 @@ def test_resume_takes_a_checkpoint_for_its_directory(tmp_path):
 
 
 SCRIPTS = [
-    *(f"{folder}.{name}" for folder in FOLDERS for name in ("train", "eval")),
-    "bigan.reproduce",
-    "began.reproduce",
-    "cagan.reproduce",
+    *(
+        f"{path.parent.name}.{path.stem}"
+        for name in ("train", "eval", "reproduce")
+        for path in sorted(REPO.glob(f"*/{name}.py"))
+    ),
     "cagan.toy",
     "mdma.simulate",
-    "sagan_wgangp.reproduce",
     "sagan_wgangp.surfaces",
     "mdma.twin",
     "common.data",
@@ -494,6 +495,12 @@ def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
             "--weight-decay",
             "--ema",
             "--jitter",
+            "--m",
+            "--label",
+            "--dropout",
+            "--lambda-gan",
+            "--lambda-pixel",
+            "--lr-factor",
         )
         if f"{f} " in help_text
     ]

@@ -303,6 +303,7 @@ TRACKED = {
     "cagan": ["--smoke", "--fid-samples", "20"],
     "egan": ["--smoke", "--population", "loop"],
     "mdma": ["--smoke"],
+    "pan": ["--smoke"],
     "sagan_wgangp": ["--smoke", "--fid-samples", "8"],
 }
 
@@ -312,7 +313,14 @@ TRACKED = {
 def test_training_makes_no_float64_on_an_apple_gpu(here, monkeypatch, folder):
     module = importlib.import_module(f"{folder}.train")
     monkeypatch.setattr(module, "choose_device", lambda name: APPLE)
-    for name in ("curves", "save_grid", "draw_samples", "densities", "draw_features"):
+    for name in (
+        "curves",
+        "draw_curves",
+        "save_grid",
+        "draw_samples",
+        "densities",
+        "draw_features",
+    ):
         monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
     with apple_device(monkeypatch):
         last = module.main([*TRACKED[folder], "--steps", "2", "--sample-every", "2", "--out", "x"])

@@ -391,12 +391,13 @@ def kpd(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple[float, float]:
-    """Kernel physics distance of features (J, 36), (K, 36): the unbiased MMD² under k(x, y) =
-    (x·y/36 + 1)⁴.
+    """Kernel physics distance of features (J, 36), (K, 36): MMD² under k(x, y) =
+    (x·y/36 + 1)⁴, the mean over pairs of different places.
 
     Median over `batches` draws with replacement of `batch_size` a side (at most the smaller
-    sample), and half the width from 16.275 to 83.725 %. Can be slightly negative. normalise and
-    draws: as in `frechet_curve`.
+    sample), and half the width from 16.275 to 83.725 %. Can be slightly negative. A jet that is
+    drawn twice is paired with its copy, so that it is not quite unbiased, as in jetnet. normalise
+    and draws: as in `frechet_curve`.
     """
     x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     size = min(batch_size, len(x), len(y))
