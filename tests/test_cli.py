@@ -496,7 +496,6 @@ def test_every_number_flag_of_every_folder_refuses_nonsense(folder, capsys):
             "--ema",
             "--jitter",
             "--m",
-            "--label",
             "--dropout",
             "--lambda-gan",
             "--lambda-pixel",
