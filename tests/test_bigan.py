@@ -486,7 +486,7 @@ class Images:
 
 def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
     """E reads the shade off, G writes it: perfect but for a constant. 1NN by the bank's labels: 2 of 3 are right."""
-    monkeypatch.setattr(bigan_progress, "save_grid", lambda images, path, nrow: None)
+    monkeypatch.setattr(bigan_progress, "save_rows", lambda rows, path: None)
     data, test = Images([-1.0, -0.5, 0.5, 1.0], [0, 1, 2, 3]), Images([0.9, -0.4, -0.9], [3, 1, 2])
     E = lambda x: x[:, 0, 0, :1]
     E.features = lambda x: -x[:, 0, 0, :1]

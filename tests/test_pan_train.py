@@ -61,6 +61,12 @@ def test_quick_is_of_its_task():
     assert train.parse_args(["--quick"]).task == "inpainting" and widths[0] > widths[1]
 
 
+def test_a_loss_without_p_has_no_hinge_at_any_size():
+    for flags, m in (([], 1), (["--loss", "cgan", "--task", "deraining"], 0), (["--m", "2"], 2)):
+        assert train.parse_args(["--quick", *flags]).m == m
+    assert train.parse_args(["--quick", "--task", "deraining"]).m == 3
+
+
 def draw_pairs(root, n=4, size=64):
     rng = np.random.default_rng(0)
     for i in range(n):
