@@ -53,9 +53,9 @@ def bf16_if_fast():
 
 def autocast(device, amp):
     """The autocast context for --amp {off, bf16}."""
-    return (
-        torch.autocast(device.type, torch.bfloat16) if amp == "bf16" else contextlib.nullcontext()
-    )
+    if amp == "bf16":
+        return torch.autocast(torch.device(device).type, torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 WITHOUT_FLOAT64 = ("mps",)  # Apple's GPUs: there .double() raises

@@ -144,20 +144,21 @@ def densities(panels, path, limit):
     """Densities of points in the plane side by side, each in a square of [−limit, limit]².
 
     panels: {title: points (N, 2)}. Histograms blurred by a Gaussian, drawn as their square root:
-    faint bridges show.
+    faint bridges show. All have the first one's scale: put the data first.
     """
     from scipy.ndimage import gaussian_filter
 
     figure, axes = plt.subplots(1, len(panels), figsize=(3 * len(panels), 3.3), squeeze=False)
+    brightest = None
     for axis, (title, points) in zip(axes[0], panels.items()):
         x, y = np.asarray(points, dtype=float).T
         counts = np.histogram2d(y, x, bins=200, range=[[-limit, limit]] * 2)[0]
-        axis.imshow(
-            np.sqrt(gaussian_filter(counts, 2)),
-            extent=[-limit, limit] * 2,
-            origin="lower",
-            cmap="magma",
-        )
+        brightness = np.sqrt(gaussian_filter(counts / len(x), 2))
+        brightest = brightest or brightness.max() or 1.0
+        extent = [-limit, limit] * 2
+        axis.imshow(brightness, "magma", vmin=0, vmax=brightest, extent=extent, origin="lower")
         axis.set_title(title, fontsize=8)
-        axis.axis("off")
+        axis.set(xticks=(-limit, 0, limit), yticks=(-limit, 0, limit))
+        axis.tick_params(labelsize=7)
+    axes[0, 0].set_ylabel("brightness: √density", fontsize=7)
     save_figure(figure, path)

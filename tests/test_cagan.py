@@ -1103,7 +1103,14 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     ]
     tables = reproduce.main(words)
     assert [row["runs"] for row in tables["12"] + tables["mixed"]] == [1, 1, 1]
-    for name in ("figure_12.png", "figure_12.md", "figure_mixed.json", "figure_mixed_samples.png"):
+    for name in (
+        "figure_12.png",
+        "figure_12.md",
+        "figure_mixed.json",
+        "figure_mixed_samples.png",
+        "figure_mixed_classes.png",
+        "figure_overview.png",
+    ):
         assert (here / "F" / name).stat().st_size > 200
     log = [
         line["share"]

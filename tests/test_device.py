@@ -15,7 +15,7 @@ from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import torchvision_cpu
 from common.cli import UserError
-from common.device import check_batch_norm, choose_device
+from common.device import autocast, check_batch_norm, choose_device
 from common.distributed import average, average_gradients, init_processes, shard
 from common.torchvision_cpu import import_torchvision
 from common.rng import rng_state, seed_all, set_rng_state, step_rng
@@ -292,6 +292,14 @@ def test_two_processes_train_as_one(python, monkeypatch):
     assert ours["k_t"] > 0.01
     for key in ("L_x", "L_G", "L_D", "k", "M"):
         assert log[-1][key] == pytest.approx(last[key], abs=1e-5)
+
+
+def test_autocast_takes_a_device_or_its_name():
+    for device in ("cpu", torch.device("cpu")):
+        with autocast(device, "bf16"):
+            assert torch.is_autocast_enabled("cpu")
+        with autocast(device, "off"):
+            assert not torch.is_autocast_enabled("cpu")
 
 
 # --- Apple's GPUs, which have no float64

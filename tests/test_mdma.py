@@ -512,7 +512,8 @@ def test_a_run_directory_is_a_checkpoint_and_what_is_written_is_named(
     assert Path("some/jets.png").exists()
     Path("X/best.pt").unlink()
     mdma_eval.main(["--ckpt", "X", "--slim", "~/small.pt"])  # of last.pt now
-    assert capsys.readouterr().out.startswith(f"{here}/small.pt: 0.0") and Path("small.pt").exists()
+    assert capsys.readouterr().err.startswith(f"eval: wrote {here}/small.pt, 0.0")
+    assert Path("small.pt").exists()
     with pytest.raises(UserError, match="no best.pt or last.pt in this directory"):
         mdma_eval.main(["--ckpt", "some"])
 
