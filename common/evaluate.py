@@ -194,13 +194,14 @@ def write_slim(out, checkpoint, dtype=torch.float16, args=None, **state):
     """Write a checkpoint that can be sampled but not resumed.
 
     state: what its state is: networks, of which the weights are kept in dtype, and plain values.
-    args: training arguments that differ from the checkpoint's.
+    args: training arguments that differ from the checkpoint's. Its run directory is forgotten.
     """
     out = Path(out)
     if out.exists():
         raise UserError(f"--slim {out} exists already")
     kept = {name: _weights(value, dtype) for name, value in state.items()}
-    changed = {"args": checkpoint["args"] | (args or {}), "rng": {}, "state": kept}
+    trained = checkpoint["args"] | {"out": None, "resume": None} | (args or {})
+    changed = {"args": trained, "rng": {}, "state": kept}
     save_atomic(checkpoint | changed, out)
     say_written(f"{out}, {out.stat().st_size / 1e6:.2f} MB")
 
