@@ -208,7 +208,7 @@ def untouched(results):
 
 
 def verdicts(table, lines):
-    """A sentence per ordering of the paper and score: holds where the mean over seeds says so."""
+    """A sentence per ordering of the paper and score: what all seeds agree on, or that they don't."""
     by_row = {line["row"]: line for line in lines}
     sentences = []
     for better, worse in table.orderings:
@@ -220,8 +220,9 @@ def verdicts(table, lines):
             gains = [a - b for a, b in zip(by_row[better][score], by_row[worse][score])]
             gain = sum(gains) / len(gains)
             if not math.isnan(gain):
-                verdict = "holds" if gain > 0 else "does not hold"
-                seeds = f"{sum(g > 0 for g in gains)} of {len(gains)} seeds"
+                wins = sum(g > 0 for g in gains)
+                verdict = {len(gains): "holds", 0: "does not hold"}.get(wins, "partly")
+                seeds = f"{wins} of {len(gains)} seeds"
                 what = f"{better} above {worse} in {score.upper()}"
                 sentences.append(f"{what}: {verdict} ({gain:+.4f}, {seeds})")
     return sentences

@@ -203,7 +203,10 @@ def test_verdicts_count_seeds():
 
     lines = [line("PAN", [21.0, 22.0]), line("Context-Encoder", [20.0, 22.5])]
     sentences = reproduce.verdicts(reproduce.TABLES[4], lines)
-    assert sentences[0] == "PAN above Context-Encoder in PSNR: holds (+0.2500, 1 of 2 seeds)"
+    assert sentences[0] == "PAN above Context-Encoder in PSNR: partly (+0.2500, 1 of 2 seeds)"
+    lines[0]["psnr"] = [21.0, 23.0]
+    both = reproduce.verdicts(reproduce.TABLES[4], lines)
+    assert both[0] == "PAN above Context-Encoder in PSNR: holds (+0.7500, 2 of 2 seeds)"
     assert (
         sentences[1] == "PAN above Context-Encoder in SSIM: does not hold (+0.0000, 0 of 2 seeds)"
     )
