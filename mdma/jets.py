@@ -155,11 +155,7 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
             else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
             f'make data-jets ARGS="--type {jet_type}{where}"'
         )
-    if path.is_dir():
-        raise UserError(f"{path} is a directory, not a file of jets")
     particles, mask = _read(path)
-    if not len(mask):
-        raise UserError(f"{path} has no jets")
     if own and (most := int(mask.sum(1).max())) > num_particles:
         raise UserError(
             f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
@@ -269,7 +265,44 @@ def check_order(particles, mask, where):
         )
 
 
-def check_relative(particles, mask, where):
+def read_for_scores(path, gev=False):
+    """All Jets of a file of whatever generator, hardest first, checked as those of `load_jets`.
+
+    But particles without positive pT, as in the real JetNet and of some generators, count as
+    padding, and a line says how many. gev: the pT of each jet are divided by their sum, which then
+    is 1 by construction, whatever the jet's own pT.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"no file {path}")
+    particles, mask = _read(path)
+    check_order(particles, mask, path)
+    without_pt = mask & (particles[..., 2] <= 0)
+    if without_pt.any():
+        _say(
+            f"{path}: {without_pt.sum():,} of {mask.sum():,} particles have no positive pT and "
+            "are taken for padding"
+        )
+    particles, mask = clean(particles, mask & ~without_pt, path)
+    if gev:
+        total = particles[..., 2].sum(axis=1, dtype=np.float64)
+        _say(f"{path}: the pT of each jet are divided by their sum (median {np.median(total):.4g})")
+        particles[..., 2] /= total[:, None]
+    advice = (
+        "--units gev divides the pT of both files by each jet's sum (are these GeV?); the columns "
+        "must be eta_rel, phi_rel, pt_rel"
+    )
+    particles = check_relative(particles, mask, path, advice)
+    return Jets(torch.from_numpy(particles), torch.from_numpy(mask))
+
+
+DIVIDE = (
+    "Divide by the jet's pT (are these GeV?), with the columns in the order eta_rel, phi_rel, "
+    "pt_rel"
+)
+
+
+def check_relative(particles, mask, where, advice=DIVIDE):
     """Cleaned jets (J, N, 3) with φ_rel turned into [−π, π); UserError if they aren't relative.
 
     Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside
@@ -294,8 +327,7 @@ def check_relative(particles, mask, where):
     if not SUM_PT[0] <= median <= SUM_PT[1]:
         raise UserError(
             f"{where}: the median sum of a jet's pt_rel is {median:.4g}, relative to the "
-            "jet's pT it is about 1. Divide by the jet's pT (are these GeV?), with the "
-            "columns in the order eta_rel, phi_rel, pt_rel"
+            f"jet's pT it is about 1. {advice}"
         )
     wild = total > LARGEST_SUM_PT
     if wild.any():
@@ -330,14 +362,16 @@ def _say(line):
 
 
 def export(jets, jet_type, folder):
-    """Generated jets, hardest particle first, as samples.npz and as <type>.hdf5 or <type>150.hdf5.
+    """Generated jets, hardest particle first, as samples.npz and as samples_<type>.hdf5.
 
-    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has JetNet's own names and
-    layout; of the jet's own features only mass / pT and n are known: pT is written as 1, eta as 0.
+    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has the arrays and columns of
+    JetNet's files; of the jet's own features only mass / pT and n are known: pT is written as 1,
+    eta as 0. Its name is none of JetNet's (t.hdf5, t150.hdf5, …): jetnet.datasets.JetNet, with
+    download=True, deletes a file of such a name whose checksum isn't Zenodo's.
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "samples.npz", folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5"]
+    files = [folder / "samples.npz", folder / f"samples_{jet_type}.hdf5"]
     try:
         _write_jets(hardest_first(jets), *files)
     except BaseException:  # also Ctrl-C: half a file looks like a whole one
@@ -363,6 +397,8 @@ def _write_jets(jets, npz, hdf5):
 
 def _read(path):
     """(particles (J, N, 3), mask (J, N)) of an HDF5 or NPZ file, as they stand there."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, not a file of jets")
     try:
         if path.suffix == ".npz":
             with np.load(path) as f:
@@ -415,6 +451,8 @@ def _read(path):
     mask = (arrays["mask"] if features == FEATURES else x[..., 3]) > 0
     if mask.shape != x.shape[:2]:
         raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")
+    if not len(mask):
+        raise UserError(f"{path} has no jets")
     return x[..., :3], mask
 
 
