@@ -23,9 +23,10 @@ def check_flags(args):
     typed = ["--" + name.replace("_", "-") for name in wrong if getattr(args, name) is not None]
     if args.units != "relative" and not args.generated:
         typed.append("--units")
+    if typed and args.generated:
+        raise UserError(f"{', '.join(typed)}: of a checkpoint's jets, not with --generated")
     if typed:
-        uses = "a checkpoint's" if args.generated else "a file's, which --generated names"
-        raise UserError(f"{', '.join(typed)}: of {uses} jets only. Leave it out")
+        raise UserError(f"{', '.join(typed)}: only with --generated FILE, which scores that file")
     if args.generated and not args.reference:
         raise UserError(
             "--generated needs --reference FILE, the jets to compare with, such as test jets"
