@@ -269,8 +269,9 @@ def read_for_scores(path, gev=False):
     """All Jets of a file of whatever generator, hardest first, checked as those of `load_jets`.
 
     But particles without positive pT, as in the real JetNet and of some generators, count as
-    padding, and a line says how many. gev: the pT of each jet are divided by their sum, which then
-    is 1 by construction, whatever the jet's own pT.
+    padding, and single wild jets are kept; a line says how many. A generator without any negative
+    η_rel is taken for columns in another order. gev: the pT of each jet are divided by their sum,
+    which then is 1 by construction, whatever the jet's own pT.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -292,7 +293,7 @@ def read_for_scores(path, gev=False):
         "--units gev divides the pT of both files by each jet's sum (are these GeV?); the columns "
         "must be eta_rel, phi_rel, pt_rel"
     )
-    particles = check_relative(particles, mask, path, advice)
+    particles = check_relative(particles, mask, path, advice, wild_may_be=True)
     return Jets(torch.from_numpy(particles), torch.from_numpy(mask))
 
 
@@ -302,16 +303,18 @@ DIVIDE = (
 )
 
 
-def check_relative(particles, mask, where, advice=DIVIDE):
+def check_relative(particles, mask, where, advice=DIVIDE, wild_may_be=False):
     """Cleaned jets (J, N, 3) with φ_rel turned into [−π, π); UserError if they aren't relative.
 
     Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside
     of SUM_PT, which jets cut to their hardest particles fulfil, too; any jet above LARGEST_SUM_PT;
     and η_rel or φ_rel whose mean, weighted with pT, is further off the axis than LARGEST_OFFSET.
+    advice: what to do about that median. wild_may_be: single jets above a bound are left as they
+    are, since a generator that makes some shall be scored with them; a line counts them.
     """
     phi = particles[..., 1]
     far = (np.abs(phi) > 3 * np.pi).any(axis=1)
-    if far.any():
+    if far.mean() > 0.5 or (far.any() and not wild_may_be):
         raise UserError(
             f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
             f"first is number {far.argmax()}. It must be in radian, relative to the jet"
@@ -331,11 +334,13 @@ def check_relative(particles, mask, where, advice=DIVIDE):
         )
     wild = total > LARGEST_SUM_PT
     if wild.any():
-        raise UserError(
+        line = (
             f"{where}: {wild.sum():,} of {len(mask):,} jets have pt_rel that sum to more "
-            f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}. Divide them "
-            "by the jet's pT or leave them out of the file"
+            f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}"
         )
+        if not wild_may_be:
+            raise UserError(f"{line}. Divide them by the jet's pT or leave them out of the file")
+        _say(line)
     for k, name in enumerate(("eta", "phi")):
         mean = (particles[..., k] * particles[..., 2]).sum(axis=1) / total
         offset = np.median(np.abs(mean))
@@ -367,7 +372,12 @@ def export(jets, jet_type, folder):
     samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has the arrays and columns of
     JetNet's files; of the jet's own features only mass / pT and n are known: pT is written as 1,
     eta as 0. Its name is none of JetNet's (t.hdf5, t150.hdf5, …): jetnet.datasets.JetNet, with
-    download=True, deletes a file of such a name whose checksum isn't Zenodo's.
+    download=True, deletes a file of such a name whose checksum isn't Zenodo's. Its metrics take
+    arrays, here with as many draws as `jet_metrics` makes:
+
+        import numpy as np, jetnet.evaluation as scores
+        made, real = (np.load(file)["particles"] for file in ("DIR/samples.npz", "test.npz"))
+        print(*(f(real, made, num_eval_samples=len(real)) for f in (scores.w1m, scores.w1p)))
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 from pathlib import Path
 
 import h5py
@@ -13,7 +14,7 @@ from PIL import Image
 from common.errors import UserError
 from common.metrics.jets import jet_metrics
 from mdma import eval as mdma_eval
-from mdma import figures, score
+from mdma import figures, jets, score
 from mdma.jets import read_for_scores
 
 
@@ -115,6 +116,29 @@ def test_files_of_other_widths(files, half, monkeypatch):
     assert scored("wide.npz", out="wide") == pytest.approx(scored("a.npz", out="a"))
 
 
+def test_the_lines_that_feed_an_export_to_jetnet(here, half, monkeypatch, capsys):
+    """As they stand in the docstring. With jetnet's draws fixed, its W1M is the one of eval."""
+    numba = pytest.importorskip("numba")
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)  # compiling takes a minute
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        jetnet = pytest.importorskip("jetnet.evaluation")
+        jets.export(torch.from_numpy(half[1][0][:400]), "t", Path("DIR"))
+        np.savez("test.npz", particles=half[0][0][:300], mask=half[0][1][:300])
+        monkeypatch.setattr(jetnet.gen_metrics, "rng", np.random.default_rng(0))
+        capsys.readouterr()
+        lines = re.findall(r"^ {8}(\w.*)", jets.export.__doc__, re.M)
+        assert len(lines) == 3
+        exec("\n".join(lines), {})
+    printed = np.array(re.findall(r"\d\.[\de.-]+", capsys.readouterr().out), float)
+    without_pictures(monkeypatch)
+    metrics = mdma_eval.main(["--generated", "DIR/samples.npz", "--reference", "test.npz"])
+    ours = [metrics["w1m_bootstrap5_300"], metrics["w1m_bootstrap5_300_err"]]
+    assert printed[:2] == pytest.approx(ours, rel=1e-5) and len(printed) == 2 + 2 * 3
+    again = mdma_eval.main(["--generated", "DIR/samples_t.hdf5", "--reference", "test.npz"])
+    assert again == metrics
+
+
 # --- what pT is
 
 
@@ -163,14 +187,29 @@ def test_particles_without_pt_are_padding_and_are_counted(half, here, capsys):
     x[:10, 29, 2] *= -1
     x[0, 28, 2] = 0
     save("c.npz", x)
-    jets = read_for_scores("c.npz")
+    found = read_for_scores("c.npz")
     expected = half[0][1][:20].sum(1) - (np.arange(20) < 10) - (np.arange(20) == 0)
     kept = half[0][1][:20, 28:].sum()
-    assert kept == 40 and jets.n.tolist() == expected.tolist()
-    assert not jets.particles[~jets.mask].any()
+    assert kept == 40 and found.n.tolist() == expected.tolist()
+    assert not found.particles[~found.mask].any()
     assert "c.npz: 11 of 600 particles have no positive pT and are taken for padding" in (
         capsys.readouterr().err
     )
+
+
+def test_single_wild_jets_are_scored_and_counted(half, here, capsys):
+    """FPD is there to see them; but a file of which most jets are so isn't one of jets."""
+    x = half[0][0][:20].copy()
+    x[3, :, 2] *= 5
+    x[7, 4, 1] = 40
+    save("c.npz", x)
+    found = read_for_scores("c.npz")
+    assert len(found) == 20 and found.particles[3, :, 2].sum() > 3
+    err = capsys.readouterr().err
+    assert "c.npz: 1 of 20 jets have pt_rel that sum to more than 3, the first is number 3\n" in err
+    save("d.npz", x * [1, 180 / np.pi, 1])
+    with pytest.raises(UserError, match=r"d.npz: .. of 20 jets have \|phi_rel\| above 3π"):
+        read_for_scores("d.npz")
 
 
 def test_sums_that_are_1_but_for_rounding_are_drawn_as_one_value():
