@@ -274,7 +274,10 @@ def image_kind(file):
 def shape_as_shown(file):
     """(height, width) of an image as `as_shown` has it, from its header. Raises BadImage."""
     with opened_image(file) as image:
-        lies = image.getexif().get(0x0112, 1) >= 5  # turned by a quarter, by EXIF's orientation
+        exif = (
+            image.getexif() if "exif" in image.info else {}
+        )  # else PNGs are decoded to look for it
+        lies = exif.get(0x0112, 1) >= 5  # an orientation that turns by a quarter
         return image.size if lies else image.size[::-1]
 
 
