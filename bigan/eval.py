@@ -4,12 +4,19 @@
   python -m bigan.eval --ckpt DIR                   1NN, probe, reconstructions, FID, figures
   python -m bigan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples and G(E(x))
   python -m bigan.eval --ckpt … --n 50000 --export DIR    only write samples.npz (images: PNGs, too)
+  python -m bigan.eval --ckpt … --score DIR --out scores.csv        only anomaly scores of images
 
 Writes eval_<step>.json and figures beside the checkpoint. All networks are in eval mode, after
 BatchNorm's statistics were recomputed over --bn-batches, as the authors do. --samples and --export
 use the statistics in the checkpoint and need no data; --samples also draws test images x above
 G(E(x)), where they can be had. Of a run with --hold-out the anomaly score is measured and 1NN is
 not. The tables of many runs: bigan.reproduce.
+
+--score: a line for each image below DIR, sorted by path: its file, the anomaly score and the two
+parts of it, L_G (reconstruction) and L_D (features of the discriminator), see
+features.py::anomaly_score. Of a file the centred square is taken and resized to the size of the
+training. BatchNorm's statistics are those in the checkpoint. Without a trained D, as in a slim
+checkpoint or an autoencoder, there is L_G alone.
 """
 
 import argparse
@@ -23,7 +30,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import plots
-from common.arguments import EvalArgs, parse_args as parse_table
+from common.arguments import EvalArgs, FilePath, parse_args as parse_table
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
@@ -49,6 +56,7 @@ from .data import class_index, load_data, sample_z
 from .features import anomaly_scores, auroc, encode, measure_features, measure_inversion
 from .figures import draw_anomaly, draw_images, pair_rows, sample_rows, save_rows
 from .progress import draw_curves
+from .score import write_scores
 from .toys import draw_toy, measure_toy, toy_limit
 from .train import AUTOENCODERS, build
 
@@ -59,6 +67,8 @@ class Args(EvalArgs):
     n: int = 10_000  # samples for the metrics (MMD: 2,000 at most)
     bank: int = 60_000  # training images for 1NN and the probe
     bn_batches: int = 1000  # for BatchNorm's statistics (code: 1000)
+    score: FilePath | None = None  # only write anomaly scores of this folder's images into --out
+    out: FilePath = "scores.csv"  # where --score writes
 
 
 def parse_args(argv=None):
@@ -209,8 +219,10 @@ def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "bigan")
-    if args.samples or args.export or args.slim:
-        G, E, _, trained, checkpoint = load(path, device)
+    if args.samples or args.export or args.slim or args.score:
+        G, E, D, trained, checkpoint = load(path, device)
+        if args.score:
+            return write_scores(G, E, D, trained, path, args, device)
         if args.slim:
             return write_slim(args.slim, checkpoint, G=G, E=E)
         if args.samples:

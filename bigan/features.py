@@ -153,10 +153,11 @@ def measure_inversion(G, E, x, z, batch_size=250):
 
 
 @torch.no_grad()
-def anomaly_scores(G, E, D, test, device):
+def anomaly_scores(G, E, D, test, device, batch_size=500):
     """{name: scores (N,)} of all test images. D None: not trained, reconstruction alone counts."""
     scores = {}
-    for part in torch.arange(len(test)).split(500):
+    parts = torch.arange(len(test)).split(batch_size)
+    for part in tqdm(parts, disable=None, desc="anomaly scores", leave=False):
         x = test.images_at(part, device)
         code = E(x)
         rec = G(code).float()

@@ -23,13 +23,17 @@ from .cli import file_path, new_parser, run_main
 from .download import read_cifar, read_mnist
 from .errors import UserError
 from .folders import (
+    BadImage,
     attempt,
     celeba_files,
     decode,
+    files_below,
     folder_files,
     image_kind,
+    list_images,
     native_channels,
     report_bad,
+    shape_as_shown,
     thread_pool,
 )
 
@@ -87,8 +91,8 @@ class ImageSet:
 
     images: uint8 (N, C, H0, W0) as stored, or None where decoded lazily; labels: int64 (N,) or
     None.
-    size, channels: what `images_at` returns, however stored. classes: the labels' names, [] without
-    labels.
+    size, channels: what `images_at` returns, however stored; size None: as large as stored.
+    classes: the labels' names, [] without labels.
     """
 
     def __init__(
@@ -125,7 +129,7 @@ class ImageSet:
         x = x.to(device).float()
         if x.shape[1] == 3 and self.channels == 1:
             x = luminance(x)
-        if x.shape[-1] != self.size:
+        if self.size is not None and x.shape[-1] != self.size:
             x = F.interpolate(
                 x, (self.size, self.size), mode="bilinear", antialias=True, align_corners=False
             )
@@ -359,6 +363,30 @@ def _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_
         labels = None if labels is None else labels[keep]
         images = None if images is None else images[keep]
     return ImageSet(name, split, size, channels, classes, images, labels, files)
+
+
+def images_below(root, size=None, channels=None):
+    """An ImageSet of all images below a folder, sorted by path, decoded a batch at a time.
+
+    size: as in `load_images`; None: all as they are, and they must be of one size. channels: as in
+    `load_images`. No splits, no labels. Raises UserError for files that don't begin as an image;
+    one that is damaged further on is met in `images_at`, as a BadImage.
+    """
+    root = _expanded(root)
+    files = files_below(root, list_images(root))
+    shapes = attempt(shape_as_shown, files, "looking at headers")
+    if bad := [shape for shape in shapes if isinstance(shape, BadImage)]:
+        report_bad(bad, len(files), root, None)
+    if size is None and len(set(shapes)) > 1:
+        other = next(i for i, shape in enumerate(shapes) if shape != shapes[0])
+        (h, w), (h2, w2) = shapes[0], shapes[other]
+        raise UserError(
+            f"{root} has images of different sizes: {files[0].relative_to(root)} is {w} x {h}, "
+            f"{files[other].relative_to(root)} {w2} x {h2}. --size {min(h, w)} takes the centred "
+            "square of each and resizes it"
+        )
+    channels = channels or native_channels(root, files)
+    return ImageSet(root.name, "all", size, channels, files=files)
 
 
 def _memory_budget():

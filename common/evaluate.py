@@ -99,6 +99,16 @@ def say_written(what):
     print(f"eval: wrote {what}", file=sys.stderr)
 
 
+def refuse_existing(flag, *files):
+    """UserError where a file that is to be written is there already; before anything is measured.
+
+    flag: what names another place.
+    """
+    for file in files:
+        if os.path.lexists(file):
+            raise UserError(f"{file} exists already: name another place with {flag}, or move it")
+
+
 # --- scores of images
 
 
@@ -155,7 +165,7 @@ def progress(batches, n):
 def write_eval(where, path, checkpoint, metrics, device, **more):
     """Write eval_<step>.json: as soon as something is measured, and again with all of it.
 
-    more: further entries. A number that isn't finite is written as null, since JSON has none.
+    more: further entries.
     """
     step = checkpoint["step"]
     result = {
@@ -166,7 +176,12 @@ def write_eval(where, path, checkpoint, metrics, device, **more):
         "train_args": checkpoint["args"],
         "env": environment(device),
     }
-    write_json(where / f"eval_{step}.json", _json_numbers(result))
+    write_result(where / f"eval_{step}.json", result)
+
+
+def write_result(path, result):
+    """Write JSON; a number that isn't finite is written as null, since JSON has none."""
+    write_json(path, _json_numbers(result))
 
 
 def _json_numbers(value):

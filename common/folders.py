@@ -50,7 +50,7 @@ def folder_files(data_dir, split):
         )
     found = list_images(data_dir)
     train, test = _split_folders(data_dir, found)
-    train_files = _files_below(train, found)
+    train_files = files_below(train, found)
     classes = _classes(train, train_files)
     train_files, train_labels = _labelled(train, train_files, classes, train)
     if split == "train":
@@ -58,7 +58,7 @@ def folder_files(data_dir, split):
     if test == train:
         say_once(f"no test/ or val/ in {data_dir}: the test split is the training images")
         return train_files, train_labels, classes, train_files
-    files, labels = _labelled(test, _files_below(test, found), classes, train)
+    files, labels = _labelled(test, files_below(test, found), classes, train)
     return files, labels, classes, train_files
 
 
@@ -78,7 +78,7 @@ def list_images(root):
     )
 
 
-def _files_below(root, files):
+def files_below(root, files):
     below = [file for file in files if file.is_relative_to(root)]
     if not below:
         raise UserError(f"no images under {root}: put {', '.join(IMAGE_SUFFIXES)} files there")
@@ -226,14 +226,18 @@ def attempt(function, things, title):
 
 
 def report_bad(bad, n, data_dir, skip_bad):
-    """One line for all: an error, or with skip_bad a warning if any image is left."""
+    """One line for all: an error, or with skip_bad a warning if any image is left.
+
+    skip_bad None: where there is no such flag.
+    """
     listed = ", ".join(f"{e.file.relative_to(data_dir)} ({e.reason})" for e in bad[:5])
     listed += f" and {len(bad) - 5:,} more" * (len(bad) > 5)
     line = f"{len(bad):,} of {n:,} images in {data_dir} can't be decoded: {listed}"
     if len(bad) == n:
         raise UserError(f"{line}. None is left: put images there that open in a viewer")
     if not skip_bad:
-        raise UserError(f"{line}. Replace or remove them, or leave them out with --skip-bad")
+        flag = "" if skip_bad is None else ", or leave them out with --skip-bad"
+        raise UserError(f"{line}. Replace or remove them{flag}")
     say_once(f"warning: {line}. They are left out")
 
 
@@ -265,6 +269,16 @@ def image_kind(file):
         if image.mode.startswith("I;16"):
             return "grey, 16 bits"
         return "grey" if image.mode in ("1", "L", "LA") else "colour"
+
+
+def shape_as_shown(file):
+    """(height, width) of an image as `as_shown` has it, from its header. Raises BadImage."""
+    with opened_image(file) as image:
+        exif = (
+            image.getexif() if "exif" in image.info else {}
+        )  # else PNGs are decoded to look for it
+        lies = exif.get(0x0112, 1) >= 5  # an orientation that turns by a quarter
+        return image.size if lies else image.size[::-1]
 
 
 @contextlib.contextmanager
@@ -304,12 +318,17 @@ def as_shown(image):
 def decode(file, size, channels):
     """uint8 (channels, size, size): the largest centred square of the image as it is shown.
 
-    Resized bilinearly with antialias. Raises BadImage.
+    Resized bilinearly with antialias. size None: (channels, H, W), the whole image as it is.
+    Raises BadImage.
     """
     from PIL import Image
 
     with opened_image(file) as image:
         image = as_shown(image)
+        if size is None:
+            image = image.convert("L" if channels == 1 else "RGB")
+            pixels = np.array(image).reshape(image.height, image.width, channels)
+            return torch.from_numpy(pixels).permute(2, 0, 1)
         side = min(image.size)
         left = (image.width - side) // 2
         top = (image.height - side) // 2

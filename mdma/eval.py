@@ -3,11 +3,15 @@
   python -m mdma.eval                               the newest run: best.pt, else last.pt
   python -m mdma.eval --ckpt mdma/results/t30.pt    a checkpoint; needs the jets it was trained on
   python -m mdma.eval --ckpt … --samples 64 --grid-out jets.png     only draw jets
-  python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as JetNet's HDF5 and NPZ
+  python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as NPZ and JetNet's HDF5
+  python -m mdma.eval --generated FILE --reference FILE   of two files of jets, no checkpoint
 
 Writes eval_<step>.json, table1.md and figures beside the checkpoint; of one in results/, into
 runs/mdma/<its name>. The networks have no train and eval modes that differ. A checkpoint alone can
 generate: it holds the distribution of n and the scale of the features.
+
+Files are .hdf5, .h5 or .npz as the head of jets.py says, of any generator. Their results are named
+after --generated and stand beside it, or in --out. Nothing is overwritten.
 """
 
 import argparse
@@ -35,7 +39,8 @@ from common.runs import load_checkpoint, load_state, read_log, replace_file
 
 from .features import generate
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
-from .jets import export, load_jets
+from .jets import JET_TYPES, export, load_jets
+from .score import check_flags, score
 from .tables import metric_lines, table1
 from .train import build
 
@@ -59,6 +64,16 @@ class Args:
     # only write a checkpoint without what training needs into this file: < 0.5 MB
     slim: FilePath | None = None
 
+    # --- two files of jets
+    generated: FilePath | None = None  # measure the jets in this file, not a checkpoint's
+    reference: FilePath | None = None  # the jets to compare them with
+    # of pT in both files: as shares of the jet's pT, or as they are (in GeV or whatever): then the
+    # pT of each jet are divided by their sum
+    units: Literal["relative", "gev"] = "relative"
+    # of both files, for the paper's rows in Table 1 and for --fpnd
+    jet_type: Literal[*JET_TYPES] | None = None
+    out: FilePath | None = None  # directory for the results; none: that of --generated
+
     # --- run
     device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
     amp: Literal["off", "bf16"] = "off"  # bf16 is refused: jets need float32
@@ -68,6 +83,7 @@ def parse_args(argv=None):
     args = arguments.parse_args(Args, __doc__, argv)
     if args.amp != "off":
         raise UserError("--amp bf16: jets need float32. Leave it out")
+    check_flags(args)
     return args
 
 
@@ -106,6 +122,8 @@ def load_real(args, trained):
 
 def main(argv=None):
     args = parse_args(argv)
+    if args.generated:
+        return score(args)
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "mdma", prefer=("best.pt", "last.pt"))
     if args.slim:

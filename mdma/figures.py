@@ -70,7 +70,8 @@ def observables(x):
 def bin_edges(name, values):
     """50 edges, or one bin per n, over all but the outermost 0.1 % of the values."""
     low, high = np.quantile(values, [0.0005, 0.9995])
-    if low == high:  # as the mass of jets of one particle
+    # as the mass of jets of one particle, or sums of pT that were divided by themselves
+    if high - low <= 1e-6 * (1 + abs(low)):
         low, high = low - 0.1 * (1 + abs(low)), high + 0.1 * (1 + abs(high))
     if name == PT:
         return np.geomspace(max(low, 1e-5), high, 50)

@@ -155,11 +155,7 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
             else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
             f'make data-jets ARGS="--type {jet_type}{where}"'
         )
-    if path.is_dir():
-        raise UserError(f"{path} is a directory, not a file of jets")
     particles, mask = _read(path)
-    if not len(mask):
-        raise UserError(f"{path} has no jets")
     if own and (most := int(mask.sum(1).max())) > num_particles:
         raise UserError(
             f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
@@ -269,16 +265,56 @@ def check_order(particles, mask, where):
         )
 
 
-def check_relative(particles, mask, where):
+def read_for_scores(path, gev=False):
+    """All Jets of a file of whatever generator, hardest first, checked as those of `load_jets`.
+
+    But particles without positive pT, as in the real JetNet and of some generators, count as
+    padding, and single wild jets are kept; a line says how many. A generator without any negative
+    η_rel is taken for columns in another order. gev: the pT of each jet are divided by their sum,
+    which then is 1 by construction, whatever the jet's own pT.
+    """
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise UserError(f"no file {path}")
+    particles, mask = _read(path)
+    check_order(particles, mask, path)
+    without_pt = mask & (particles[..., 2] <= 0)
+    if without_pt.any():
+        _say(
+            f"{path}: {without_pt.sum():,} of {mask.sum():,} particles have no positive pT and "
+            "are taken for padding"
+        )
+    particles, mask = clean(particles, mask & ~without_pt, path)
+    if gev:
+        total = particles[..., 2].sum(axis=1, dtype=np.float64)
+        _say(f"{path}: the pT of each jet are divided by their sum (median {np.median(total):.4g})")
+        particles[..., 2] /= total[:, None]
+    advice = (
+        "--units gev divides the pT of both files by each jet's sum (are these GeV?); the columns "
+        "must be eta_rel, phi_rel, pt_rel"
+    )
+    particles = check_relative(particles, mask, path, advice, wild_may_be=True)
+    return Jets(torch.from_numpy(particles), torch.from_numpy(mask))
+
+
+DIVIDE = (
+    "Divide by the jet's pT (are these GeV?), with the columns in the order eta_rel, phi_rel, "
+    "pt_rel"
+)
+
+
+def check_relative(particles, mask, where, advice=DIVIDE, wild_may_be=False):
     """Cleaned jets (J, N, 3) with φ_rel turned into [−π, π); UserError if they aren't relative.
 
     Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside
     of SUM_PT, which jets cut to their hardest particles fulfil, too; any jet above LARGEST_SUM_PT;
     and η_rel or φ_rel whose mean, weighted with pT, is further off the axis than LARGEST_OFFSET.
+    advice: what to do about that median. wild_may_be: single jets above a bound are left as they
+    are, since a generator that makes some shall be scored with them; a line counts them.
     """
     phi = particles[..., 1]
     far = (np.abs(phi) > 3 * np.pi).any(axis=1)
-    if far.any():
+    if far.mean() > 0.5 or (far.any() and not wild_may_be):
         raise UserError(
             f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
             f"first is number {far.argmax()}. It must be in radian, relative to the jet"
@@ -294,16 +330,17 @@ def check_relative(particles, mask, where):
     if not SUM_PT[0] <= median <= SUM_PT[1]:
         raise UserError(
             f"{where}: the median sum of a jet's pt_rel is {median:.4g}, relative to the "
-            "jet's pT it is about 1. Divide by the jet's pT (are these GeV?), with the "
-            "columns in the order eta_rel, phi_rel, pt_rel"
+            f"jet's pT it is about 1. {advice}"
         )
     wild = total > LARGEST_SUM_PT
     if wild.any():
-        raise UserError(
+        line = (
             f"{where}: {wild.sum():,} of {len(mask):,} jets have pt_rel that sum to more "
-            f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}. Divide them "
-            "by the jet's pT or leave them out of the file"
+            f"than {LARGEST_SUM_PT:g}, the first is number {wild.argmax()}"
         )
+        if not wild_may_be:
+            raise UserError(f"{line}. Divide them by the jet's pT or leave them out of the file")
+        _say(line)
     for k, name in enumerate(("eta", "phi")):
         mean = (particles[..., k] * particles[..., 2]).sum(axis=1) / total
         offset = np.median(np.abs(mean))
@@ -330,14 +367,21 @@ def _say(line):
 
 
 def export(jets, jet_type, folder):
-    """Generated jets, hardest particle first, as samples.npz and as <type>.hdf5 or <type>150.hdf5.
+    """Generated jets, hardest particle first, as samples.npz and as samples_<type>.hdf5.
 
-    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has JetNet's own names and
-    layout; of the jet's own features only mass / pT and n are known: pT is written as 1, eta as 0.
+    samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has the arrays and columns of
+    JetNet's files; of the jet's own features only mass / pT and n are known: pT is written as 1,
+    eta as 0. Its name is none of JetNet's (t.hdf5, t150.hdf5, …): jetnet.datasets.JetNet, with
+    download=True, deletes a file of such a name whose checksum isn't Zenodo's. Its metrics take
+    arrays, here with as many draws as `jet_metrics` makes:
+
+        import numpy as np, jetnet.evaluation as scores
+        made, real = (np.load(file)["particles"] for file in ("DIR/samples.npz", "test.npz"))
+        print(*(f(real, made, num_eval_samples=len(real)) for f in (scores.w1m, scores.w1p)))
     """
     made = not folder.exists()
     folder.mkdir(parents=True, exist_ok=True)
-    files = [folder / "samples.npz", folder / f"{jet_type}{150 if jets.shape[1] > 30 else ''}.hdf5"]
+    files = [folder / "samples.npz", folder / f"samples_{jet_type}.hdf5"]
     try:
         _write_jets(hardest_first(jets), *files)
     except BaseException:  # also Ctrl-C: half a file looks like a whole one
@@ -363,6 +407,8 @@ def _write_jets(jets, npz, hdf5):
 
 def _read(path):
     """(particles (J, N, 3), mask (J, N)) of an HDF5 or NPZ file, as they stand there."""
+    if path.is_dir():
+        raise UserError(f"{path} is a directory, not a file of jets")
     try:
         if path.suffix == ".npz":
             with np.load(path) as f:
@@ -415,6 +461,8 @@ def _read(path):
     mask = (arrays["mask"] if features == FEATURES else x[..., 3]) > 0
     if mask.shape != x.shape[:2]:
         raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")
+    if not len(mask):
+        raise UserError(f"{path} has no jets")
     return x[..., :3], mask
 
 

@@ -58,8 +58,12 @@ def row_of(metrics, protocol):
     return entries
 
 
-def table1(jets, jet_type, ours, inside):
-    """Markdown: the paper's rows of a jet type (None: of none), and ours by both protocols."""
+def table1(jets, jet_type, ours, inside=None, model="MDMA"):
+    """Markdown: the paper's rows of a jet type (None: of none), and ours by both protocols.
+
+    ours: metrics of `model`'s jets; inside: of training jets, none: no such row.
+    """
+    measured = {model: ours} | ({"IN": inside} if inside else {})
     lines = [
         "| " + " | ".join(["jets", "model, protocol", *COLUMNS]) + " |",
         "|---" * (len(COLUMNS) + 2) + "|",
@@ -67,7 +71,7 @@ def table1(jets, jet_type, ours, inside):
     for model, entries in TABLE_1.get(jet_type, {}).items():
         lines.append(f"| {jet_type}, JetNet-150 | {model}, paper | " + " | ".join(entries) + " |")
     for protocol in ("bootstrap5", "disjoint"):
-        for model, metrics in (("MDMA", ours), ("IN", inside)):
+        for model, metrics in measured.items():
             tag = next(key for key in metrics if key.startswith(f"w1m_{protocol}")).removeprefix(
                 "w1m_"
             )
@@ -77,13 +81,13 @@ def table1(jets, jet_type, ours, inside):
     return "\n".join(lines) + "\n"
 
 
-def metric_lines(ours, inside):
+def metric_lines(ours, inside=None):
     """One line per metric of generated jets, with that of training against test jets (IN)."""
 
     def protocol(key):  # IN has fewer disjoint batches
         return re.sub(r"disjoint\d+", "disjoint", key)
 
-    in_sample = {protocol(key): value for key, value in inside.items()}
+    in_sample = {protocol(key): value for key, value in (inside or {}).items()}
     lines = []
     for key, value in ours.items():
         if key.endswith("_err"):

@@ -1,10 +1,13 @@
 """BiGAN / ALI: objectives by hand, who gets gradient in the loop itself, inverted pairs, feature measurements."""
 
+import csv
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from scipy.spatial.distance import cdist
 from scipy.stats import mannwhitneyu
 from torch.nn import functional as F
@@ -712,6 +715,101 @@ def test_eval_refuses_what_it_does_not_do():
             bigan_eval.parse_args(flags)
     with pytest.raises(UserError, match="--table, --toy or --anomaly"):
         reproduce.main([])
+
+
+# --- eval.py --score
+
+
+def pictures(folder, names, seed=0, shape=(8, 8)):
+    rng = np.random.default_rng(seed)
+    for name in names:
+        file = Path(folder, name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(file)
+
+
+def table(path):
+    """The CSV's head, its files, its numbers (files, columns)."""
+    head, *rows = csv.reader(Path(path).read_text().splitlines())
+    return head, [row[0] for row in rows], np.array([row[1:] for row in rows], float)
+
+
+@pytest.mark.parametrize("method", ["bigan", "latent-regressor", "ali"])
+def test_each_image_of_a_folder_gets_the_score_that_holding_out_is_measured_by(here, method):
+    """File by file, in their order, whatever the batch."""
+    encoder = ["--encoder", "stochastic", "--prior", "normal"] if method == "ali" else []
+    train.main([*TINY, "--steps", "3", "--method", method, *encoder, "--out", "X"])
+    names = ["b/2.png", "b/10.png", "a.png", 'B, and "c".png', "c.png"]
+    pictures("DIR", names)
+    Path("DIR/notes.txt").write_text("no image")
+    for size, out in (("250", "scores.csv"), ("2", "new/two.csv")):
+        argv = ["--ckpt", "X", "--score", "DIR", "--out", out, "--batch-size", size]
+        bigan_eval.main(argv)
+    head, files, found = table("scores.csv")
+    assert head == ["file", "score", "L_G", "L_D"] and files == sorted(names, key=Path)
+    G, E, D, _, _ = bigan_eval.load(Path("X/last.pt"), "cpu")
+    assert not any(net.training for net in (G, E, D))
+    for file, (score, L_G, L_D) in zip(files, found):
+        x = torch.from_numpy(np.asarray(Image.open(Path("DIR", file)))).float()[None, None]
+        x = x / 127.5 - 1
+        code = E(x)
+        rec = G(code)
+        assert L_G == pytest.approx((x - rec).abs().sum().item(), rel=1e-5)
+        assert L_D == pytest.approx(
+            (D.features(x, code) - D.features(rec, code)).abs().sum().item(), rel=1e-4, abs=1e-6
+        )
+        assert score == pytest.approx(0.9 * L_G + 0.1 * L_D, rel=1e-5)
+    np.testing.assert_allclose(table("new/two.csv")[2], found, rtol=1e-5, atol=1e-6)
+    assert found[:, 1].std() > 0 and {p.name for p in Path("DIR").iterdir()} == {
+        "b",
+        "a.png",
+        'B, and "c".png',
+        "c.png",
+        "notes.txt",
+    }
+
+
+def test_without_a_trained_D_the_reconstruction_is_scored(here, capsys):
+    train.main([*TINY, "--steps", "2", "--out", "X"])
+    train.main([*TINY, "--steps", "2", "--method", "ae-l1", "--out", "Y"])
+    bigan_eval.main(["--ckpt", "X", "--slim", "slim.pt"])
+    pictures("DIR", ["1.png", "2.png"], shape=(20, 14, 3))  # of any size, and in colour
+    for ckpt, out in (("X", "x.csv"), ("slim.pt", "slim.csv"), ("Y", "y.csv")):
+        capsys.readouterr()
+        bigan_eval.main(["--ckpt", ckpt, "--score", "DIR", "--out", out])
+        assert ("no trained D" in capsys.readouterr().err) == (ckpt != "X")
+    whole = table("x.csv")[2]
+    head, files, found = table("slim.csv")
+    assert head == ["file", "L_G"] == table("y.csv")[0] and files == ["1.png", "2.png"]
+    np.testing.assert_allclose(found[:, 0], whole[:, 1], rtol=1e-2)  # weights of 16 bits
+
+
+def test_folders_that_cannot_be_scored(here):
+    train.main([*TINY, "--steps", "1", "--out", "X"])
+    toy = ["--dataset", "25gaussians", "--width", "8", "--steps", "1", "--batch-size", "8"]
+    train.main([*toy, "--out", "T"])
+    Path("empty").mkdir()
+    pictures("DIR", ["1.png", "2.png"])
+    whole = Path("DIR/2.png").read_bytes()
+    for flags, message in (
+        (["--score", "none"], "can't look into none"),
+        (["--score", "X/args.json"], "is a file: give a directory"),
+        (["--score", "empty"], "no images under empty"),
+        (["--score", "DIR", "--ckpt", "T"], "T/last.pt was trained on 25gaussians, points"),
+    ):
+        with pytest.raises(UserError, match=message):
+            bigan_eval.main(["--ckpt", "X", "--out", "a.csv", *flags])
+    Path("DIR/2.png").write_bytes(whole[:-30])
+    with pytest.raises(UserError, match=r"can't decode DIR/2.png \(.*\): replace or remove it$"):
+        bigan_eval.main(["--ckpt", "X", "--score", "DIR", "--out", "a.csv"])
+    Path("DIR/2.png").write_text("nothing")
+    with pytest.raises(UserError, match="1 of 2 images in DIR can't be decoded: 2.png"):
+        bigan_eval.main(["--ckpt", "X", "--score", "DIR", "--out", "a.csv"])
+    assert not Path("a.csv").exists()
+    Path("a.csv").write_text("mine")
+    with pytest.raises(UserError, match="a.csv exists already: .*--out"):
+        bigan_eval.main(["--ckpt", "X", "--score", "DIR", "--out", "a.csv"])
+    assert Path("a.csv").read_text() == "mine"
 
 
 def test_tables_train_measure_and_write(here, monkeypatch):

@@ -305,11 +305,12 @@ SCRIPTS = [
     "sagan_wgangp.surfaces",
     "mdma.twin",
     "common.data",
+    "common.metrics.__main__",
     "common.metrics.lenet",
 ]
 PLACES = re.compile("DIR|FILE|PATH|PNG|GLOB")
 PLACE_FLAGS = ("data_dir", "out", "resume", "ckpt", "grid_out", "export", "runs")
-PLACE_FLAGS += ("inception_weights", "encoder_weights")
+PLACE_FLAGS += ("inception_weights", "encoder_weights", "generated", "reference", "score")
 
 
 class Stop(Exception):

@@ -447,7 +447,7 @@ def test_exported_jets_are_read_by_jetnet(trained, here):
     from unittest import mock
 
     with mock.patch(
-        "jetnet.datasets.jetnet.checkDownloadZenodoDataset", lambda *a, **k: "out/t.hdf5"
+        "jetnet.datasets.jetnet.checkDownloadZenodoDataset", lambda *a, **k: "out/samples_t.hdf5"
     ):
         particles, features = jetnet.JetNet.getData("t", "out", num_particles=8)
     with np.load("out/samples.npz") as ours:
@@ -464,10 +464,13 @@ def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, c
     monkeypatch.setenv("HOME", str(here))
     smoke("X", "--pt", pt)
     mdma_eval.main(["--ckpt", "X/last.pt", "--n", "200", "--export", "~/out"])
-    assert f"200 jets in {here}/out/samples.npz and {here}/out/t.hdf5" in capsys.readouterr().out
+    assert (
+        f"200 jets in {here}/out/samples.npz and {here}/out/samples_t.hdf5"
+        in capsys.readouterr().out
+    )
     G, _, stats, _ = mdma_eval.load("X/last.pt", torch.device("cpu"))
     made = features.generate(G, 200, stats, 8, torch.Generator().manual_seed(0)).numpy()
-    with np.load("out/samples.npz") as f, h5py.File("out/t.hdf5") as g:
+    with np.load("out/samples.npz") as f, h5py.File("out/samples_t.hdf5") as g:
         jets, mask, theirs = f["particles"], f["mask"], g["particle_features"][()]
         of_jets = g["jet_features"][()]
     assert np.array_equal(theirs, np.concatenate([jets, mask[..., None]], -1))
@@ -608,10 +611,26 @@ def test_what_is_compared_with_what(trained, here, monkeypatch):
             mdma_eval.main(["--ckpt", "X.pt", *flags])
 
 
-def test_an_export_of_more_than_30_particles_has_jetnets_name_for_it(here):
-    smoke("X", "--num-particles", 31, "--steps", 1, "--jet-type", "z")
+@pytest.mark.parametrize("slots", [30, 31])
+def test_no_exported_file_has_a_name_that_jetnet_takes_for_its_own(here, monkeypatch, slots):
+    """jetnet deletes a file of such a name whose checksum isn't Zenodo's, and downloads it anew."""
+    utils = pytest.importorskip("jetnet.datasets.utils")
+    from jetnet.datasets import JetNet
+
+    smoke("X", "--num-particles", slots, "--steps", 1, "--jet-type", "z")
     mdma_eval.main(["--ckpt", "X", "--n", "4", "--export", "out"])
-    assert {p.name for p in Path("out").iterdir()} == {"samples.npz", "z150.hdf5"}
+    made = {p: p.read_bytes() for p in Path("out").iterdir()}
+    assert {p.name for p in made} == {"samples.npz", "samples_z.hdf5"}
+
+    def download(url, path):
+        assert path not in made
+        raise ConnectionError
+
+    monkeypatch.setattr(utils, "_getZenodoFileURL", lambda record, name: ("url", "another sum"))
+    monkeypatch.setattr(utils, "download_progress_bar", download)
+    with pytest.raises(ConnectionError):
+        JetNet.getData("z", "out", num_particles=slots, download=True)
+    assert {p: p.read_bytes() for p in Path("out").iterdir()} == made
 
 
 def test_jets_of_one_particle_train_and_are_evaluated(here, capsys):

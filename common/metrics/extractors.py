@@ -25,6 +25,7 @@ from ..runs import save_atomic
 from . import efficientnet, inception, lenet
 from .inception import InceptionTF
 from .lenet import LeNet
+from .scripted import Scripted
 
 INCEPTION_FILE = "pt_inception-2015-12-05-6726825d.pth"
 INCEPTION_URL = (
@@ -45,7 +46,8 @@ def load_extractor(
     download: bool = True,
     labelled: bool = True,
 ) -> nn.Module | None:
-    """The frozen feature extractor `kind`, one of KINDS, in eval mode on `device`.
+    """The frozen feature extractor `kind`, one of KINDS or a file (scripted.py), in eval mode on
+    `device`.
 
     It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1]
     to features (B, dim) and logits (B, classes). A LeNet belongs to a data set;
@@ -68,6 +70,8 @@ def load_extractor(
         net = _inception(data_dir, inception_weights, download)
     elif kind == "efficientnet":
         net = _efficientnet()
+    elif Path(kind).is_file():
+        net = Scripted(kind)
     else:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, not {kind!r}")
     return None if net is None else net.eval().requires_grad_(False).to(device)

@@ -188,7 +188,7 @@ def image_metrics(
 
     Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5,
     "is_lenet_10k": …}. Precision and recall compare all pairs, so they use a random
-    `max_neighbours` of either set at most.
+    `max_neighbours` of either set at most. Without logits, (N, 0), there is no Inception score.
     """
     (real_f, _), (fake_f, fake_logits) = real, fake
     if min(len(real_f), len(fake_f)) < 4:
@@ -203,11 +203,12 @@ def image_metrics(
     precision, recall = precision_recall(*near)
     kid, kid_std = kernel_inception_distance(real_f, fake_f, subsets=kid_subsets, seed=seed)
     tag, near_tag = (f"{extractor_name}_{count_tag(len(f))}" for f in (fake_f, near[1]))
+    has_logits = fake_logits.shape[1] > 0
     return {
         f"fid_{tag}_{split}": frechet_distance(*moments(real_f), *moments(fake_f)),
         f"kid_{tag}_{split}": kid,
         f"kid_std_{tag}_{split}": kid_std,
-        f"is_{tag}": inception_score(fake_logits)[0],
+        **({f"is_{tag}": inception_score(fake_logits)[0]} if has_logits else {}),
         f"precision_{near_tag}_{split}": precision,
         f"recall_{near_tag}_{split}": recall,
     }
