@@ -30,7 +30,7 @@ BATCH = {0: Dim("batch")}
 
 
 def write_onnx(out, module, inputs, output, free=BATCH, about=None):
-    """Write module(*inputs) as a graph of float32, weights included.
+    """Write module(*inputs), which is in eval mode, as a graph of float32 with its weights.
 
     inputs: {name: an example}, of 2 or more along the free axes. output: its name. free: {axis:
     Dim} of those along which inputs and output can have any length. about: {name: text}, the
@@ -69,8 +69,8 @@ def write_onnx(out, module, inputs, output, free=BATCH, about=None):
 
 
 def plain(module):
-    """A copy on the CPU in eval mode, its weights without parametrisations such as W / σ(W)."""
-    module = copy.deepcopy(module).cpu().eval()
+    """A copy on the CPU, its weights without parametrisations such as W / σ(W)."""
+    module = copy.deepcopy(module).cpu()
     for part in list(module.modules()):
         for name in list(getattr(part, "parametrizations", ())):
             parametrize.remove_parametrizations(part, name)
