@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import re
 import sys
 import textwrap
@@ -19,6 +20,7 @@ from common.metrics.jets import jet_mass, wasserstein1
 from mdma import eval as mdma_eval
 from mdma import features
 from pan import eval as pan_eval
+from pan.tasks import centre
 from tests.helpers import REPO, smoke_run
 
 CPU = torch.device("cpu")
@@ -115,6 +117,10 @@ def test_weights_are_constants_and_nothing_tells_of_this_machine(here):
     layers = [n for n in graph.node if n.op_type in ("Conv", "ConvTranspose", "Gemm")]
     assert len(layers) == 7 and all(node.input[1] in constants for node in layers)
     assert [path.name for path in here.iterdir() if path.suffix != ".onnx"] == ["X"]
+    G = sagan_eval.load("X/last.pt", CPU)[0]
+    names = list(G.state_dict())
+    onnx_module.write_onnx("h.onnx", G, {"z": torch.zeros(2, 128)}, "samples")
+    assert list(G.state_dict()) == names  # G itself is as it was
     written = Path("g.onnx").read_bytes()
     assert b"site-packages" not in written and str(REPO).encode() not in written
 
@@ -158,6 +164,7 @@ def test_transformed_images_are_the_folders_own(flags, multiple, here):
         if multiple is None:  # the hole is cut in the graph
             assert not torch.equal(x, y)
             assert_same(run("t.onnx", x=y), expected)
+            assert_same(centre(run("t.onnx", x=y)), centre(expected))
     if multiple is not None:
         x = torch.rand(1, trained.channels, 3 * multiple, 2 * multiple) * 2 - 1
         with torch.no_grad():
@@ -254,17 +261,20 @@ def test_the_recipe_for_samples(here):
     assert recipe(onnx_module.__doc__)["images"].shape == (16, 1, 16, 16)
 
 
-def test_what_is_written_is_named_and_nothing_is_overwritten(here, capsys):
-    smoke_run("began", "X", "--steps", 1)
+def test_one_line_names_what_is_written_and_nothing_is_overwritten(here, capsys, caplog, recwarn):
+    smoke_run("mdma", "X", "--steps", 1)
     words = ["--ckpt", "X", "--onnx", "g.onnx"]
-    began_eval = importlib.import_module("began.eval")
-    began_eval.main(words)
-    shapes = "z (batch, 48) -> samples (batch, 1, 16, 16)"
+    capsys.readouterr()
+    recwarn.clear()
+    mdma_eval.main(words)
+    shapes = "noise (batch, particles, 3), mask (batch, particles) -> jets (batch, particles, 3)"
     out, err = capsys.readouterr()
-    assert not out and err == f"eval: wrote g.onnx, 0.06 MB: {shapes}\n"
+    assert not out and re.fullmatch(r"eval: wrote g.onnx, 0\.\d\d MB: (.*)\n", err)[1] == shapes
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert not recwarn.list
     before = Path("g.onnx").read_bytes()
     with pytest.raises(UserError, match="--onnx g.onnx exists already"):
-        began_eval.main(words)
+        mdma_eval.main(words)
     assert Path("g.onnx").read_bytes() == before
 
 
