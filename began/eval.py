@@ -15,6 +15,7 @@ import sys
 
 import numpy as np
 import torch
+from torch import nn
 
 if not __package__:  # started as a file
     print("error: start this from the repository's root: python -m began.eval", file=sys.stderr)
@@ -36,6 +37,7 @@ from common.evaluate import (
     write_slim,
 )
 from common.metrics import find_metric
+from common.onnx import write_onnx
 from common.runs import load_checkpoint, load_state, read_log
 
 from .thesis_log import comparable, draw_curves, thesis_table
@@ -151,6 +153,11 @@ def main(argv=None):
     G, D, trained, checkpoint = load(path, device)
     if args.slim:
         return write_slim(args.slim, checkpoint, G=G)
+    if args.onnx:
+        clamped = nn.Sequential(G, nn.Hardtanh())  # to [-1, 1], as in sample
+        z = sample_z(2, trained, None)
+        prior = "uniform on [-1, 1]" if trained.z_dist == "uniform" else "N(0, 1)"
+        return write_onnx(args.onnx, clamped, {"z": z}, "samples", about={"z": prior})
     if args.samples:
         batches = sample(G, args.samples, trained, device, args.seed, args.batch_size)
         nrow = max(1, round(math.sqrt(args.samples)))

@@ -47,6 +47,7 @@ from common.evaluate import (
     write_slim,
 )
 from common.metrics import count_tag
+from common.onnx import write_onnx
 from common.rng import seed_all
 from common.runs import load_checkpoint, load_state
 from common.toys import MIXTURES
@@ -219,12 +220,16 @@ def main(argv=None):
     args = parse_args(argv)
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "bigan")
-    if args.samples or args.export or args.slim or args.score:
+    if args.samples or args.export or args.slim or args.onnx or args.score:
         G, E, D, trained, checkpoint = load(path, device)
         if args.score:
             return write_scores(G, E, D, trained, path, args, device)
         if args.slim:
             return write_slim(args.slim, checkpoint, G=G, E=E)
+        if args.onnx:
+            z = sample_z(2, trained, None)
+            prior = "uniform on [-1, 1]" if trained.prior == "uniform" else "N(0, 1)"
+            return write_onnx(args.onnx, G, {"z": z}, "samples", about={"z": prior})
         if args.samples:
             return draw_samples(G, E, trained, args, device)
         batches = sample(G, args.n, trained, device, args.seed, args.batch_size)

@@ -37,6 +37,7 @@ from common.evaluate import (
 )
 from common.metrics import find_metric
 from common.metrics.images import image_metrics
+from common.onnx import write_onnx
 from common.runs import load_checkpoint, load_state
 
 from .conditions import each_condition, uniform_targets
@@ -162,6 +163,10 @@ def main(argv=None):
     names, groups = checkpoint["state"]["names"], checkpoint["state"]["groups"]
     if args.slim:
         return write_slim(args.slim, checkpoint, G=G, names=names, groups=groups)
+    if args.onnx:
+        inputs = {"z": torch.randn(2, trained.z_dim), "conditions": asked_for(2, groups)}
+        about = {"z": "N(0, 1)", "conditions": ", ".join(names)}
+        return write_onnx(args.onnx, G, inputs, "samples", about=about)
     if args.samples:
         draw_samples(G, trained, names, groups, args.samples, device, args.grid_out, args.seed)
         return say_written(args.grid_out)

@@ -90,6 +90,7 @@ class EvalArgs:
         None  # only write --n samples into this directory: samples.npz, images as PNGs, too
     )
     slim: FilePath | None = None  # only write what sampling needs of --ckpt into this file
+    onnx: FilePath | None = None  # only write the generator as an ONNX graph into this file
 
     # --- run
     device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps

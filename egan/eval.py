@@ -39,6 +39,7 @@ from common.evaluate import (
     write_slim,
 )
 from common.metrics.toy import toy_metrics
+from common.onnx import write_onnx
 from common.runs import load_checkpoint, load_state, read_log
 from common.toys import MIXTURES, mixture
 
@@ -138,6 +139,9 @@ def main(argv=None):
     if args.slim:
         population = {"params": {name: w[None] for name, w in G.state_dict().items()}}
         return write_slim(args.slim, checkpoint, args={"mu": 1}, population=population)
+    if args.onnx:
+        z = sample_z((2,), trained, None)
+        return write_onnx(args.onnx, G, {"z": z}, "samples", about={"z": "uniform on [-1, 1]"})
     if args.samples:
         samples = sample(G, args.samples, trained, device, args.seed, args.batch_size, args.amp)
         draw_samples(torch.cat(list(samples)).cpu(), trained.dataset, args.grid_out)

@@ -15,12 +15,14 @@ after --generated and stand beside it, or in --out. Nothing is overwritten.
 """
 
 import argparse
+import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from torch.export import Dim
 from tqdm import tqdm
 
 if not __package__:  # started as a file
@@ -34,10 +36,11 @@ from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import checkpoint_path, output_dir, write_eval, write_slim
 from common.metrics.jets import FPND_TYPES, jet_metrics
+from common.onnx import BATCH, write_onnx
 from common.plots import curves
 from common.runs import load_checkpoint, load_state, read_log, replace_file
 
-from .features import generate
+from .features import JetGenerator, generate
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
 from .jets import JET_TYPES, export, load_jets
 from .score import check_flags, score
@@ -63,6 +66,7 @@ class Args:
     export: FilePath | None = None  # only write --n jets into this directory
     # only write a checkpoint without what training needs into this file: < 0.5 MB
     slim: FilePath | None = None
+    onnx: FilePath | None = None  # only write the generator as an ONNX graph into this file
 
     # --- two files of jets
     generated: FilePath | None = None  # measure the jets in this file, not a checkpoint's
@@ -110,6 +114,16 @@ def slim(path, out):
     write_slim(out, checkpoint, torch.float32, {"ema": 0.0}, G=G, stats=state["stats"])
 
 
+def write_graph(G, trained, stats, out):
+    """--onnx: noise and mask -> jets. Metadata: how many training jets have n = 0 … N particles."""
+    N = trained.num_particles
+    inputs = {"noise": torch.randn(2, N, 3), "mask": torch.ones(2, N, dtype=torch.bool)}
+    # the authors' G counts the padding: its jets are right at the training's N alone
+    free = BATCH if trained.paper_code else BATCH | {1: Dim("particles")}
+    about = {"noise": "N(0, 1)", "counts": json.dumps(stats["counts"].tolist())}
+    write_onnx(out, JetGenerator(G, stats), inputs, "jets", free, about)
+
+
 def load_real(args, trained):
     """(training jets, jets of --split) to compare with."""
     dataset = args.dataset or trained.dataset
@@ -129,6 +143,8 @@ def main(argv=None):
     if args.slim:
         return slim(path, args.slim)
     G, trained, stats, step = load(path, device)
+    if args.onnx:
+        return write_graph(G, trained, stats, args.onnx)
     N, jet_type = trained.num_particles, trained.jet_type
 
     def jets(count):

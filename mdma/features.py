@@ -3,6 +3,7 @@
 import sys
 
 import torch
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.errors import UserError
@@ -104,3 +105,26 @@ def generate(G, J, stats, num_particles, rng, chunk_size=1000):
     on_device = torch.Generator(next(G.parameters()).device).manual_seed(seed)
     x, mask = sample_jets(G, n, num_particles, chunk_size=chunk_size, generator=on_device)
     return to_jets(x, mask, stats)
+
+
+class JetGenerator(nn.Module):
+    """noise (B, N, 3) ~ N(0, 1), mask (B, N) -> jets (B, N, 3), as `generate` makes them. As ONNX:
+
+    import json
+    import numpy as np
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession("jets.onnx")
+    counts = np.array(json.loads(session.get_modelmeta().custom_metadata_map["counts"]))
+    n = np.random.choice(len(counts), 1000, p=counts / counts.sum())  # particles of each jet
+    mask = np.arange(len(counts) - 1) < n[:, None]
+    noise = np.random.randn(*mask.shape, 3).astype(np.float32)
+    (jets,) = session.run(None, {"noise": noise, "mask": mask})  # (1000, N, 3), 0 where masked
+    """
+
+    def __init__(self, G, stats):
+        super().__init__()
+        self.G, self.stats = G, stats
+
+    def forward(self, noise: Tensor, mask: Tensor) -> Tensor:
+        return to_jets(self.G(noise, mask), mask, self.stats)

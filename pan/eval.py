@@ -44,7 +44,7 @@ from common.runs import load_checkpoint, load_state, read_log
 from .pairs import TaskPairs
 from .pictures import draw_curves, in_rows, whole
 from .train import build, load_data
-from .transform import transform_folder
+from .transform import transform_folder, write_graph
 
 
 @dataclass
@@ -135,6 +135,8 @@ def main(argv=None):
     T, trained, checkpoint = load(path, device)
     if args.slim:
         return write_slim(args.slim, checkpoint, T=T)
+    if args.onnx:
+        return write_graph(T, trained, args.onnx)
     if args.transform:
         return transform_folder(T, trained, args, device)
     set_data_dir(trained, args)

@@ -1,17 +1,47 @@
-"""T of a user's own images: `python -m pan.eval --ckpt X --transform DIR --out NEW`."""
+"""T of a user's own images: `python -m pan.eval --ckpt X --transform DIR --out NEW`, or by ONNX."""
 
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.export import Dim
 from tqdm import tqdm
 
 from common.device import autocast
 from common.errors import UserError
+from common.onnx import BATCH, write_onnx
 from common.plots import save_grid
 
 from .pairs import list_images, read_image
 from .pictures import whole
 from .tasks import inpainting
+
+
+class Transform(nn.Module):
+    """x (B, C, H, W) in [-1, 1] -> T(x) as whole images.
+
+    Of in-painting x is whole, too: the hole is cut here.
+    """
+
+    def __init__(self, T, task):
+        super().__init__()
+        self.T, self.task = T, task
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.task == "inpainting":
+            x, _ = inpainting(x, None)
+        return whole(self.task, x, self.T(x).float())
+
+
+def write_graph(T, trained, out):
+    """--onnx: Transform, for images of the sides that T can take."""
+    side, free = trained.size, BATCH
+    if trained.task != "inpainting":
+        side = 2 * T.multiple  # of an example: with 1 pixel inside T it would stay at 1
+        free = BATCH | {2: T.multiple * Dim("height"), 3: T.multiple * Dim("width")}
+    x = torch.zeros(2, trained.channels, side, side)
+    about = {"x": f"{trained.task}, in [-1, 1]"}
+    write_onnx(out, Transform(T, trained.task), {"x": x}, "transformed", free, about)
 
 
 def transform_folder(T, trained, args, device):
@@ -66,10 +96,7 @@ def read(file, T, trained):
 @torch.no_grad()
 def write(T, batch, trained, args, device):
     x = torch.stack([image for _, image in batch]).to(device)
-    if trained.task == "inpainting":
-        x, _ = inpainting(x, None)
     with autocast(device, args.amp):
-        fake = T(x)
-    fake = whole(trained.task, x, fake.float())
+        fake = Transform(T, trained.task)(x)
     for (target, _), image in zip(batch, fake):
         save_grid(image[None], target, nrow=1, pad=0)

