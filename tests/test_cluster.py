@@ -32,7 +32,12 @@ def cluster(here, env):
     for name, text in scripts.items():
         (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (programs / name).chmod(0o755)
-    slurm = {"PYTHON": sys.executable, "SLURM_JOB_ID": "17", "TQDM_DISABLE": "1"}
+    slurm = {
+        "PYTHON": sys.executable,
+        "SLURM_JOB_ID": "17",
+        "SLURM_ARRAY_JOB_ID": "17",
+        "TQDM_DISABLE": "1",
+    }
     slurm |= {"PATH": f"{programs}:{env['PATH']}"}
 
     def run(*words, **more):
@@ -74,6 +79,14 @@ def test_a_preempted_training_queues_again_and_goes_on(cluster, here):
     assert done.returncode == 0 and "steps 5 to 8" in done.stderr, done.stderr
     assert load_checkpoint(here / "runs/a/last.pt")["step"] == 8
     assert (here / "scontrol.log").read_text() == "requeue 17\n"
+
+
+def test_a_preempted_part_queues_itself_again_and_no_other(cluster, here):
+    """The last task of an array has the id of the whole array."""
+    (here / "bin/srun").write_text("#!/usr/bin/env bash\nexit 143\n")
+    done = cluster("part", "4", "bigan.reproduce", *SWEEP, SLURM_ARRAY_TASK_ID="3")
+    assert done.returncode == 143, done.stderr
+    assert (here / "scontrol.log").read_text() == "requeue 17_3\n"
 
 
 def test_a_training_stopped_before_its_first_checkpoint_begins_anew(cluster, here):

@@ -11,7 +11,6 @@
 # To repeat task 3 alone: sbatch --array=3, and `part 8` as before.
 #
 #SBATCH --job-name=gan
-#SBATCH --output=slurm-%A_%a.out
 #SBATCH --open-mode=append
 #SBATCH --cpus-per-task=4
 #SBATCH --gres=gpu:1
@@ -23,9 +22,13 @@
 set -euo pipefail
 
 words=("$@")
-if [ "${1-}" = part ]; then words=(part "$SLURM_ARRAY_TASK_ID" "${@:2}"); fi
+job=$SLURM_JOB_ID
+if [ "${1-}" = part ]; then
+    words=(part "$SLURM_ARRAY_TASK_ID" "${@:2}")
+    job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID  # the last task's own id is the whole array's
+fi
 
 code=0
 srun docs/cluster/task.sh "${words[@]}" || code=$?
-if [ "$code" -eq 143 ]; then scontrol requeue "$SLURM_JOB_ID"; fi
+if [ "$code" -eq 143 ]; then scontrol requeue "$job"; fi
 exit "$code"
