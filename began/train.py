@@ -95,7 +95,7 @@ QUICK = dict(
     lr_g=1e-3,
     lr_d=1e-4,
     steps=5000,
-    amp=bf16_if_fast(),
+    amp=bf16_if_fast,
 )
 SMOKE = dict(
     dataset="synthetic",

@@ -24,7 +24,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import plots
-from common.arguments import FilePath, parse_args as parse_table
+from common.arguments import FilePath, Part, parse_args as parse_table
 from common.cli import run_main
 from common.data import CLASSES, DATASETS
 from common.device import choose_device
@@ -32,7 +32,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import select_rows, sweep
+from common.sweep import end_of_part, select_rows, sweep
 from common.toys import mixture
 
 from . import eval as evaluation
@@ -79,6 +79,7 @@ class Args:
     seeds: int = 3  # runs per row
     jobs: int = os.cpu_count()  # runs at a time
     threads: int = 1  # of each run
+    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, as '--steps 2000 …'
     # none: runs/bigan/table, toy, anomaly; with --reduced: …-reduced
     out: FilePath | None = None
@@ -126,6 +127,7 @@ def run_rows(args, name, rows, dataset):
         for row, flags in rows.items()
     ]
     results = sweep(cells, train.main, measure_run, args, folder, shared)
+    end_of_part(args.part, results)
     by_row = {row: [] for row in rows}
     for result in results:
         if "metrics" in result:

@@ -94,7 +94,7 @@ class Args(ImageRunArgs):
 ALI = dict(prior="normal", encoder="stochastic")
 TOY = dict(arch="toy", z_dim=2, width=400, prior="normal")  # the authors' ali_mixture.py
 TOY |= dict(lr=1e-4, beta1=0.8, weight_decay=0.0, lr_final=1.0, batch_size=100, steps=200_000)
-QUICK = dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast(), sample_every=1000)
+QUICK = dict(width=32, cycle=5.0, steps=20_000, amp=bf16_if_fast, sample_every=1000)
 QUICK_TOY = dict(lr=1e-3, lr_ratio=0.1, beta1=0.5, lr_final=0.01)
 QUICK_TOY |= dict(width=128, batch_size=256, steps=8000)
 SMOKE = dict(dataset="synthetic", size=16, width=4, z_dim=8, batch_size=8, steps=12)

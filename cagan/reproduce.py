@@ -25,14 +25,14 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments, plots
-from common.arguments import FilePath
+from common.arguments import FilePath, Part
 from common.cli import run_main
 from common.device import bf16_if_fast, choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log, replace_file, write_json
-from common.sweep import sweep
+from common.sweep import end_of_part, sweep
 
 from . import toy, train
 from .conditions import each_condition
@@ -55,8 +55,8 @@ SCORES = {  # and in a figure: panel, axis
 FULL = "--fid-samples 10000 --sample-every 1875 --save-every 1875".split()
 REDUCED = (
     "--dataset fashion-mnist --width 16 --convs 1 --norm none --beta1 0.5 --lr 1e-3 "
-    f"--amp {bf16_if_fast()} --steps 1500 --fid-samples 2000 --sample-every 250"
-).split()
+    "--amp {amp} --steps 1500 --fid-samples 2000 --sample-every 250"
+)
 
 
 @dataclass
@@ -67,6 +67,7 @@ class Args:
     seeds: int = 3  # runs per curve
     jobs: int = os.cpu_count()  # runs at a time
     threads: int = 1  # of each run
+    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/cagan/figures or figures-reduced
 
@@ -270,13 +271,17 @@ def main(argv=None):
     default = "runs/cagan/figures-reduced" if args.reduced else "runs/cagan/figures"
     folder = Path(args.out or default)
     configs = {k: config for k, config in figure_configs(args.reduced).items() if k in chosen}
-    shared = (REDUCED if args.reduced else FULL) + shlex.split(args.train_flags)
+    shared = FULL
+    if args.reduced:
+        shared = REDUCED.format(amp=bf16_if_fast(args.device)).split()
+    shared = shared + shlex.split(args.train_flags)
     results = []
     if configs:
         todo = cells(configs, args.seeds)
         # the last two stand in the settings.json of earlier sweeps, which so go on
         measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
         results = sweep(todo, train.main, measure_run, measuring, folder, shared)
+    end_of_part(args.part, results)
     failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
     tables = {}
     for name, config in configs.items():

@@ -104,7 +104,7 @@ QUICK = dict(
     steps=6000,
     fid_samples=2000,
     sample_every=500,
-    amp=bf16_if_fast(),
+    amp=bf16_if_fast,
 )
 SMOKE = dict(
     dataset="synthetic",

@@ -11,10 +11,11 @@ A field makes a flag: its type and default are the field's, its help is the comm
 outside the range that the comment states (`in [0, 1]`, `in (0, ∞)`) is refused. Without a stated
 range an int is at least 1, a float finite and at least 0. A comment on the lines just above a field
 belongs to it, too. `# --- words` opens a section, which --help shows as a group. Types: bool (a
-switch), int, float, str, FilePath, Literal[…] (choices), list[…] and tuple[…] of these, each also
-with `| None`.
+switch), int, float, str, FilePath, Part, Literal[…] (choices), list[…] and tuple[…] of these, each
+also with `| None`.
 """
 
+import argparse
 import ast
 import functools
 import inspect
@@ -33,6 +34,7 @@ from .errors import UserError
 FilePath = NewType(
     "FilePath", str
 )  # a flag that names a file or directory: ~ is the home directory
+Part = NewType("Part", tuple)  # --part i/n, a machine's share of many runs: (i, n); see part_of
 
 
 @dataclass
@@ -136,6 +138,8 @@ def flag_options(kind):
         return {"action": "store_true"}
     if kind is FilePath:
         return {"type": file_path, "metavar": "PATH"}
+    if kind is Part:
+        return {"type": read_part, "metavar": "I/N"}
     if get_origin(kind) is Literal:
         return {"choices": get_args(kind), "type": type(get_args(kind)[0])}
     if get_origin(kind) is list:
@@ -143,6 +147,23 @@ def flag_options(kind):
     if get_origin(kind) is tuple:
         return flag_options(get_args(kind)[0]) | {"nargs": len(get_args(kind))}
     return {"type": kind}
+
+
+def read_part(text):
+    """(i, n) of what --part is given, counted from 0 as SLURM and HTCondor count their tasks."""
+    found = re.fullmatch("([0-9]+)/([0-9]+)", text)
+    i, n = map(int, found.groups()) if found else (0, 0)
+    if i >= n:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no part: give i/n with i from 0 to n - 1, such as 0/2 and 1/2"
+        )
+    return i, n
+
+
+def part_of(things, part):
+    """The share of a list that part (i, n) has: each n-th from the i-th on; all without a part."""
+    i, n = part or (0, 1)
+    return things[i::n]
 
 
 def comments_and_sections(table):

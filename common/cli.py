@@ -81,8 +81,9 @@ def parse(parser, argv=None, presets=None, retired=None):
 
     presets: {flag: {value: {flag: value, …}}}, e.g. {"quick": {True: {"steps": 1000}}}: used where
     the flag has that value; or a function from the Namespace of what was typed, with defaults, to
-    such a dict. With --resume the saved run's args take the place of defaults and presets, and a
-    typed flag that contradicts them is refused unless it is in CHANGEABLE. Returns a Namespace.
+    such a dict. A function in the place of a value is called with --device. With --resume the saved
+    run's args take the place of defaults and presets, and a typed flag that contradicts them is
+    refused unless it is in CHANGEABLE. Returns a Namespace.
     retired: {flag that there was: its value that changed nothing}; a saved run that has it with
     another value is refused.
     """
@@ -125,7 +126,10 @@ def parse(parser, argv=None, presets=None, retired=None):
             presets = presets(argparse.Namespace(**(values | typed)))
         for flag, choices in (presets or {}).items():
             preset = choices.get(typed.get(flag, values[flag]), {})
-            changed = {k: v for k, v in preset.items() if k not in typed and values[k] != v}
+            preset = {k: v for k, v in preset.items() if k not in typed}
+            device = typed.get("device", values.get("device"))
+            preset = {k: v(device) if callable(v) else v for k, v in preset.items()}
+            changed = {k: v for k, v in preset.items() if values[k] != v}
             if changed and flag in ("quick", "smoke"):
                 changes = ", ".join(
                     f"{k.replace('_', '-')} {'default' if values[k] is None else values[k]} -> {v}"
@@ -136,6 +140,10 @@ def parse(parser, argv=None, presets=None, retired=None):
     values |= typed
     if "sample_every" in values:  # what is measured at sample steps needs a line of the log there
         values["log_every"] = math.gcd(values["log_every"], values["sample_every"])
+    if values.get("amp") == "bf16":
+        from .device import check_bf16  # torch, which not every script needs
+
+        check_bf16(values["device"])
     return argparse.Namespace(**values)
 
 

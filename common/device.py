@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import sys
 
 import torch
 
@@ -40,15 +41,35 @@ def device_name(device):
     return f"{device.type}, {torch.get_num_threads()} threads"
 
 
-def bf16_if_fast():
-    """--quick's --amp: bf16 with a GPU or a CPU that has AMX or AVX512-BF16; other CPUs are some
-    ten times slower.
+def without_bf16(device):
+    """Whether this is a GPU that computes no convolution in bf16, such as T4 and V100."""
+    # of such a GPU torch says that it has bf16, "emulated"; cuDNN then finds no convolution
+    return device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def bf16_if_fast(name="auto"):
+    """--quick's --amp, of its --device: bf16 with a GPU that has it, or a CPU that has AMX or
+    AVX512-BF16; other CPUs are some ten times slower.
     """
+    device = choose_device(name)
+    if without_bf16(device):
+        print(f"{device_name(device)} has no bf16 convolutions: --amp stays off", file=sys.stderr)
+        return "off"
     has = (
         getattr(torch.cpu, name, bool)()
         for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
     )
-    return "bf16" if torch.cuda.is_available() or any(has) else "off"
+    return "bf16" if device.type == "cuda" or (device.type == "cpu" and any(has)) else "off"
+
+
+def check_bf16(name):
+    """Refuse --amp bf16 on a --device that can't compute it."""
+    device = choose_device(name)
+    if without_bf16(device):
+        raise UserError(
+            f"--amp bf16: {device_name(device)} has no bf16 convolutions, GPUs of compute "
+            "capability 8.0 and later have. Give --amp off"
+        )
 
 
 def autocast(device, amp):

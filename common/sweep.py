@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from .arguments import part_of
 from .device import choose_device
 from .errors import UserError
 from .runs import environment, load_checkpoint, read_log, replace_file, write_json
@@ -40,49 +41,53 @@ MEASURING = (
 
 
 def sweep(cells, train, measure, args, folder, shared=()):
-    """Train and measure every cell that results.jsonl in `folder` lacks. Returns the results of
-    `cells` as a list.
+    """Train and measure every cell that `folder` has no result of. Returns the results of `cells`
+    in their order.
 
     cells: dicts with name (the run's directory in `folder`, its identity), seed, flags, and what
     else the table needs.
     train: a folder's train.main. measure(where, cell, args) -> dict, called when the run in `where`
     is through; both defined at a module's top level, since they run in other processes. args: has
-    jobs, threads, device, data_dir.
+    jobs, threads, device, data_dir, and maybe part (i, n): only every n-th cell, from the i-th on,
+    is then trained and returned. A part writes files of its own, results-0of4.jsonl for 0/4, and
+    each call reads all, so parts may run on several machines at once if they share `folder`.
     shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A
     result is its cell with step, metrics, env and seconds, or with error, a UserError's line; such
     a run is tried again next time.
     """
-    folder, shared = Path(folder), list(shared)
+    folder, shared, part = Path(folder), list(shared), getattr(args, "part", None)
     folder.mkdir(parents=True, exist_ok=True)
-    table, settings = folder / "results.jsonl", folder / "settings.json"
+    cells, ending = part_of(cells, part), "-{}of{}".format(*part) if part else ""
+    table, settings = folder / f"results{ending}.jsonl", folder / f"settings{ending}.json"
     flags = {
         "train": shared,
         "measure": {name: getattr(args, name) for name in MEASURING if hasattr(args, name)},
     }
-    held = flags
-    if settings.exists():
+    for path in sorted(folder.glob("settings*.json")):
         try:
-            held = json.loads(settings.read_text())
+            held = json.loads(path.read_text())
         except ValueError:  # also a UnicodeDecodeError
             raise UserError(
-                f"{settings} is damaged: it can't be said what the runs beside it were started "
-                "with. "
+                f"{path} is damaged: it can't be said what the runs beside it were started with. "
                 "Delete it if you know, or choose another --out"
             ) from None
-    if held != flags:
-        raise UserError(
-            f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out"
-        )
+        if held != flags:
+            raise UserError(
+                f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out"
+            )
     write_json(settings, flags)
     if table.exists():  # what a kill or a full disk cut short
         replace_file(
             table, "".join(json.dumps(result) + "\n" for result in read_log(table)).encode()
         )
-    wanted = {cell["name"] for cell in cells}
-    done = [
-        result for result in read_log(table) if result["name"] in wanted and "error" not in result
-    ]
-    there = {result["name"] for result in done}
+    order = {cell["name"]: i for i, cell in enumerate(cells)}
+    there = {
+        result["name"]: result
+        for path in sorted(folder.glob("results*.jsonl"))
+        for result in read_log(path)
+        if result["name"] in order and "error" not in result
+    }
+    done = list(there.values())
     missing = [cell for cell in cells if cell["name"] not in there]
     print(
         f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} "
@@ -100,7 +105,29 @@ def sweep(cells, train, measure, args, folder, shared=()):
                 f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
             )
             print(f"{len(done)}/{len(cells)} {result['name']}: {end}", file=sys.stderr)
-    return done
+    return sorted(done, key=lambda result: order[result["name"]])
+
+
+def end_of_part(part, results):
+    """Ends a script that was started for a part (i, n) of its runs: the call without draws.
+
+    Does nothing without a part. results: of `sweep`.
+    """
+    if part is None:
+        return
+    name = "part {}/{}".format(*part)
+    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
+    if failed:
+        raise UserError(
+            f"{len(failed)} of {len(results)} runs of {name} failed, and are tried again if you "
+            f"give the command again: {'; '.join(failed)}"
+        )
+    print(
+        f"{name} is through, {len(results)} runs. When all parts are, the same command without "
+        "--part draws what they found",
+        file=sys.stderr,
+    )
+    sys.exit()
 
 
 def _in_parallel(cells, train, measure, args, folder, shared):

@@ -26,7 +26,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments
-from common.arguments import EvalArgs, FilePath
+from common.arguments import EvalArgs, FilePath, Part
 from common.cli import run_main
 from common.data import DATASETS
 from common.device import choose_device
@@ -34,7 +34,7 @@ from common.errors import UserError
 from common.evaluate import reference
 from common.metrics.images import image_metrics, real_features
 from common.runs import read_log, replace_file, write_json
-from common.sweep import sweep
+from common.sweep import end_of_part, sweep
 from common.toys import MIXTURES
 
 from . import curves, tables, train
@@ -106,6 +106,7 @@ class Args:
     seeds: int = 10  # runs per cell
     jobs: int = os.cpu_count()  # runs at a time
     threads: int = 1  # of each run
+    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/egan/table2, table2-reduced, table3, …
 
@@ -134,6 +135,7 @@ def cell(table, method, seed, flags):
 def train_and_measure(cells, args, folder, shared):
     """The results of the cells whose runs did not fail; shared: flags of every run."""
     results = sweep(cells, train.main, measure_run, args, folder, shared)
+    end_of_part(args.part, results)
     return [result for result in results if "metrics" in result]
 
 

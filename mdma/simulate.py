@@ -3,6 +3,7 @@
     python -m mdma.simulate --type t --jets 50000          # data/pythia/t150.hdf5; five minutes
     python -m mdma.simulate --type g q t w z --jets 50000  # all five
     make data-jets ARGS="--type q --jets 20000"            # the same, PYTHIA installed first
+    python -m mdma.simulate --part 0/4 …                   # a quarter; without --part: all, joined
 
 The recipe (Kansal et al., arXiv:2106.11535, §2): pp at 13 TeV, Monash tune, underlying event; gg,
 qq, tt, WW or ZZ with the partons' pT within 1 % of 1 TeV, t, W and Z decaying to quarks; anti-kT
@@ -17,9 +18,10 @@ A file holds `particle_features` (jets, 150, 4): eta_rel, phi_rel, pt_rel, mask;
 zero-padded; and `jet_features` (jets, 4): pT / GeV, eta, mass / GeV (both of all constituents),
 number of particles (at most 150).
 Jets come in shards of 1,000, each with a seed of its own made of
-(--seed, type, shard number): the number of workers changes nothing, a killed run goes on where it
-was, and fewer jets are the first of more. DIR/pythia/shards may be deleted when the jets are
-enough.
+(--seed, type, shard number): the number of workers or parts changes nothing, a killed run goes on
+where it was, and fewer jets are the first of more. Parts may run at once on machines that share
+DIR; of others, copy what is in DIR/pythia/shards into one. DIR/pythia/shards may be deleted when
+the jets are enough.
 """
 
 import multiprocessing
@@ -36,7 +38,7 @@ import numpy as np
 from tqdm import tqdm
 
 from common import arguments
-from common.arguments import FilePath
+from common.arguments import FilePath, Part, part_of
 from common.cli import run_main
 from common.errors import UserError
 
@@ -165,8 +167,10 @@ def _pt_eta_phi(p):
 # --- shards to a file
 
 
-def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
+def simulate(jet_type, jets, data_dir="data", seed=0, workers=1, part=None):
     """Write (or extend to `jets`) data_dir/pythia/<type>150.hdf5 and return its path.
+
+    part: (i, n), to simulate only every n-th shard, from the i-th on, and return their directory.
 
     Raises UserError without PYTHIA, and if the file there was made with another seed, version or
     recipe.
@@ -212,10 +216,12 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
         )
         for first in range(0, jets, SHARD)
     ]
+    tasks = part_of(tasks, part)
     missing = [task for task in tasks if not (task[4].exists() and _look(task[4])[0] >= task[1])]
+    total = sum(task[1] for task in tasks)
     with tqdm(
-        total=jets,
-        initial=jets - sum(task[1] for task in missing),
+        total=total,
+        initial=total - sum(task[1] for task in missing),
         desc=f"{jet_type} jets",
         unit="jet",
         disable=None,
@@ -229,6 +235,8 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1):
             ) as pool:
                 for n in pool.imap_unordered(_make_shard, missing):
                     bar.update(n)
+    if part:
+        return shards
     particles, features = (
         np.concatenate(arrays) for arrays in zip(*(_read(task[4], task[1]) for task in tasks))
     )
@@ -283,6 +291,7 @@ class Args:
     data_dir: FilePath = "data"  # files go to its folder pythia
     seed: int = 0  # other seeds, other jets; in [0, ∞)
     workers: int = os.cpu_count()  # processes; changes no jet
+    part: Part | None = None  # simulate only part i of n, from 0/n to n-1/n; none: all, and join
 
 
 def parse_args(argv=None):
@@ -292,8 +301,11 @@ def parse_args(argv=None):
 def main(argv=None):
     args = parse_args(argv)
     for jet_type in args.type:
-        path = simulate(jet_type, args.jets, args.data_dir, args.seed, args.workers)
-        print(f"{path}: {_look(path)[0]:,} jets")
+        path = simulate(jet_type, args.jets, args.data_dir, args.seed, args.workers, args.part)
+        if path.is_dir():
+            print(f"{path}: the shards of part {args.part[0]}/{args.part[1]} are there")
+        else:
+            print(f"{path}: {_look(path)[0]:,} jets")
 
 
 if __name__ == "__main__":

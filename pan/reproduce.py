@@ -25,14 +25,14 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments, plots
-from common.arguments import FilePath
+from common.arguments import FilePath, Part
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
 from common.runs import replace_file, write_json
-from common.sweep import select_rows, sweep
+from common.sweep import end_of_part, select_rows, sweep
 
 from . import train
 from .eval import load, measure, transform_pairs
@@ -137,6 +137,7 @@ class Args:
     seeds: int = 3  # runs per row
     jobs: int = os.cpu_count()  # runs at a time
     threads: int = 1  # of each run
+    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/pan/tables or tables-reduced
 
@@ -267,13 +268,16 @@ def main(argv=None):
     asked = [n for n in TABLES if getattr(args, f"table{n}")] or [3, 4]
     folder = Path(args.out or f"runs/pan/tables{'-reduced' * args.reduced}")
     measuring = argparse.Namespace(**vars(args), amp="off")
-    tables = {}
+    tables, swept = {}, []
     for n in asked:
         table = TABLES[n]
         shared = shlex.split(table.reduced if args.reduced else table.full)
         shared += shlex.split(args.train_flags)
         todo = cells(select_rows(table.rows, args.only), args.seeds)
         results = sweep(todo, train.main, measure_run, measuring, folder / f"table{n}", shared)
+        swept += results
+        if args.part:
+            continue
         failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
         runs = {}
         for row in table.rows:
@@ -293,6 +297,7 @@ def main(argv=None):
         write_json(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
         print(text)
         tables[n] = lines
+    end_of_part(args.part, swept)
     return tables
 
 

@@ -29,14 +29,14 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments, plots
-from common.arguments import FilePath
+from common.arguments import FilePath, Part
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import select_rows, sweep
+from common.sweep import end_of_part, select_rows, sweep
 
 from . import train
 from .convergence import fid_curve, loss_versus_quality, stability
@@ -85,6 +85,7 @@ class Args:
     points: int = 20  # FIDs along each run, of 2,000 samples
     jobs: int = os.cpu_count()  # runs at a time
     threads: int = 1  # of each run
+    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/sagan_wgangp/compare or ablation
 
@@ -141,6 +142,7 @@ def train_rows(args, rows, folder, shared):
             cells.append({"name": "-".join([*words, str(seed)]), "row": row, "seed": seed})
             cells[-1]["flags"] = flags
     results = sweep(cells, train.main, measure_run, args, folder, shared)
+    end_of_part(args.part, results)
     results.sort(key=lambda result: result["seed"])
     failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
     runs = {row: [r for r in results if r["row"] == row and "metrics" in r] for row in rows}

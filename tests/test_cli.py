@@ -23,8 +23,10 @@ from common.cli import (
 from common.arguments import (
     EvalArgs,
     ImageRunArgs,
+    Part,
     comments_and_sections,
     parse_args,
+    part_of,
     refuse_out_of_range,
 )
 from common.data import DATASETS
@@ -51,6 +53,7 @@ class Table(ImageRunArgs):
     patience: int = 0  # 0: never; in [0, ∞)
     pair: tuple[int, int] | None = None
     names: list[str] | None = None
+    part: Part | None = None
 
     # --- run
     dataset: Literal["real", "toy"] = "real"
@@ -100,6 +103,23 @@ def test_a_value_outside_of_the_stated_range_is_refused(words, message):
     assert str(e.value) == message
 
 
+@pytest.mark.parametrize("text", ["3/2", "2/2", "0/0", "x", "1", "-1/2", "0/2/3", "1/2 ", "½/2"])
+def test_a_bad_part_ends_in_one_line(text, capsys):
+    with pytest.raises(SystemExit) as e:
+        flags(f"--part={text}")
+    assert e.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(
+        f"error: argument --part: {text} is no part: give i/n with i from 0 to n"
+    )
+
+
+def test_the_parts_of_a_list_are_disjoint_and_all_of_it():
+    assert flags("--part", "0/1").part == (0, 1) and flags("--part", "3/10").part == (3, 10)
+    assert [part_of(list(range(7)), (i, 3)) for i in range(3)] == [[0, 3, 6], [1, 4], [2, 5]]
+    assert part_of([5, 6], None) == [5, 6] and part_of([5], (1, 2)) == []
+
+
 def test_values_at_the_ends_of_a_range_are_taken():
     args = flags("--beta", "0", "--lr", "0", "--patience", "0", "--seed", str(2**62))
     assert (args.beta, args.lr, args.patience, args.seed) == (0, 0, 0, 2**62)
@@ -126,6 +146,14 @@ def test_presets_may_depend_on_what_was_typed():
 
     assert flags("--quick", "--dataset", "toy", presets=presets).width == 30
     assert flags("--quick", presets=presets).width == 31
+
+
+def test_a_preset_may_depend_on_the_device():
+    presets = {"quick": {True: dict(dataset=lambda device: "toy" if device == "cpu" else "real")}}
+    assert flags("--quick", "--device", "cpu", presets=presets).dataset == "toy"
+    assert flags("--quick", presets=presets).dataset == "real"
+    presets = {"quick": {True: dict(steps=lambda device: pytest.fail("what was typed is taken"))}}
+    assert flags("--quick", "--steps", "3", presets=presets).steps == 3
 
 
 def saved_run(directory, *argv):

@@ -4,6 +4,9 @@ import importlib
 import json
 import random
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +18,7 @@ from began import train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import torchvision_cpu
 from common.cli import UserError
-from common.device import autocast, check_batch_norm, choose_device
+from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device
 from common.distributed import average, average_gradients, init_processes, shard
 from common.torchvision_cpu import import_torchvision
 from common.rng import rng_state, seed_all, set_rng_state, step_rng
@@ -57,6 +60,80 @@ def test_gpus_are_chosen_by_number_or_local_rank(monkeypatch):
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     with pytest.raises(UserError, match=r"cuda:2: this machine has 2 GPU\(s\)"):
         choose_device("cuda:2")
+
+
+# --- bf16
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """gpu(name, bf16): one GPU, that has bf16 or only what torch calls emulation. No CPU has it."""
+
+    def make(name, bf16):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+        monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        monkeypatch.setattr(
+            torch.cuda,
+            "is_bf16_supported",
+            lambda including_emulation=True: bf16 or including_emulation,
+        )
+
+    for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    return make
+
+
+QUICK_BF16 = ["began", "bigan", "cagan"]
+
+
+@pytest.mark.parametrize("folder", QUICK_BF16)
+def test_quick_takes_bf16_where_the_gpu_has_it(folder, gpu, capsys):
+    parse_args = importlib.import_module(f"{folder}.train").parse_args
+    gpu("NVIDIA A100", True)
+    assert parse_args(["--quick"]).amp == "bf16" and parse_args([]).amp == "off"
+    assert parse_args(["--quick", "--device", "cpu"]).amp == "off"  # this CPU hasn't
+    assert parse_args(["--quick", "--amp", "off"]).amp == "off"
+    gpu("Tesla T4", False)
+    assert "bf16 convolutions" not in capsys.readouterr().err
+    assert parse_args(["--quick"]).amp == "off"
+    words = capsys.readouterr().err
+    assert words.count("Tesla T4 has no bf16 convolutions: --amp stays off\n") == 1
+
+
+def test_no_other_preset_chooses_bf16():
+    for folder in FOLDERS:
+        for name, value in vars(importlib.import_module(f"{folder}.train")).items():
+            if name.isupper() and isinstance(value, dict) and "amp" in value:
+                assert value["amp"] is bf16_if_fast and folder in QUICK_BF16, f"{folder}: {name}"
+
+
+def test_reduced_figures_take_bf16_where_the_gpu_has_it(gpu, monkeypatch, tmp_path):
+    from cagan import reproduce
+
+    taken = []
+    monkeypatch.setattr(reproduce, "sweep", lambda *args: taken.append(args[-1]) or [])
+    for name, bf16 in (("NVIDIA A100", True), ("Tesla T4", False)):
+        gpu(name, bf16)
+        with pytest.raises(SystemExit):
+            reproduce.main(["--reduced", "--part", "0/1", "--out", str(tmp_path)])
+    assert [flags[flags.index("--amp") + 1] for flags in taken] == ["bf16", "off"]
+
+
+@pytest.mark.parametrize("script", ["began.train", "sagan_wgangp.reproduce", "pan.eval"])
+def test_bf16_is_refused_on_a_gpu_without(script, gpu, here):
+    from common.arguments import EvalArgs, parse_args
+
+    module = importlib.import_module(script)
+    table = getattr(module, "Args", EvalArgs)
+    gpu("Tesla T4", False)
+    words = "--amp bf16: Tesla T4 has no bf16 convolutions.*Give --amp off"
+    with pytest.raises(UserError, match=words):
+        parse_args(table, "doc", ["--amp", "bf16"])
+    assert parse_args(table, "doc", ["--amp", "bf16", "--device", "cpu"]).amp == "bf16"
+    gpu("NVIDIA A100", True)
+    assert parse_args(table, "doc", ["--amp", "bf16"]).amp == "bf16"
 
 
 # --- randomness
@@ -236,7 +313,50 @@ def test_one_sample_trains_where_it_can(here, monkeypatch, folder, words):
     assert module.main([*words, "--batch-size", "1", "--steps", "2", "--out", "x"])["step"] == 2
 
 
-def test_two_processes_train_as_one(python, monkeypatch):
+def two_on_one_node(words, here, env):
+    """What torchrun says that starts two processes."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node=2", *words],
+        cwd=here,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def one_on_each_of_two_nodes(words, here, env):
+    """What two torchruns say that find each other over the network, here the loopback."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
+    torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
+    nodes = [
+        subprocess.Popen(
+            [*torchrun, f"--node-rank={node}", *words],
+            cwd=here,
+            env=env | {"GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for node in range(2)
+    ]
+    try:
+        said = [node.communicate(timeout=300)[1] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], said
+    assert "run directory" not in said[1]
+    return "".join(said)
+
+
+@pytest.mark.parametrize("start", [two_on_one_node, one_on_each_of_two_nodes])
+def test_two_processes_train_as_one(start, here, env, monkeypatch):
     """torchrun with 2 processes and one process on the whole batch reach the same weights to 1e-6, a hundredth of
     one Adam step (1e-4): the sums differ in order only. Only rank 0 writes."""
     words = [
@@ -260,21 +380,10 @@ def test_two_processes_train_as_one(python, monkeypatch):
         "--lambda-k",
         "0.5",
     ]
-    done = python(
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "began.train",
-        *words,
-    )
-    assert done.returncode == 0, done.stderr
+    said = start(["-m", "began.train", *words], here, env)
     directories = list(Path("runs/began").iterdir())
     assert (
-        len(directories) == 1
-        and done.stderr.count("run directory: ") == 1
-        and "over 2 processes" in done.stderr
+        len(directories) == 1 and said.count("run directory: ") == 1 and "over 2 processes" in said
     )
     two = directories[0]
     assert not list(two.rglob("*.tmp")) and {p.name for p in Path().iterdir()} <= {"runs", "data"}

@@ -653,6 +653,39 @@ def test_same_jets_whatever_the_workers_and_after_a_kill(tmp_path, monkeypatch):
         simulate("t", 8, tmp_path / "two", seed=1)
 
 
+def test_the_parts_joined_are_the_same_jets(tmp_path, monkeypatch):
+    """Each shard is simulated by one part, and none by the call that joins them."""
+    made = []
+
+    def fake_shard(jet_type, jets, seed, shard):
+        made.append(shard)
+        return tuple(x[:jets] for x in made_up(jets=5, seed=shard))
+
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    monkeypatch.setattr(simulate_module, "simulate_shard", fake_shard)
+    monkeypatch.setattr(simulate_module, "SHARD", 5)
+    whole = contents(simulate("q", 23, tmp_path / "whole"))
+    assert whole[0].shape == (23, 150, 4) and made == [0, 1, 2, 3, 4]
+    made.clear()
+    for i, mine in ((1, [1, 3]), (0, [0, 2, 4])):
+        there = simulate("q", 23, tmp_path / "parts", part=(i, 2))
+        assert there.is_dir() and not list((tmp_path / "parts/pythia").glob("*.hdf5"))
+        assert made == mine
+        made.clear()
+    joined = contents(simulate("q", 23, tmp_path / "parts"))
+    assert not made and all(np.array_equal(a, b) for a, b in zip(joined, whole))
+
+
+def test_parts_from_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "0")
+    monkeypatch.setattr(simulate_module, "simulate_shard", lambda *a: made_up(jets=a[1]))
+    words = ["--type", "g", "--jets", "7", "--workers", "1", "--data-dir", str(tmp_path)]
+    simulate_module.main([*words, "--part", "0/2"])
+    assert "the shards of part 0/2 are there" in capsys.readouterr().out
+    simulate_module.main(words)
+    assert "g150.hdf5: 7 jets" in capsys.readouterr().out
+
+
 def test_the_recipe_makes_the_same_jets_as_ever(repo):
     """Jets 0 and 23 of the 50,000 of seed 0, which the shipped checkpoints learnt from, are among tests/data's.
 

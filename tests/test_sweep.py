@@ -1,13 +1,17 @@
 """Tables of many runs: what is kept, tried again, and never mixed. (Whole tables: in the folders' tests.)"""
 
 import argparse
+import importlib
 from pathlib import Path
 
 import pytest
 
 from common.cli import UserError
 from common.runs import read_log, save_atomic
-from common.sweep import select_rows, sweep
+from common.sweep import end_of_part, select_rows, sweep
+
+REPO = Path(__file__).resolve().parent.parent
+SWEEPS = {"pan", "bigan", "cagan", "egan", "sagan_wgangp"}
 
 
 def namespace(**more):
@@ -121,3 +125,81 @@ def test_only_these_rows_in_the_tables_order():
     assert select_rows(rows, None) == rows
     with pytest.raises(UserError, match="--only VAE: the rows are GAN, WGAN, ALI"):
         select_rows(rows, ["GAN", "VAE"])
+
+
+# --- parts, one a machine
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_the_parts_joined_are_the_whole(tmp_path, n):
+    """Each run is trained by one part; the call without a part then trains none, and finds them all."""
+    whole = sweep(cells(5), train, measure, namespace(), tmp_path / "whole", ["--quick"])
+    parts, there = [], tmp_path / "parts"
+    for i in range(n):
+        found = sweep(cells(5), train, measure, namespace(part=(i, n)), there, ["--quick"])
+        assert {r["name"] for r in found} == {f"run{k}" for k in range(i, 5, n)}
+        assert read_log(there / f"results-{i}of{n}.jsonl") == found
+        parts += found
+    joined = sweep(cells(5), None, None, namespace(), there, ["--quick"])
+    assert sorted(parts, key=lambda r: r["name"]) == joined
+    keep = ("name", "seed", "flags", "step", "metrics")
+    same = [[{k: result[k] for k in keep} for result in results] for results in (joined, whole)]
+    assert same[0] == same[1] and not read_log(there / "results.jsonl")
+
+
+def test_what_a_part_has_not_trained_the_whole_trains(tmp_path):
+    sweep(cells(4), train, measure, namespace(part=(1, 2)), tmp_path)
+    assert values(sweep(cells(4), train, measure, namespace(), tmp_path)) == [100, 101, 102, 103]
+    assert [r["name"] for r in read_log(tmp_path / "results.jsonl")] == ["run0", "run2"]
+    found = sweep(cells(4), None, None, namespace(part=(0, 2)), tmp_path)  # nothing is left to do
+    assert [r["name"] for r in found] == ["run0", "run2"]
+
+
+def test_a_part_leaves_the_files_of_the_others_alone(tmp_path):
+    """Another machine may be in the middle of a line there."""
+    sweep(cells(4), train, measure, namespace(part=(0, 2)), tmp_path)
+    other = tmp_path / "results-0of2.jsonl"
+    other.write_text(other.read_text() + '{"name": "ru')
+    before = {path: path.read_bytes() for path in tmp_path.glob("*-0of2*")}
+    sweep(cells(4), train, measure, namespace(part=(1, 2)), tmp_path)
+    assert len(before) == 2 and before == {path: path.read_bytes() for path in before}
+
+
+def test_parts_with_other_flags_are_refused(tmp_path):
+    sweep(cells(2), train, measure, namespace(part=(0, 2)), tmp_path, ["--quick"])
+    for part in ((1, 2), None):
+        with pytest.raises(UserError, match="other flags"):
+            sweep(cells(2), train, measure, namespace(part=part), tmp_path, ["--steps", "9"])
+
+
+def test_the_end_of_a_part(capsys):
+    """Without a part the script goes on and draws. A part with failed runs does not end well."""
+    good, bad = {"name": "a", "metrics": {}}, {"name": "b", "error": "no such data"}
+    assert end_of_part(None, [bad]) is None
+    with pytest.raises(SystemExit) as e:
+        end_of_part((1, 4), [good])
+    assert not e.value.code and "part 1/4 is through, 1 runs" in capsys.readouterr().err
+    with pytest.raises(UserError, match="1 of 2 runs of part 1/4 failed.*: b: no such data$"):
+        end_of_part((1, 4), [good, bad])
+
+
+def test_every_script_that_sweeps_is_tested_here():
+    assert SWEEPS == {p.parent.name for p in REPO.glob("*/*.py") if "= sweep(" in p.read_text()} - {
+        "tests"
+    }
+
+
+@pytest.mark.parametrize("folder", sorted(SWEEPS))
+def test_a_part_of_each_script_trains_its_share_and_draws_nothing(folder, here, monkeypatch):
+    script, shares = importlib.import_module(f"{folder}.reproduce"), []
+
+    def only_looking(cells, train, measure, args, where, shared):
+        shares.append([cell["name"] for cell in cells if args.part == (1, 2)])
+        return []
+
+    monkeypatch.setattr(script, "sweep", only_looking)
+    what = {"bigan": ["--toy"], "egan": ["--table2"], "sagan_wgangp": ["--compare"]}.get(folder, [])
+    with pytest.raises(SystemExit) as e:
+        script.main([*what, "--part", "1/2", "--seeds", "2", "--out", "there"])
+    assert not e.value.code and not list(here.iterdir())
+    assert len(shares) == (2 if folder == "pan" else 1) and all(shares)
