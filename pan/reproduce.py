@@ -209,7 +209,7 @@ def untouched(results):
 
 
 def verdicts(table, lines):
-    """A sentence per ordering of the paper and score: what all seeds agree on, or that they don't."""
+    """A sentence per ordering of the paper and score: what all seeds agree on, or "partly"."""
     by_row = {line["row"]: line for line in lines}
     sentences = []
     for better, worse in table.orderings:
