@@ -13,7 +13,7 @@ from .figures import draw_features, draw_jets
 from .jets import read_for_scores
 from .tables import metric_lines, table1
 
-OF_A_CHECKPOINT = ("ckpt", "dataset", "data_dir", "n", "samples", "export", "slim")
+OF_A_CHECKPOINT = ("ckpt", "dataset", "data_dir", "n", "samples", "export", "slim", "onnx")
 OF_FILES = ("reference", "jet_type", "out")
 
 
