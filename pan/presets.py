@@ -37,13 +37,12 @@ QUICK = dict(
     width=16,
     width_t=32,
     bottleneck=256,
-    m=1.0,  # P of a grey hole is smaller than of the authors' photographs
     batch_size=8,
     steps=3000,
     log_every=50,
     sample_every=250,
 )
-QUICK_DERAINING = QUICK | dict(width_t=16, m=3.0, steps=1000)  # at full resolution
+QUICK_DERAINING = QUICK | dict(width_t=16, steps=1000)  # at full resolution
 SMOKE = dict(
     dataset="synthetic",
     task="deraining",
