@@ -70,11 +70,7 @@ ROWS_3 = PAN_ROWS | {
     "cGAN": ["--loss", "cgan"],
     "L2+cGAN": ["--loss", "l2-cgan"],
 }
-ROWS_4 = PAN_ROWS | {
-    "PAN, m = 3": ["--m", "3"],
-    "L2": ["--loss", "l2"],
-    "Context-Encoder": ["--loss", "context-encoder"],
-}
+ROWS_4 = PAN_ROWS | {"L2": ["--loss", "l2"], "Context-Encoder": ["--loss", "context-encoder"]}
 ROWS_5 = {
     "edges -> shoes, pix2pix-cGAN": ["--dataset", "edges2shoes", "--loss", "pix2pix"],
     "edges -> shoes, PAN": ["--dataset", "edges2shoes"],
