@@ -207,12 +207,13 @@ def _fetch(jet_type, name, folder):
             ) from None
     else:
         record = int(ZENODO[maximum].rpartition("/")[2])
+        absent = not file.exists()  # else jetnet would delete a file whose sum differs
         try:
-            checkDownloadZenodoDataset(folder, name, record, file.name, download=True)
-        except RuntimeError as e:  # jetnet's: the MD5 sum of what came differs
+            checkDownloadZenodoDataset(folder, name, record, file.name, download=absent)
+        except RuntimeError as e:  # jetnet's: the MD5 sum of what is there differs
             raise UserError(
-                f"the download of {file} is damaged or cut short: "
-                "delete the file and start again, or "
+                f"{file} isn't JetNet's file: its download was damaged or cut short, or it is "
+                "another. Move it away and start again, or "
                 f"{by_hand}"
             ) from e
         except (requests.RequestException, KeyError, StopIteration) as e:

@@ -200,10 +200,20 @@ def zenodo(monkeypatch, md5="0" * 32, error=None):
 def test_a_download_cut_short_says_how_to_mend_it(tmp_path, monkeypatch):
     zenodo(monkeypatch)
     with pytest.raises(
-        UserError, match=r"t\.hdf5 is damaged or cut short: delete.*6975118.*--dataset pythia"
+        UserError, match=r"t\.hdf5 isn't JetNet's file: .* Move it away.*6975118.*--dataset pythia"
     ):
         load_jets("jetnet", "t", 30, tmp_path, "train")
     assert not (tmp_path / "jetnet/t.npz").exists()
+
+
+def test_a_file_of_ones_own_under_jetnets_name_is_kept(tmp_path, monkeypatch):
+    """jetnet would delete it and download its own."""
+    zenodo(monkeypatch)
+    (tmp_path / "jetnet").mkdir()
+    (tmp_path / "jetnet/t.hdf5").write_bytes(b"my own jets")
+    with pytest.raises(UserError, match=r"t\.hdf5 isn't JetNet's file: .* Move it away"):
+        load_jets("jetnet", "t", 30, tmp_path, "train")
+    assert (tmp_path / "jetnet/t.hdf5").read_bytes() == b"my own jets"
 
 
 def test_without_network_a_file_put_there_by_hand_is_used_if_whole(tmp_path, monkeypatch):
