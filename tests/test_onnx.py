@@ -20,7 +20,6 @@ from common.metrics.jets import jet_mass, wasserstein1
 from mdma import eval as mdma_eval
 from mdma import features
 from pan import eval as pan_eval
-from pan.tasks import centre
 from tests.helpers import REPO, smoke_run
 
 CPU = torch.device("cpu")
@@ -151,7 +150,12 @@ def test_the_fittest_is_written_or_another(here):
     ],
 )
 def test_transformed_images_are_the_folders_own(flags, multiple, here):
-    smoke_run("pan", "X", "--steps", 1, *flags)
+    checkpoint = smoke_run("pan", "X", "--steps", 1, *flags)
+    if multiple is None:  # untrained, the in-painting net hardly looks at its images
+        for w in checkpoint["state"]["T"].values():
+            if w.dim() == 4:
+                w.mul_(10)
+        torch.save(checkpoint, "X/last.pt")
     pan_eval.main(["--ckpt", "X", "--onnx", "t.onnx"])
     T, trained, _ = pan_eval.load("X/last.pt", CPU)
     assert metadata("t.onnx") == {"x": f"{trained.task}, in [-1, 1]"}
@@ -164,7 +168,6 @@ def test_transformed_images_are_the_folders_own(flags, multiple, here):
         if multiple is None:  # the hole is cut in the graph
             assert not torch.equal(x, y)
             assert_same(run("t.onnx", x=y), expected)
-            assert_same(centre(run("t.onnx", x=y)), centre(expected))
     if multiple is not None:
         x = torch.rand(1, trained.channels, 3 * multiple, 2 * multiple) * 2 - 1
         with torch.no_grad():
