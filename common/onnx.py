@@ -12,7 +12,6 @@ In Python, with the packages numpy and onnxruntime (z as the graph's metadata sa
     (images,) = session.run(None, {"z": z})  # (16, C, H, W) in [-1, 1]
 """
 
-import copy
 import logging
 import warnings
 from pathlib import Path
@@ -32,6 +31,7 @@ BATCH = {0: Dim("batch")}
 def write_onnx(out, module, inputs, output, free=BATCH, about=None):
     """Write module(*inputs), which is in eval mode, as a graph of float32 with its weights.
 
+    module: afterwards it is on the CPU and can't be trained on (see `plain`), but gives the same.
     inputs: {name: an example}, of 2 or more along the free axes. output: its name. free: {axis:
     Dim} of those along which inputs and output can have any length. about: {name: text}, the
     file's metadata.
@@ -69,12 +69,14 @@ def write_onnx(out, module, inputs, output, free=BATCH, about=None):
 
 
 def plain(module):
-    """A copy on the CPU, its weights without parametrisations such as W / σ(W)."""
-    module = copy.deepcopy(module).cpu()
+    """The module itself on the CPU, its weights parametrised no more, as W / σ(W) was.
+
+    No copy: it would share torch's classes of parametrised layers, which removing takes apart.
+    """
     for part in list(module.modules()):
         for name in list(getattr(part, "parametrizations", ())):
             parametrize.remove_parametrizations(part, name)
-    return module
+    return module.cpu()
 
 
 def shape(value):
