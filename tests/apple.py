@@ -1,17 +1,20 @@
 """A device like an Apple GPU, on a machine that has none: it computes, but any float64 on it raises a TypeError.
 
-It is called "meta", since torch dispatches that without a driver; its tensors hold their values on the CPU.
+It is called "meta", since torch dispatches that without a driver; its tensors hold their values on the CPU. As any GPU
+it takes no tensors of the CPU but single numbers, indices and what is copied, and no generator of the CPU.
 """
 
 import contextlib
 
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from common import device
 
 APPLE = torch.device("meta")
+COPIES = ("copy_", "_to_copy")
+INDEXES = ("index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index")
 
 
 class AppleTensor(torch.Tensor):
@@ -30,6 +33,7 @@ class AppleTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
+        refuse_tensors_of_the_cpu(function.__name__.split(".")[0], args, kwargs)
         leaves = kwargs.get("device") not in (None, APPLE)  # a copy to the CPU
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
@@ -39,6 +43,16 @@ class AppleTensor(torch.Tensor):
         if "out" in kwargs:
             return kwargs["out"]
         return out if leaves else tree_map(on_apple, out)
+
+
+def refuse_tensors_of_the_cpu(name, args, kwargs):
+    """What CUDA and MPS raise where a tensor of the device meets one of the CPU."""
+    of_cpu = [x for x in tree_leaves((args, kwargs)) if torch.is_tensor(x) and x.device != APPLE]
+    indices = name in INDEXES and args[0].device == APPLE
+    if any(x.dim() for x in of_cpu) and name not in COPIES and not indices:
+        raise RuntimeError(
+            f"{name}: expected all tensors to be on the same device, found the CPU's"
+        )
 
 
 def inner_of(x):
@@ -55,7 +69,9 @@ def on_apple(x):
 
 class Generator(torch.Generator):
     def __new__(cls, device="cpu"):
-        return super().__new__(cls, "cpu")
+        made = super().__new__(cls, "cpu")
+        made.place = device  # not torch.device(device): OnApple would take it for a move to the CPU
+        return made
 
 
 class OnApple(TorchFunctionMode):
@@ -65,7 +81,14 @@ class OnApple(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if function is torch.Tensor.tolist:
             return inner_of(args[0]).tolist()
-        if APPLE not in (*(a for a in args if isinstance(a, torch.device)), kwargs.get("device")):
+        if function is torch._C._nn._parse_to:  # of Module.to, which moves its tensors one by one
+            return function(*args, **kwargs)
+        there = APPLE in (*(a for a in args if isinstance(a, torch.device)), kwargs.get("device"))
+        place = getattr(kwargs.get("generator"), "place", None)
+        in_place = args and isinstance(args[0], AppleTensor)
+        if place is not None and (place == APPLE) != bool(there or in_place):
+            raise RuntimeError(f"{function.__name__}: a generator of {place} elsewhere")
+        if not there:
             return function(*args, **kwargs)
         args = [torch.device("cpu") if isinstance(a, torch.device) else a for a in args]
         kwargs |= {"device": torch.device("cpu")} if "device" in kwargs else {}

@@ -444,6 +444,23 @@ def test_training_makes_no_float64_on_an_apple_gpu(here, monkeypatch, folder):
     assert last["step"] == 2 and len(last) > 3
 
 
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("folder", TRACKED)
+def test_every_eval_runs_on_a_gpu(here, monkeypatch, folder):
+    """Its networks and images are on the device, also as --samples and --export draw them."""
+    smoke_run(folder, "x", "--steps", 2)
+    module = importlib.import_module(f"{folder}.eval")
+    monkeypatch.setattr(module, "choose_device", lambda name: APPLE)
+    few = {"bigan": ["--bank", "64", "--bn-batches", "2"]}.get(folder, [])
+    ckpt = ["--ckpt", "x/last.pt"]
+    with apple_device(monkeypatch):
+        assert module.main([*ckpt, "--n", "64", *few])
+        module.main([*ckpt, "--samples", "4", "--grid-out", "grid.png"])
+        module.main([*ckpt, "--n", "5", "--export", "samples"])
+    assert Path("x/eval_2.json").exists() and Path("grid.png").exists()
+    assert Path("samples/samples.npz").exists()
+
+
 def test_metrics_of_tensors_on_an_apple_gpu_are_those_of_the_cpu(monkeypatch):
     rng = torch.Generator().manual_seed(0)
     jets = torch.rand(2, 40, 5, 3, generator=rng)
