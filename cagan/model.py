@@ -231,10 +231,11 @@ def normalisation(kind: str, channels: int) -> nn.Module:
 
 
 def block(c_in: int, c_out: int, convs: int, norm: str = "instance") -> list[nn.Module]:
-    """`convs` times: 3x3 convolution without bias, LeakyReLU(0.2), normalisation."""
+    """`convs` times: 3x3 convolution, LeakyReLU(0.2), normalisation, whose shift is the bias."""
+    bias = norm == "none"  # without either D would hardly see how strong a contrast is
     layers = []
     for _ in range(convs):
-        layers.append(nn.Conv2d(c_in, c_out, 3, 1, 1, bias=False))  # departure 7
+        layers.append(nn.Conv2d(c_in, c_out, 3, 1, 1, bias=bias))  # departure 7
         layers.append(nn.LeakyReLU(0.2, True))
         layers.append(normalisation(norm, c_out))
         c_in = c_out
