@@ -20,6 +20,7 @@ with its numbers; gpu_run.log; and of the training t150_gpu.pt (what sampling ne
 evaluations, log, curves and Fig. 2.
 """
 
+import contextlib
 import importlib
 import itertools
 import json
@@ -64,7 +65,12 @@ VARIANTS = {  # flags beside --smoke that reach other code
     "bigan": [[], ["--arch", "conv"], ["--method", "ali"], ["--method", "ae-l1"]],
     "cagan": [[], ["--adv", "wgan-gp"], ["--loss", "ac", "--norm", "batch"]],
     "egan": [[], ["--mu", "2"], ["--dataset", "synthetic"], ["--gp", "1", "--d-norm", "none"]],
-    "mdma": [[], ["--objective", "wgan-gp", "--g-every", "2"], ["--paper-code"]],
+    "mdma": [
+        [],
+        ["--objective", "wgan-gp", "--g-every", "2"],
+        ["--paper-code"],
+        ["--pt", "softplus", "--ema", "0.9"],
+    ],
     "pan": [
         [],
         ["--task", "inpainting", "--size", "64"],
@@ -72,9 +78,10 @@ VARIANTS = {  # flags beside --smoke that reach other code
     ],
     "sagan_wgangp": [[], ["--method", "gan"], ["--method", "wgan"], ["--method", "sagan"]],
 }
-# Relative differences that rounding may make. Between one thread and two of a CPU, over the same 24
-# steps of mdma, it made 1e-5 at most; a wrong graph makes 1.
-GRAPHED_LIMIT, CPU_LIMIT, LOSS_LIMIT = 1e-3, 1e-2, 5e-3
+# Differences that rounding may make of weights, as shares of the way that they went, and of losses.
+# Between one CPU thread and two it made 1e-5 in 24 steps of lsgan; weights that begin 1e-7 apart
+# end 1e-5 apart, the critic's of wgan-gp 5e-3. A graph that is wrong makes about 1.
+GRAPHED_LIMIT, CPU_LIMIT, LOSS_LIMIT = 0.01, 0.05, 0.005
 
 
 @dataclass
@@ -216,7 +223,7 @@ def graphs(args, report):
             for what, (a, b, limit, why) in compared.items():
                 value = difference(a[net], b[net], start[net])
                 report.check(f"{name}: {net} {what}", value, limit, why)
-        report.check(f"{name}: steps without a graph", steps - count, steps - 1, why_not)
+        report.check(f"{name}: no graph was recorded", float(count == 0), 0, why_not)
     if gpu:
         report.note(peak_MiB=torch.cuda.max_memory_allocated() / 2**20)
 
@@ -224,37 +231,58 @@ def graphs(args, report):
 def weights(flags, device, place):
     """({network: its weights}, how many graphs were recorded) after mdma.train with these flags."""
     from common.runs import load_checkpoint
+    from mdma import train
 
     where = ["--out", str(place)]
     if "PLACE" in flags:
         flags, where = [str(place) if flag == "PLACE" else flag for flag in flags], []
-    graphs = train_mdma([*flags, *where, "--device", device])
+    with watched_graphs() as found, no_pictures():
+        train.main([*flags, *where, "--device", device])
     state = load_checkpoint(place / "last.pt", "mdma")["state"]
-    return {net: state[net] for net in ("G", "D", "G_ema")}, graphs
+    return {net: state[net] for net in ("G", "D", "G_ema")}, found["graphs"]
 
 
-def train_mdma(flags):
-    """mdma.train without pictures. Returns how many graphs it recorded."""
+@contextlib.contextmanager
+def watched_graphs():
+    """Within it mdma.train counts its graphs, and the seconds that recording them takes.
+
+    They are in what is yielded: {"graphs": …, "recording_seconds": …}.
+    """
     from common.cuda import GraphedStep
     from mdma import train
 
-    made = []
+    found = {"graphs": 0, "recording_seconds": 0.0}
 
-    class Kept(GraphedStep):
-        def __init__(self, *args):
-            super().__init__(*args)
-            made.append(self)
+    class Watched(GraphedStep):
+        def __call__(self, *arguments):
+            before, started = self.known(), time.perf_counter()
+            results = super().__call__(*arguments)
+            if self.known() != before:  # a shape's first call, or its second, which records
+                found["recording_seconds"] += time.perf_counter() - started
+                found["graphs"] = self.known()[1]
+            return results
 
-    shown = dict(draw_features=train.draw_features, curves=train.curves)
-    train.GraphedStep = Kept
-    train.draw_features = train.curves = lambda *args, **kwargs: None
+        def known(self):
+            return len(self.recorded), sum(g is not None for g in self.recorded.values())
+
+    train.GraphedStep = Watched
     try:
-        train.main(flags)
+        yield found
     finally:
         train.GraphedStep = GraphedStep
-        for name, function in shown.items():
-            setattr(train, name, function)
-    return sum(graph is not None for step in made for graph in step.recorded.values())
+
+
+@contextlib.contextmanager
+def no_pictures():
+    """Within it mdma.train draws nothing, which takes seconds."""
+    from mdma import train
+
+    kept = train.draw_features, train.curves
+    train.draw_features = train.curves = lambda *args, **kwargs: None
+    try:
+        yield
+    finally:
+        train.draw_features, train.curves = kept
 
 
 def initial_weights(flags):
@@ -413,6 +441,7 @@ def wait(device):
 def steps(args, report):
     """ms per training step of jets that all have N particles, so that one graph serves all."""
     from common.device import choose_device
+    from mdma import train
 
     gpu = choose_device(args.device).type == "cuda"
     rows = [(N, 128, mode) for N in (30, 150) for mode in ("eager", "graphed")]
@@ -432,7 +461,8 @@ def steps(args, report):
         flags += ["--sample-every", str(10 * total), "--valid-batches", "1"]
         flags += ["--eager"] * (mode == "eager")
         place = args.work / key.replace(", ", "-").replace(" ", "")
-        train_mdma([*flags, "--out", str(place), "--device", args.device])
+        with no_pictures():
+            train.main([*flags, "--out", str(place), "--device", args.device])
         seconds = [line["seconds"] for line in log_of(place)]
         # the first stretch has the recording, the last one the validation
         each = [1000 * (b - a) / every for a, b in itertools.pairwise(seconds[:-1])]
@@ -508,7 +538,7 @@ def training(args, report):
     flags = ["--quick", "--num-particles", "150", "--batch-size", str(batch)]
     if args.rehearse:
         total, flags = 10, ["--smoke"]
-    every = str(total // 10)
+    every = str(total // (2 if args.rehearse else 10))
     flags += ["--pt", "softplus", "--steps", str(total), "--lr-total", str(total)]
     flags += ["--sample-every", every, "--save-every", every, "--data-dir", str(args.data_dir)]
     place = args.shared / "run"
@@ -518,14 +548,15 @@ def training(args, report):
     stop.start()
     started = time.time()
     try:
-        train.main([*flags, "--out", str(place), "--device", args.device])
+        with watched_graphs() as found:
+            train.main([*flags, "--out", str(place), "--device", args.device])
     except SystemExit:  # it has finished the step, and saved
         pass
     finally:
         stop.cancel()
     seconds = time.time() - started
     done = log_of(place)[-1]
-    report.note(steps=done["step"], seconds=seconds, last_line=done)
+    report.note(steps=done["step"], seconds=seconds, last_line=done, **found)
     report.note(jets_per_second=batch * done["step"] / seconds)
     report.check("a checkpoint is there", float(not (place / "last.pt").exists()), 0)
 
@@ -713,6 +744,10 @@ def say(part, result, seconds):
     for name, check in result.get("checks", {}).items():
         if check["status"] == "fail":
             print(f"         {name}: {check['value']}, limit {check['limit']}", flush=True)
+    for name, row in result.get("numbers", {}).items():
+        if part in ("generation", "steps") and isinstance(row, dict):
+            unit, value = next(iter(row.items()))
+            print(f"         {name}: {value:.3g} {unit}", flush=True)
 
 
 def write_log(work, path, most=40_000):
