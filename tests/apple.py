@@ -33,13 +33,14 @@ class AppleTensor(torch.Tensor):
     @classmethod
     def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
-        refuse_tensors_of_the_cpu(function.__name__.split(".")[0], args, kwargs)
+        name = function.__name__.split(".")[0]
+        refuse_tensors_of_the_cpu(name, args, kwargs)
         leaves = kwargs.get("device") not in (None, APPLE)  # a copy to the CPU
         if "device" in kwargs:
             kwargs["device"] = torch.device("cpu")
         out = function(*tree_map(inner_of, args), **tree_map(inner_of, kwargs))
-        if function.__name__.split(".")[0].endswith("_"):  # in place
-            return args[0]
+        if name.endswith("_"):  # in place
+            return None if name.startswith("_foreach") else args[0]
         if "out" in kwargs:
             return kwargs["out"]
         return out if leaves else tree_map(on_apple, out)

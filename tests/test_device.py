@@ -27,7 +27,8 @@ from common.toys import mixture
 from common.metrics.toy import mmd2, mode_metrics
 
 from .apple import APPLE, apple_device
-from .helpers import FOLDERS, smoke_run
+from .gpu_run import VARIANTS
+from .helpers import FOLDERS, PICTURES, smoke_run
 
 # --- choice
 
@@ -430,18 +431,23 @@ TRACKED = {
 def test_training_makes_no_float64_on_an_apple_gpu(here, monkeypatch, folder):
     module = importlib.import_module(f"{folder}.train")
     monkeypatch.setattr(module, "choose_device", lambda name: APPLE)
-    for name in (
-        "curves",
-        "draw_curves",
-        "save_grid",
-        "draw_samples",
-        "densities",
-        "draw_features",
-    ):
+    for name in PICTURES:
         monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
     with apple_device(monkeypatch):
         last = module.main([*TRACKED[folder], "--steps", "2", "--sample-every", "2", "--out", "x"])
     assert last["step"] == 2 and len(last) > 3
+
+
+@pytest.mark.parametrize("folder, flags", [(f, v) for f, vs in VARIANTS.items() for v in vs[1:]])
+def test_other_losses_networks_and_tasks_train_on_a_gpu(here, monkeypatch, folder, flags):
+    module = importlib.import_module(f"{folder}.train")
+    monkeypatch.setattr(module, "choose_device", lambda name: APPLE)
+    for name in PICTURES:
+        monkeypatch.setattr(module, name, lambda *args, **kwargs: None, raising=False)
+    one_by_one = ["--population", "loop"] if folder == "egan" else []  # vmap takes no stand-in
+    with apple_device(monkeypatch):
+        words = ["--smoke", "--steps", "2", "--sample-every", "2", *flags, *one_by_one]
+        assert module.main([*words, "--out", "x"])["step"] == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*singular covariance")
