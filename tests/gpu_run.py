@@ -21,6 +21,7 @@ evaluations, log, curves and Fig. 2.
 """
 
 import contextlib
+import functools
 import importlib
 import itertools
 import json
@@ -621,6 +622,9 @@ def run_here(settings):
     report.write()
 
 
+RUNNING = set()  # processes
+
+
 def run_apart(settings, limit):
     """A part in a process of its own, which is killed after `limit` seconds with what it started."""
     file = Path(settings["work"]) / "settings.json"
@@ -633,6 +637,7 @@ def run_apart(settings, limit):
         process = subprocess.Popen(
             command, cwd=REPO, env=env, stdout=log, stderr=log, start_new_session=True
         )
+        RUNNING.add(process)
         try:
             process.wait(limit)
         except BaseException as e:  # also Ctrl-C
@@ -641,6 +646,8 @@ def run_apart(settings, limit):
             if not isinstance(e, subprocess.TimeoutExpired):
                 raise
             return f"was stopped at its limit of {limit:.0f} s"
+        finally:
+            RUNNING.discard(process)
     return f"ended with exit status {process.returncode}" if process.returncode else None
 
 
@@ -702,14 +709,18 @@ def main(argv=None, run=run_apart):
         work = Path(work)
 
         def do(*parts, side_by_side=1, **more):
+            one = functools.partial(run_part, args=args, work=work, left=left, run=run, **more)
             with ThreadPoolExecutor(side_by_side) as pool:
-                jobs = {
-                    part: pool.submit(run_part, part, args, work, left, run, **more)
-                    for part in parts
-                }
-                for part, job in jobs.items():
-                    result["parts"][part] = job.result()
-                    say(part, result["parts"][part], time.time() - started)
+                results = map(one, parts) if side_by_side == 1 else pool.map(one, parts)
+                try:
+                    for part, found in zip(parts, results):
+                        result["parts"][part] = found
+                        say(part, found, time.time() - started)
+                except BaseException:  # Ctrl-C, which parts don't feel
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    for process in list(RUNNING):
+                        os.killpg(process.pid, signal.SIGKILL)
+                    raise
             result["seconds"] = round(time.time() - started, 1)
             write_json(out / "gpu_run.json", result)
             write_log(work, out / "gpu_run.log")
@@ -724,7 +735,7 @@ def main(argv=None, run=run_apart):
         smokes += [f"smoke {folder} bf16" for folder in args.folders if folder != "mdma"]
         if args.rehearse:
             smokes = smokes[: len(args.folders)]
-        at_once = max(1, os.cpu_count() or 1) if run is run_apart else 1
+        at_once = max(2, os.cpu_count() or 2) if run is run_apart else 1
         do("jets", "graphs", *smokes, side_by_side=at_once)
         do("generation")
         do("steps")
