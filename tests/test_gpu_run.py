@@ -5,6 +5,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,23 @@ def test_rehearsal(here, monkeypatch):
     jets = generate(G, 5, stats, trained.num_particles, torch.Generator().manual_seed(0))
     assert step == 10 and jets.shape == (5, 8, 3) and jets.isfinite().all()
     assert {p.name for p in here.iterdir()} == {"out"}
+    timers = [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
+    assert all(timer.finished.is_set() for timer in timers)  # else it would end these tests
+
+
+def test_a_training_that_time_ends_counts(here, monkeypatch):
+    from mdma import train
+
+    def stopped(flags, whole=train.main):
+        whole(flags)
+        raise SystemExit(143)  # as after SIGTERM: it has saved
+
+    monkeypatch.setattr(train, "main", stopped)
+    settings = settings_of(here, "training") | {"seconds": 60, "measured": {}}
+    gpu_run.run_here(settings)
+    result = read(settings["result"])
+    assert result["finished"] and result["numbers"]["steps"] == 10
+    assert result["checks"]["a checkpoint is there"]["status"] == "pass"
 
 
 def test_what_fails_stops_no_other_part(faked):
