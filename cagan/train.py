@@ -97,6 +97,7 @@ WGAN_GP = dict(n_critic=5, beta1=0.0, beta2=0.9, lr=1e-4)  # Gulrajani et al. 20
 QUICK = dict(
     dataset="fashion-mnist",
     width=32,
+    z_dim=48,
     convs=1,
     norm="none",
     lr=1e-3,
