@@ -190,9 +190,8 @@ def main(argv=None):
             with torch.no_grad():
                 fake = G(z_D)
             real_error = autoencoder_error(x, D(x), args.target_norm)
-            fake_error = autoencoder_error(
-                fake, D(fake), args.target_norm
-            )  # departure 1: of G(z), not x
+            # departure 1: of G(z), not x
+            fake_error = autoencoder_error(fake, D(fake), args.target_norm)
         L_D = discriminator_loss(real_error, fake_error, k_t)
         opt_D.zero_grad()
         L_D.backward()

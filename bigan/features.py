@@ -66,9 +66,8 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
     n_neg = len(scores) - n_pos
     if not n_pos or not n_neg:
         raise ValueError(f"AUROC needs positives and negatives, got {n_pos} and {n_neg}")
-    _, places, counts = torch.unique(
-        float64(scores), return_inverse=True, return_counts=True
-    )  # sorted
+    # places, counts: of the sorted values
+    _, places, counts = torch.unique(float64(scores), return_inverse=True, return_counts=True)
     ranks = (counts.cumsum(0) - (counts - 1) / 2)[places]  # ties share their mean rank
     return ((ranks[positive].sum() - n_pos * (n_pos + 1) / 2) / (n_pos * n_neg)).item()
 

@@ -43,5 +43,4 @@ def draw_curves(folder):
         [key for key in keys if key.startswith(start)]
         for start in ("L_", "D_", "1nn", ("recon", "modes"))
     ]
-    if keys:  # a checkpoint may come before the log's first line
-        curves(log, [panel for panel in panels if panel], folder / "curves.png")
+    curves(log, [panel for panel in panels if panel], folder / "curves.png")

@@ -8,7 +8,6 @@
 Each trains what it needs, --jobs runs at a time, under --out; started again, it goes on.
 """
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import plots
-from common.arguments import FilePath, Part, parse_args as parse_table
+from common.arguments import FilePath, SweepArgs, parse_args as parse_table
 from common.cli import run_main
 from common.data import CLASSES, DATASETS
 from common.device import choose_device
@@ -68,7 +67,7 @@ SCORES = {"score": "A(x)", "recon": "reconstruction", "D_features": "D's feature
 
 
 @dataclass
-class Args:
+class Args(SweepArgs):
     # --- tables
     table: bool = False  # every method: 1NN accuracy, over epochs and at the end
     toy: bool = False  # 25 Gaussians: modes covered by ALI, a GAN, ALICE
@@ -77,15 +76,10 @@ class Args:
     reduced: bool = False  # runs with --quick
     only: list[str] | None = None  # only these rows of the table
     seeds: int = 3  # runs per row
-    jobs: int = os.cpu_count()  # runs at a time
-    threads: int = 1  # of each run
-    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
-    train_flags: str = ""  # more flags for every run, as '--steps 2000 …'
     # none: runs/bigan/table, toy, anomaly; with --reduced: …-reduced
     out: FilePath | None = None
 
     # --- measurements
-    data_dir: FilePath | None = None  # where data sets and features are; none: data
     # features for FID and KID; auto: the first that can be had, see common/metrics/extractors.py
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
@@ -93,8 +87,6 @@ class Args:
     bank: int = 60_000  # training images for 1NN and the probe
     bn_batches: int = 1000  # for BatchNorm's statistics (code: 1000)
     batch_size: int = 250  # samples per forward pass
-    seed: int = 0  # of the samples; in [0, 2^63)
-    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
     amp: Literal["off"] = "off"  # everything is measured in fp32
 
 

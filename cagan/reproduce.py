@@ -8,7 +8,6 @@ figure_<name>.png, .md and .json there; a JSON holds all that its figure of scor
 """
 
 import argparse
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments, plots
-from common.arguments import FilePath, Part
+from common.arguments import FilePath
 from common.cli import run_main
 from common.device import bf16_if_fast, choose_device
 from common.errors import UserError
@@ -60,28 +59,18 @@ REDUCED = (
 
 
 @dataclass
-class Args:
+class Args(arguments.SweepArgs):
     # --- figures
     figures: list[Literal[*TITLES, "toy"]] | None = None  # which ones; none: all
     reduced: bool = False  # FashionMNIST, small networks and few steps (README)
     seeds: int = 3  # runs per curve
-    jobs: int = os.cpu_count()  # runs at a time
-    threads: int = 1  # of each run
-    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
-    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/cagan/figures or figures-reduced
 
     # --- measuring
     n: int = 10_000  # samples for the metrics
     split: Literal["train", "test"] = "test"  # real images to compare with
     extractor: Literal["auto", "lenet"] = "auto"  # features for FID, and the classifier
-    # where data sets and features are; none: where the trainings' are
-    data_dir: FilePath | None = None
     batch_size: int = 250  # samples per forward pass
-    seed: int = 0  # of the samples; in [0, 2^63)
-
-    # --- run
-    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
 
 
 def figure_configs(reduced):

@@ -21,6 +21,7 @@ import functools
 import inspect
 import io
 import math
+import os
 import re
 import textwrap
 import tokenize
@@ -31,9 +32,8 @@ from typing import Literal, NewType, Union, get_args, get_origin, get_type_hints
 from .cli import file_path, new_parser, parse
 from .errors import UserError
 
-FilePath = NewType(
-    "FilePath", str
-)  # a flag that names a file or directory: ~ is the home directory
+# a flag that names a file or directory: ~ is the home directory
+FilePath = NewType("FilePath", str)
 Part = NewType("Part", tuple)  # --part i/n, a machine's share of many runs: (i, n); see part_of
 
 
@@ -45,16 +45,14 @@ class RunArgs:
     dataset: str = ""  # data to train on
     data_dir: FilePath = "data"  # where data sets are looked for and put
     out: FilePath | None = None  # the run directory itself; none: runs/<folder>/<time>-seed<seed>
-    resume: FilePath | None = (
-        None  # go on with the run in this directory, exactly where its last.pt stands
-    )
+    # go on with the run in this directory, exactly where its last.pt stands
+    resume: FilePath | None = None
     steps: int = 1  # updates of the networks
     batch_size: int = 1  # samples per step
     seed: int = 0  # fixes initial weights, batches and noise; in [0, 2^63)
     device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
-    amp: Literal["off", "bf16"] = (
-        "off"  # bf16 autocast: faster on GPUs and CPUs with AMX or AVX512-BF16
-    )
+    # bf16 autocast: faster on GPUs and CPUs with AMX or AVX512-BF16
+    amp: Literal["off", "bf16"] = "off"
     quick: bool = False  # a real result on two CPU cores in about ten minutes
     smoke: bool = False  # under 20 s, synthetic data, for tests
     log_every: int = 20  # steps between lines of log.jsonl
@@ -76,9 +74,8 @@ class EvalArgs:
 
     # --- one checkpoint
     ckpt: FilePath | None = None  # a run directory or a checkpoint; none: the folder's newest run
-    data_dir: FilePath | None = (
-        None  # where data sets and features are; none: where the training's were
-    )
+    # where data sets and features are; none: where the training's were
+    data_dir: FilePath | None = None
     # features for FID and KID; auto: the first that can be had, see common/metrics/extractors.py
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
@@ -88,17 +85,34 @@ class EvalArgs:
     seed: int = 0  # of the samples; in [0, 2^63)
     samples: int | None = None  # only draw so many samples into --grid-out
     grid_out: FilePath = "grid.png"  # where --samples draws
-    export: FilePath | None = (
-        None  # only write --n samples into this directory: samples.npz, images as PNGs, too
-    )
+    # only write --n samples into this directory: samples.npz, images as PNGs, too
+    export: FilePath | None = None
     slim: FilePath | None = None  # only write what sampling needs of --ckpt into this file
     onnx: FilePath | None = None  # only write the generator as an ONNX graph into this file
 
     # --- run
     device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
-    amp: Literal["off", "bf16"] = (
-        "off"  # bf16 autocast: faster on GPUs and CPUs with AMX or AVX512-BF16
-    )
+    # bf16 autocast: faster on GPUs and CPUs with AMX or AVX512-BF16
+    amp: Literal["off", "bf16"] = "off"
+
+
+@dataclass
+class SweepArgs:
+    """The arguments of every reproduce.py that trains many runs and measures them."""
+
+    # --- runs
+    jobs: int = os.cpu_count()  # runs at a time
+    threads: int = 1  # of each run
+    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
+    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
+
+    # --- measuring
+    # where data sets and features are; none: where the trainings' are
+    data_dir: FilePath | None = None
+    seed: int = 0  # of what is drawn to be measured; in [0, 2^63)
+
+    # --- run
+    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
 
 
 def parse_args(table, doc, argv=None, presets=None, retired=None):

@@ -21,9 +21,8 @@ class GraphedStep:
     def __init__(self, step, device):
         self.step, self.recorded = step, {}
         self.graphed = device.type == "cuda" and not dist.is_initialized()
-        self.pool = (
-            torch.cuda.graph_pool_handle() if self.graphed else None
-        )  # one memory for all graphs
+        # one memory for all graphs
+        self.pool = torch.cuda.graph_pool_handle() if self.graphed else None
 
     def __call__(self, *arguments):
         if not self.graphed:

@@ -293,10 +293,11 @@ def _synthetic(n, size, channels, seed):
         :, :, None, None
     ]
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
+    # (n, 1, size), (n, size, 1)
     u, v = (
         (grid[None, None, :] - x) / r,
         (grid[None, :, None] - y) / r,
-    )  # (n, 1, size), (n, size, 1)
+    )
     shapes = (
         lambda u, v: u**2 + v**2 < 1,
         lambda u, v: abs(u**2 + v**2 - 0.7) < 0.3,
@@ -313,9 +314,8 @@ def _synthetic(n, size, channels, seed):
     inside = np.empty((n, 1, size, size), bool)
     for k, shape in enumerate(shapes):
         inside[labels == k, 0] = shape(u[labels == k], v[labels == k])
-    colours = rng.integers(
-        (150, 0), (256, 60), (n, channels, 2), np.uint8
-    )  # of the shape, of its ground
+    # of the shape, of its ground
+    colours = rng.integers((150, 0), (256, 60), (n, channels, 2), np.uint8)
     return np.where(inside, *colours.transpose(2, 0, 1)[..., None, None]), labels
 
 

@@ -85,9 +85,8 @@ def read_mnist(name, split, data_dir, download):
     need = [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
     files = _find_files(name, split, need, data_dir, download)
     images, labels = (_parse_idx(files[file]) for file in need)
-    return images[:, None].copy(), labels.astype(
-        np.int64
-    )  # a copy: what np.frombuffer gives is read-only
+    # a copy, since np.frombuffer's array is read-only
+    return images[:, None].copy(), labels.astype(np.int64)
 
 
 def read_cifar(name, split, data_dir, download):

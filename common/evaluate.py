@@ -212,8 +212,7 @@ def write_slim(out, checkpoint, dtype=torch.float16, args=None, **state):
     args: training arguments that differ from the checkpoint's. Its run directory is forgotten.
     """
     out = Path(out)
-    if out.exists():
-        raise UserError(f"--slim {out} exists already")
+    refuse_existing("--slim", out)
     kept = {name: _weights(value, dtype) for name, value in state.items()}
     trained = checkpoint["args"] | {"out": None, "resume": None} | (args or {})
     changed = {"args": trained, "rng": {}, "state": kept}

@@ -21,13 +21,14 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".ti
 TRAIN_FOLDERS = ("train", "training")
 
 
+# the first that is there is the test split
 TEST_FOLDERS = (
     "test",
     "testing",
     "val",
     "valid",
     "validation",
-)  # the first that is there is the test split
+)
 
 
 class BadImage(UserError):
@@ -274,9 +275,8 @@ def image_kind(file):
 def shape_as_shown(file):
     """(height, width) of an image as `as_shown` has it, from its header. Raises BadImage."""
     with opened_image(file) as image:
-        exif = (
-            image.getexif() if "exif" in image.info else {}
-        )  # else PNGs are decoded to look for it
+        # without the condition PNGs would be decoded to look for it
+        exif = image.getexif() if "exif" in image.info else {}
         lies = exif.get(0x0112, 1) >= 5  # an orientation that turns by a quarter
         return image.size if lies else image.size[::-1]
 

@@ -21,7 +21,7 @@ from torch.export import Dim
 from torch.nn.utils import parametrize
 
 from .errors import UserError
-from .evaluate import say_written
+from .evaluate import refuse_existing, say_written
 from .runs import replace_file
 
 INSTALL = "pip install onnxscript"
@@ -37,8 +37,7 @@ def write_onnx(out, module, inputs, output, free=BATCH, about=None):
     file's metadata.
     """
     out = Path(out)
-    if out.exists():
-        raise UserError(f"--onnx {out} exists already")
+    refuse_existing("--onnx", out)
     try:
         import onnxscript  # noqa: F401  torch.onnx writes with it
     except ImportError as e:

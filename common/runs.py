@@ -98,9 +98,8 @@ class Run:
             )
         if self.rank == 0:
             self._drop_log_after(self.saved_step)
-            write_json(
-                self.dir / "args.json", vars(self.args)
-            )  # --steps, --device, … may have changed
+            # --steps, --device, … may have changed
+            write_json(self.dir / "args.json", vars(self.args))
         return self.saved_step, values
 
     def save(self, step, name="last.pt", **state):
@@ -273,9 +272,8 @@ def replace_file(path, data):
     or a full disk.
     """
     path = Path(path)
-    temporary = path.with_name(
-        f".{path.name}.tmp"
-    )  # one name: what a kill leaves, the next save overwrites
+    # one name: what a kill leaves, the next save overwrites
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(data)

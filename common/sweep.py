@@ -28,6 +28,7 @@ def select_rows(rows, names):
     return {name: flags for name, flags in rows.items() if not names or name in names}
 
 
+# flags of eval.py
 MEASURING = (
     "n",
     "extractor",
@@ -37,7 +38,7 @@ MEASURING = (
     "amp",
     "bank",
     "bn_batches",
-)  # flags of eval.py
+)
 
 
 def sweep(cells, train, measure, args, folder, shared=()):

@@ -14,7 +14,6 @@ Trains what is missing, --jobs runs at a time, under --out; started again, it go
 stood. Writes there a table in Markdown and JSON, and a picture.
 """
 
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -26,7 +25,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments
-from common.arguments import EvalArgs, FilePath, Part
+from common.arguments import EvalArgs, FilePath
 from common.cli import run_main
 from common.data import DATASETS
 from common.device import choose_device
@@ -88,7 +87,7 @@ REDUCED_III = (
 
 
 @dataclass
-class Args:
+class Args(arguments.SweepArgs):
     # --- what to reproduce
     table2: bool = False  # Table II, with γ = 0 and random selection
     # Table III: IS and FID over μ, with and without gradient penalty, of other GANs and of real
@@ -104,10 +103,6 @@ class Args:
 
     # --- runs
     seeds: int = 10  # runs per cell
-    jobs: int = os.cpu_count()  # runs at a time
-    threads: int = 1  # of each run
-    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
-    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/egan/table2, table2-reduced, table3, …
 
     # --- measurement
@@ -117,9 +112,6 @@ class Args:
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
     split: Literal["train", "test"] = "test"  # real images to compare with
-    seed: int = 0  # of the samples; in [0, 2^63)
-    data_dir: FilePath | None = None  # where data sets and features are; none: data
-    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
     amp: Literal["off", "bf16"] = "off"  # bf16 autocast, of the samples that are measured
 
 

@@ -39,10 +39,11 @@ MAX_PARTICLES = 150  # of JetNet and of simulate.py
 ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/records/6975117"}
 # What jets of your own have to fulfil (PYTHIA at 1 TeV and R = 0.4 in brackets: five types, 1 to
 # 150 particles each).
+# median over jets of Σ pT_rel (.14, the hardest particle alone, to 1.005, all)
 SUM_PT = (
     0.05,
     1.5,
-)  # median over jets of Σ pT_rel (.14, the hardest particle alone, to 1.005, all)
+)
 LARGEST_SUM_PT = 3.0  # Σ pT_rel of each jet (to 1.02)
 LARGEST_OFFSET = 0.3  # median over jets of |pT-weighted mean η_rel|, and of φ_rel's (to .053)
 JETNET_SIZES = {
@@ -176,9 +177,8 @@ def _jetnet(jet_type, num_particles, data_dir, split):
         particles, mask = _read_compact(cache)
     else:
         particles, mask = _fetch(jet_type, name, cache.parent)
-        mask = mask & (
-            particles[..., 2] > 0
-        )  # nobody can take a particle out of a file whose sum is checked
+        # nobody can take a particle out of a file whose sum is checked
+        mask = mask & (particles[..., 2] > 0)
         particles, mask = clean(particles, mask, f"JetNet's {name}")
         try:
             _write_compact(cache, particles, mask)

@@ -84,9 +84,8 @@ def simulate_shard(jet_type, jets, seed, shard):
     for line in (*SETTINGS, *PROCESSES[jet_type], f"Random:seed = {1 + words[0] % 900_000_000}"):
         if not pythia.readString(line):
             raise RuntimeError(f"PYTHIA doesn't know the setting {line!r}")
-    hook = isotropic_decays(
-        np.random.default_rng(words[1])
-    )  # a name for it: PYTHIA doesn't keep it alive
+    # a name for it: PYTHIA doesn't keep it alive
+    hook = isotropic_decays(np.random.default_rng(words[1]))
     if jet_type in "wz":
         pythia.setUserHooksPtr(hook)
     if not pythia.init():

@@ -12,7 +12,6 @@ the first held-out pairs x, each row's T(x), y.
 
 import argparse
 import math
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments, plots
-from common.arguments import FilePath, Part
+from common.arguments import FilePath
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
@@ -123,7 +122,7 @@ TABLES = {
 
 
 @dataclass
-class Args:
+class Args(arguments.SweepArgs):
     # --- tables
     table3: bool = False  # de-raining; without a table's flag III and IV
     table4: bool = False  # in-painting
@@ -131,10 +130,6 @@ class Args:
     reduced: bool = False  # --quick's size: FashionMNIST, small networks, hours of two CPU cores
     only: list[str] | None = None  # only these rows
     seeds: int = 3  # runs per row
-    jobs: int = os.cpu_count()  # runs at a time
-    threads: int = 1  # of each run
-    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
-    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/pan/tables or tables-reduced
 
     # --- measuring
@@ -142,12 +137,7 @@ class Args:
     split: Literal["train", "test"] = "test"  # pairs to measure
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"  # features for FID
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
-    data_dir: FilePath | None = None  # where data sets and features are; none: data
     batch_size: int = 50  # images per forward pass
-    seed: int = 0  # of what the task draws; in [0, 2^63)
-
-    # --- run
-    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
 
 
 # --- runs

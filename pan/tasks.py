@@ -70,9 +70,8 @@ def streaks(clean: Tensor, generators) -> Tensor:
     far one (smaller, fainter, more of them) the length and width (blur) of the streaks.
     """
     size = clean.shape[-1]
-    frequency = torch.fft.fftfreq(
-        size, 1 / size, device=clean.device
-    )  # 0, 1, …, −1: places on a torus
+    # 0, 1, …, −1: places on a torus
+    frequency = torch.fft.fftfreq(size, 1 / size, device=clean.device)
     down = frequency[:, None]
     right = frequency[None, :]
     angle = uniform(generators, -0.5, 0.5, clean)  # from the vertical, radians

@@ -11,7 +11,6 @@ The steps of --quick are such that the methods' CPU times are alike (within a fa
 """
 
 import math
-import os
 import shlex
 import sys
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ if not __package__:  # started as a file
     sys.exit(2)
 
 from common import arguments, plots
-from common.arguments import FilePath, Part
+from common.arguments import FilePath
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
@@ -73,7 +72,7 @@ def ablation(quick):
 
 
 @dataclass
-class Args:
+class Args(arguments.SweepArgs):
     # --- what to reproduce
     compare: bool = False  # Figs. 2-4
     ablation: bool = False  # Table 1
@@ -83,10 +82,6 @@ class Args:
     # --- runs
     seeds: int = 3  # runs per row
     points: int = 20  # FIDs along each run, of 2,000 samples
-    jobs: int = os.cpu_count()  # runs at a time
-    threads: int = 1  # of each run
-    part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
-    train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
     out: FilePath | None = None  # none: runs/sagan_wgangp/compare or ablation
 
     # --- measuring
@@ -95,13 +90,9 @@ class Args:
     # features for FID; auto: the first that can be had, see common/metrics/extractors.py
     extractor: Literal["auto", "lenet", "inception", "efficientnet"] = "auto"
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
-    # where data sets and features are; none: where the trainings' are
-    data_dir: FilePath | None = None
     batch_size: int = 250  # samples per forward pass
-    seed: int = 0  # of the samples; in [0, 2^63)
 
     # --- run
-    device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
     amp: Literal["off", "bf16"] = "off"  # bf16 autocast when samples are drawn
 
 

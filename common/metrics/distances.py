@@ -88,9 +88,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
         raise ValueError(
             f"precision and recall need more than k = {k} samples, got {len(real)} and {len(fake)}"
         )
-    centre = real.mean(
-        0, dtype=torch.float64
-    )  # a common shift keeps distances, and saves digits below
+    # a common shift keeps distances, and saves digits below
+    centre = real.mean(0, dtype=torch.float64)
     real, fake = real.double() - centre, fake.double() - centre
     return _share_inside(fake, real, k), _share_inside(real, fake, k)
 

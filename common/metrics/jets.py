@@ -49,9 +49,8 @@ def jet_mass(particles: Tensor) -> Tensor:
     A boost along the beam and a turn around it don't change m, so the hardest particle is put at
     eta = phi = 0: that leaves less to cancel, and gives exactly 0 for one particle.
     """
-    return torch.cat(
-        [_mass(jets) for jets in particles.split(50_000)]
-    )  # a few hundred MB at 150 particles
+    # a few hundred MB at 150 particles
+    return torch.cat([_mass(jets) for jets in particles.split(50_000)])
 
 
 def _mass(particles):
@@ -112,6 +111,7 @@ def _efps(particles: Tensor) -> Tensor:
     closed = paths * theta
     triangle, doubled = over(closed, z), over(closed.mul_(theta), z)
     square = over(paths.square_(), z)
+    # (C, 21, N)
     rooted = torch.stack(
         [
             torch.ones_like(a),
@@ -137,7 +137,7 @@ def _efps(particles: Tensor) -> Tensor:
             aa**2,
         ],
         1,
-    )  # (C, 21, N)
+    )
     e = over(rooted, z)  # the 21 connected graphs
     e1, e2, e5 = e[:, 1], e[:, 2], e[:, 5]
     products = [
@@ -467,9 +467,8 @@ def _fpnd_files(jet_type):
     """ParticleNet's three blocks of three linear layers (W, b), its head (W, b), and real jets'
     moments.
     """
-    package = importlib.util.find_spec(
-        "jetnet"
-    )  # finds it without importing it, which takes seconds
+    # finds it without importing it, which takes seconds
+    package = importlib.util.find_spec("jetnet")
     folder = (
         Path(package.origin).parent / "evaluation/fpnd_resources/jetnet/30_particles"
         if package
@@ -515,9 +514,8 @@ def _particlenet(x: Tensor, blocks, head) -> Tensor:
         distance = torch.cdist(near, near, compute_mode="donot_use_mm_for_euclid_dist")
         distance.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         neighbours = distance.topk(16, largest=False).indices  # (B, N, 16)
-        w_i, w_j = weight.chunk(
-            2, dim=1
-        )  # W[x_i, x_j − x_i] = (W_i − W_j) x_i + W_j x_j: per particle, not per pair
+        # W[x_i, x_j − x_i] = (W_i − W_j) x_i + W_j x_j: per particle, not per pair
+        w_i, w_j = weight.chunk(2, dim=1)
         ours, theirs = F.linear(x, w_i - w_j, bias), F.linear(x, w_j)
         jets = torch.arange(len(x), device=x.device)[:, None, None]
         h = (ours[:, :, None] + theirs[jets, neighbours]).relu_()  # (B, N, 16, F)

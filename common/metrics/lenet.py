@@ -89,12 +89,10 @@ def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor
     border.
     """
     batch, _, height, width = images.shape
-    rows = torch.arange(height) + torch.randint(
-        2 * most + 1, (batch, 1), generator=generator
-    )  # (B, H)
-    columns = torch.arange(width) + torch.randint(
-        2 * most + 1, (batch, 1), generator=generator
-    )  # (B, W)
+    # (B, H)
+    rows = torch.arange(height) + torch.randint(2 * most + 1, (batch, 1), generator=generator)
+    # (B, W)
+    columns = torch.arange(width) + torch.randint(2 * most + 1, (batch, 1), generator=generator)
     padded = F.pad(images, (most,) * 4, value=-1.0).permute(0, 2, 3, 1)
     sample = torch.arange(batch)[:, None, None]
     return padded[sample, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -57,9 +57,8 @@ def vif(fake: Tensor, real: Tensor) -> Tensor:
     """
     fake, real = _checked(fake, real, "vif")
     noise, tiny = 2.0, 1e-10
-    seen = torch.zeros(
-        fake.shape[:2], dtype=fake.dtype, device=fake.device
-    )  # of `real`, through `fake`
+    # information about `real`, through `fake`
+    seen = torch.zeros(fake.shape[:2], dtype=fake.dtype, device=fake.device)
     there = torch.zeros_like(seen)
     for size in (17, 9, 5, 3):
         window = _gaussian(size, size / 5)
