@@ -96,6 +96,7 @@ class Args(RunArgs):
 
     # --- run
     dataset: FilePath = "jetnet"  # jetnet, pythia, synthetic, or your own .hdf5, .h5 or .npz
+    train_jets: int | None = None  # train on the first so many training jets only; none: on all
     # batches to train on; none: 3,000 epochs (§3.1), of JetNet's top jets 2,919,000
     steps: int | None = None
     batch_size: int = 128  # jets per step (authors' code)
@@ -233,6 +234,10 @@ def main(argv=None):
     # --- data
     where = (args.dataset, args.jet_type, args.num_particles, args.data_dir)
     train, valid = load_jets(*where, "train"), load_jets(*where, "valid")
+    if args.train_jets is not None:
+        if args.train_jets > len(train):
+            raise UserError(f"--train-jets {args.train_jets}: there are {len(train)} training jets")
+        train = train[: args.train_jets]
     if len(valid) < 2:
         raise UserError(
             f"{args.dataset}: {len(valid)} jet to validate with, a covariance needs two: "
