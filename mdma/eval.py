@@ -58,7 +58,8 @@ class Args:
     data_dir: FilePath | None = None
     n: int | None = None  # generated jets; none: 20 for each test jet (authors' code)
     split: Literal["valid", "test"] = "test"  # real jets to compare with
-    batch_size: int = 1000  # jets per forward pass
+    # jets per forward pass; none: as many as a CPU's caches hold, or 2 GB of a GPU's memory
+    batch_size: int | None = None
     seed: int = 0  # of the generated jets and of the bootstrap; in [0, 2^63)
     fpnd: bool = False  # also FPND against the real JetNet (30 particles; g, q, t)
     samples: int | None = None  # only draw so many jets into --grid-out

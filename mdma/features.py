@@ -11,6 +11,9 @@ from common.masking import lengths_to_mask
 
 from .jets import FEATURES
 
+# Particles, padding counted, that go through G at once: what a CPU's caches hold; 2 GB of a GPU's
+SLOTS = {"cpu": 8000, "gpu": 3_000_000}
+
 
 def transform(pt, stats):
     """pt_rel -> what the networks see of it before its z-score (--pt)."""
@@ -79,33 +82,36 @@ def noise_rows(G, N):
 
 
 @torch.no_grad()
-def sample_jets(G, n, num_particles, features=3, chunk_size=500, generator=None):
+def sample_jets(G, n, num_particles, features=3, chunk_size=None, generator=None):
     """Jets of n[i] particles each: (J, num_particles, 3), standardised, and their mask.
 
     Jets are generated in chunks of like n, each padded to its largest n only, and put back in their
     order. The noise is drawn for all jets first, so that a seeded `generator` (on G's device) gives
-    the same jets whatever the chunk size. Masked slots are 0.
-    n: (J,) int64 in [1, num_particles]. chunk_size: a few hundred fit a CPU's cache; a GPU wants
-    tens of thousands.
+    the same jets, to rounding, whatever the chunk size. Masked slots are 0.
+    n: (J,) int64 in [1, num_particles]. chunk_size: jets per chunk; None: as many as have SLOTS.
     """
     if len(n) and not 1 <= int(n.min()) <= int(n.max()) <= num_particles:
         raise ValueError(
             f"jets of {int(n.min())} to {int(n.max())} particles; possible are 1 to {num_particles}"
         )
     device = next(G.parameters()).device
-    n = n.to(device)
     rows = noise_rows(G, num_particles)
     z = torch.randn(len(n), rows, features, device=device, generator=generator)
     jets = z[:, -num_particles:]  # each particle takes the place of its noise
-    mask = lengths_to_mask(n, num_particles)
+    mask = lengths_to_mask(n.to(device), num_particles)
     padding_counts = getattr(G, "paper_code", False)
-    for chunk in n.argsort().split(chunk_size):
-        N = num_particles if padding_counts else int(n[chunk[-1]])
+    lengths, order = n.sort(descending=True)
+    lengths, order, start = lengths.tolist(), order.to(device), 0
+    while start < len(n):
+        N = num_particles if padding_counts else lengths[start]
+        size = chunk_size or max(1, SLOTS["cpu" if device.type == "cpu" else "gpu"] // N)
+        chunk = order[start : start + size]
         jets[chunk, :N] = G(z[chunk, : noise_rows(G, N)], mask[chunk, :N])
+        start += size
     return jets.masked_fill_(~mask[..., None], 0), mask
 
 
-def generate(G, J, stats, num_particles, rng, chunk_size=1000):
+def generate(G, J, stats, num_particles, rng, chunk_size=None):
     """J jets (J, N, 3), with n as the training jets have it. rng: a CPU generator."""
     n = torch.multinomial(stats["counts"].double(), J, replacement=True, generator=rng)
     seed = int(torch.randint(2**62, (), generator=rng))

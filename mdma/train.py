@@ -331,9 +331,8 @@ def main(argv=None):
         measured, better = {}, False
         if step % args.sample_every == 0 or step == args.steps:
             net = G_ema.module if args.ema else G
-            chunk_size = 1000 if device.type == "cpu" else 20_000
             count = args.valid_batches * len(valid)
-            fake = generate(net, count, stats, N, step_rng(args.seed, 0), chunk_size)
+            fake = generate(net, count, stats, N, step_rng(args.seed, 0))
             run.check(step, jets=fake)
             w1m, frechet = validate(fake, real_mass, real_efps, args.valid_batches)
             measured = {"w1m_valid": w1m, "frechet_valid": frechet}

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from common.masking import lengths_to_mask
+from mdma import features
 from mdma.features import sample_jets
 from mdma.model import (
     OBJECTIVES,
@@ -17,6 +18,7 @@ from mdma.model import (
     Generator,
     MeanFieldAttention,
     WNLinear,
+    gelu,
     gradient_penalty,
     mean_field_matching,
     plain_block,
@@ -326,7 +328,7 @@ def test_sampling_trims_padding_and_keeps_the_order():
     jets, mask = sample_jets(
         G, LENGTHS, 20, chunk_size=2, generator=torch.Generator().manual_seed(3)
     )
-    assert G.shapes == [(2, 3), (2, 7), (2, 12)]
+    assert G.shapes == [(2, 12), (2, 7), (2, 3)]
     assert (
         mask.sum(1).tolist() == LENGTHS.tolist()
         and jets.shape == (6, 20, 3)
@@ -337,6 +339,23 @@ def test_sampling_trims_padding_and_keeps_the_order():
     torch.testing.assert_close(jets, G(z, mask), rtol=0, atol=1e-6)
     again, _ = sample_jets(G, LENGTHS, 20, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(again, jets, rtol=0, atol=1e-6)
+
+
+def test_a_chunk_has_as_many_jets_as_fit_its_slots(monkeypatch):
+    G = Spy(build(Generator, blocks=2))
+    monkeypatch.setitem(features.SLOTS, "cpu", 25)
+    n = torch.tensor([2, 12, 5, 12, 26, 2, 2])
+    sample_jets(G, n, 30)
+    assert G.shapes == [(1, 26), (2, 12), (4, 5)]  # one jet at least, and 25 // N of them
+
+
+def test_gelu_writes_over_its_argument_only_without_gradients():
+    x = torch.randn(100)
+    kept = x.clone()
+    assert gelu(x).data_ptr() == x.data_ptr()
+    assert torch.equal(x, F.gelu(kept))
+    leaf = kept.clone().requires_grad_()
+    assert torch.equal(gelu(leaf), F.gelu(kept)) and torch.equal(leaf, kept)
 
 
 @pytest.mark.parametrize("n", [0, 21])
