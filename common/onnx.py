@@ -33,8 +33,8 @@ def write_onnx(out, module, inputs, output, free=BATCH, about=None):
 
     module: afterwards it is on the CPU and can't be trained on (see `plain`), but gives the same.
     inputs: {name: an example}, of 2 or more along the free axes. output: its name. free: {axis:
-    Dim} of those along which inputs and output can have any length. about: {name: text}, the
-    file's metadata.
+    Dim} of those along which inputs and output can have any length; a tuple of such: one for each
+    input. about: {name: text}, the file's metadata.
     """
     out = Path(out)
     refuse_existing("--onnx", out)
@@ -50,7 +50,7 @@ def write_onnx(out, module, inputs, output, free=BATCH, about=None):
             tuple(inputs.values()),
             input_names=list(inputs),
             output_names=[output],
-            dynamic_shapes=tuple(free for _ in inputs),
+            dynamic_shapes=free if isinstance(free, tuple) else (free,) * len(inputs),
             dynamo=True,
             verbose=False,
         )

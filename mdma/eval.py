@@ -40,12 +40,12 @@ from common.onnx import BATCH, write_onnx
 from common.plots import curves
 from common.runs import load_checkpoint, load_state, read_log, replace_file
 
-from .features import JetGenerator, generate
+from .features import JetGenerator, generate, noise_rows
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
 from .jets import JET_TYPES, export, load_jets
 from .score import check_flags, score
 from .tables import metric_lines, table1
-from .train import build
+from .train import NAMES, build
 
 
 @dataclass
@@ -94,7 +94,9 @@ def parse_args(argv=None):
 def load(path, device):
     """(G, training args, stats, step) from a checkpoint file alone."""
     checkpoint = load_checkpoint(path, "mdma")
-    trained, state = argparse.Namespace(**checkpoint["args"]), checkpoint["state"]
+    # older checkpoints are MDMA's, without --model
+    trained = argparse.Namespace(**({"model": "mdma"} | checkpoint["args"]))
+    state = checkpoint["state"]
     if "pt" not in state["stats"]:
         raise UserError(
             f"{path} is of a version without --pt, its statistics can't be read any more: "
@@ -117,9 +119,12 @@ def slim(path, out):
 def write_graph(G, trained, stats, out):
     """--onnx: noise and mask -> jets. Metadata: how many training jets have n = 0 … N particles."""
     N = trained.num_particles
-    inputs = {"noise": torch.randn(2, N, 3), "mask": torch.ones(2, N, dtype=torch.bool)}
-    # the authors' G counts the padding: its jets are right at the training's N alone
-    free = BATCH if trained.paper_code else BATCH | {1: Dim("particles")}
+    noise = torch.randn(2, noise_rows(G, N), 3)
+    inputs = {"noise": noise, "mask": torch.ones(2, N, dtype=torch.bool)}
+    particles = Dim("particles")
+    free = BATCH | {1: noise_rows(G, particles)}, BATCH | {1: particles}
+    if trained.paper_code:  # it counts the padding: its jets are right at the training's N alone
+        free = BATCH, BATCH
     about = {"noise": "N(0, 1)", "counts": json.dumps(stats["counts"].tolist())}
     write_onnx(out, JetGenerator(G, stats), inputs, "jets", free, about)
 
@@ -145,14 +150,14 @@ def main(argv=None):
     G, trained, stats, step = load(path, device)
     if args.onnx:
         return write_graph(G, trained, stats, args.onnx)
-    N, jet_type = trained.num_particles, trained.jet_type
+    N, jet_type, model = trained.num_particles, trained.jet_type, NAMES[trained.model]
 
     def jets(count):
         rng = torch.Generator().manual_seed(args.seed)
         return generate(G, count, stats, N, rng, args.batch_size).cpu()
 
     if args.samples:
-        draw_jets({"MDMA": jets(args.samples)}, args.grid_out)
+        draw_jets({model: jets(args.samples)}, args.grid_out)
         print(f"{args.samples:,} generated jets in {args.grid_out}")
         return None
     if args.export:
@@ -162,7 +167,7 @@ def main(argv=None):
         return export(jets(args.n or 50_000), jet_type, folder)
 
     # --- Table 1
-    print(f"{path}: MDMA, step {step}, {trained.dataset} {jet_type}, up to {N} particles")
+    print(f"{path}: {model}, step {step}, {trained.dataset} {jet_type}, up to {N} particles")
     dataset = args.dataset or trained.dataset
     named = dataset in ("jetnet", "pythia")  # an own file has no jet type
     if args.fpnd and not (named and N == 30 and jet_type in FPND_TYPES):
@@ -185,18 +190,19 @@ def main(argv=None):
     )
     where = output_dir(path, "mdma")
     if named:
-        text = table1(f"{jet_type}, {dataset}-{N}", jet_type, ours, inside)
+        text = table1(f"{jet_type}, {dataset}-{N}", jet_type, ours, inside, model)
     else:
-        text = table1(str(dataset), None, ours, inside)
+        text = table1(str(dataset), None, ours, inside, model)
     replace_file(where / "table1.md", text.encode())
     counts = dict(split=args.split, real_jets=len(real), generated_jets=len(fake))
     trained_here = {"step": step, "args": vars(trained)}
     write_eval(where, path, trained_here, ours, device, in_sample=inside, **counts)
 
     # --- Fig. 2
-    shown = {f"{args.split} jets": real.particles, "MDMA": fake}
+    shown = {f"{args.split} jets": real.particles, model: fake}
     name = f"{JET_NAMES[jet_type]} jets of {dataset}" if named else Path(dataset).name
-    title = f"{name}, up to {N} particles; {len(real):,} {args.split} jets, {len(fake):,} of MDMA"
+    title = f"{name}, up to {N} particles; {len(real):,} {args.split} jets, "
+    title += f"{len(fake):,} of {model}"
     draw_features(shown, where / "fig2.png", title)
     draw_jets({label: x[:8] for label, x in shown.items()}, where / "jets.png")
     written = [f"eval_{step}.json", "table1.md", "fig2.png", "jets.png"]

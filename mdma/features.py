@@ -73,6 +73,11 @@ def to_jets(x, mask, stats):
     return x.masked_fill_(~mask[..., None], 0)
 
 
+def noise_rows(G, N):
+    """How many rows the noise of N particles has: EPiC-GAN's begins with that of the jet."""
+    return getattr(G, "global_rows", 0) + N
+
+
 @torch.no_grad()
 def sample_jets(G, n, num_particles, features=3, chunk_size=500, generator=None):
     """Jets of n[i] particles each: (J, num_particles, 3), standardised, and their mask.
@@ -89,12 +94,14 @@ def sample_jets(G, n, num_particles, features=3, chunk_size=500, generator=None)
         )
     device = next(G.parameters()).device
     n = n.to(device)
-    jets = torch.randn(len(n), num_particles, features, device=device, generator=generator)
+    rows = noise_rows(G, num_particles)
+    z = torch.randn(len(n), rows, features, device=device, generator=generator)
+    jets = z[:, -num_particles:]  # each particle takes the place of its noise
     mask = lengths_to_mask(n, num_particles)
     padding_counts = getattr(G, "paper_code", False)
     for chunk in n.argsort().split(chunk_size):
         N = num_particles if padding_counts else int(n[chunk[-1]])
-        jets[chunk, :N] = G(jets[chunk, :N], mask[chunk, :N])
+        jets[chunk, :N] = G(z[chunk, : noise_rows(G, N)], mask[chunk, :N])
     return jets.masked_fill_(~mask[..., None], 0), mask
 
 
@@ -108,7 +115,9 @@ def generate(G, J, stats, num_particles, rng, chunk_size=1000):
 
 
 class JetGenerator(nn.Module):
-    """noise (B, N, 3) ~ N(0, 1), mask (B, N) -> jets (B, N, 3), as `generate` makes them. As ONNX:
+    """noise (B, N, 3) ~ N(0, 1), mask (B, N) -> jets (B, N, 3), as `generate` makes them.
+
+    EPiC-GAN's noise has 4 rows more, (B, 4 + N, 3). As ONNX, of MDMA:
 
     import json
     import numpy as np

@@ -6,6 +6,7 @@
   python -m mdma.train --jet-type g --num-particles 30
   python -m mdma.train --dataset my.h5    HDF5 or NPZ of (jets, particles, 3) and a mask
   python -m mdma.train --paper-code       the published networks, padding and all
+  python -m mdma.train --model epic       EPiC-GAN, which the paper compares with
   python -m mdma.train --resume DIR       go on, exactly where last.pt stands
 
 Leaves in the run directory: log.jsonl, curves.png, samples/ (Fig. 2 in small), last.pt and best.pt:
@@ -37,7 +38,8 @@ from common.plots import curves
 from common.rng import seed_all, step_rng
 from common.runs import Run, read_log
 
-from .features import generate, standardise, statistics
+from . import epic
+from .features import generate, noise_rows, standardise, statistics
 from .figures import CURVES, draw_features
 from .jets import FEATURES, JET_TYPES, bucketed_indices, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching
@@ -48,6 +50,8 @@ EPOCHS = 3000  # §3.1
 @dataclass
 class Args(RunArgs):
     # --- paper (arXiv:2305.15254)
+    # epic: EPiC-GAN (Table 1; arXiv:2301.08128), of fixed size: it takes no flag of MDMA_ONLY
+    model: Literal["mdma", "epic"] = "mdma"
     jet_type: Literal[*JET_TYPES] = "t"  # gluon, light quark, top, W, Z (Table 1)
     num_particles: int = 150  # N, the hardest ones of a jet (§2)
     l: int = 16  # l, latent dimension (authors' code)
@@ -123,13 +127,36 @@ SMOKE = dict(
     **dict(batch_size=16, steps=12, lr_total=12, warmup=2, matching=6),
     **dict(valid_batches=2, log_every=2, sample_every=6, save_every=6),
 )
-PRESETS = {"quick": {True: QUICK}, "smoke": {True: SMOKE}}
+EPIC = dict(
+    matching=0,
+    beta1=0.9,  # with β₂ 0.999, lr 1e-4 and ε 1e-14 (EPiC-GAN's code)
+    weight_decay=0.0,  # plain Adam (EPiC-GAN's code)
+    # a constant learning rate (EPiC-GAN's code): the cosine doesn't come within any run
+    **dict(warmup=1, lr_total=10**12),
+)
+# MDMA's networks and losses: these flags EPiC-GAN can't have
+MDMA_ONLY = [
+    *("l", "h_g", "blocks_g", "heads_g", "h_d", "blocks_d", "heads_d", "n_mean"),
+    *("aggregate", "update", "glu", "paper_code", "matching", "matching_weight"),
+]
+NAMES = {"mdma": "MDMA", "epic": "EPiC-GAN"}
 # Flags of earlier runs. With these values they changed nothing, so that such a run can go on.
 RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 50_000}
 
 
+def presets(args):
+    """What --model, --quick and --smoke set, in this order; of EPiC-GAN nothing of MDMA_ONLY."""
+    left_out = MDMA_ONLY if args.model == "epic" else []
+    quick, smoke = ({k: v for k, v in p.items() if k not in left_out} for p in (QUICK, SMOKE))
+    return {"model": {"epic": EPIC}, "quick": {True: quick}, "smoke": {True: smoke}}
+
+
 def parse_args(argv=None):
-    args = arguments.parse_args(Args, __doc__, argv, PRESETS, RETIRED)
+    args = arguments.parse_args(Args, __doc__, argv, presets, RETIRED)
+    for name in MDMA_ONLY if args.model == "epic" else []:
+        if getattr(args, name) != EPIC.get(name, getattr(Args, name)):
+            flag = "--" + name.replace("_", "-")
+            raise UserError(f"{flag} is of MDMA only: leave it out with --model epic")
     for side in "gd":
         h, heads = getattr(args, f"h_{side}"), getattr(args, f"heads_{side}")
         if h % heads:
@@ -143,6 +170,8 @@ def parse_args(argv=None):
 
 def build(args):
     """G and D of a run, from its arguments alone."""
+    if args.model == "epic":
+        return epic.Generator(features=len(FEATURES)), epic.Discriminator(features=len(FEATURES))
     shared = dict(
         l=args.l,
         features=len(FEATURES),
@@ -237,7 +266,7 @@ def main(argv=None):
         opt.param_groups[0].update(lr=lr, capturable=adam["capturable"], fused=adam["fused"])
     sizes = [sum(p.numel() for p in net.parameters()) for net in (G, D)]
     run.announce(
-        f"MDMA, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "
+        f"{NAMES[args.model]}, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "
         f"on {args.dataset} {args.jet_type} ({len(train):,} jets of up to {N} particles), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
         + f" over {world} processes"
@@ -279,7 +308,7 @@ def main(argv=None):
         rng = step_rng(args.seed, step)
         index = bucketed_indices(n, args.batch_size, args.seed, step - 1, args.bucket)
         longest = N if args.paper_code else int(n[index].max())  # of the batch: its padding (§3)
-        z = torch.randn(len(index), longest, len(FEATURES), generator=rng)
+        z = torch.randn(len(index), noise_rows(G, longest), len(FEATURES), generator=rng)
         epsilon = torch.rand(len(index), generator=rng)
         index, z, epsilon = (shard(part).to(device) for part in (index, z, epsilon))
         x, mask = particles[index, :longest], masks[index, :longest]
