@@ -1,15 +1,18 @@
-"""EPiC-GAN: a GAN for jets whose particles share a global vector; MDMA is compared with it.
+"""EPiC-GAN: a GAN for jets whose particles share a global vector. MDMA is compared with it.
 
 E. Buhmann, G. Kasieczka, J. Thaler, "EPiC-GAN: Equivariant Point Cloud Generation for Particle
-Jets", SciPost Phys. 15 (2023) 130, arXiv:2301.08128, §2. The authors' code is
-github.com/uhh-pd-ml/EPiC-GAN; sizes and all that the text leaves open are from its models.py. It
-has no masks, as it trains on jets of one n at a time.
+Jets", SciPost Phys. 15 (2023) 130, arXiv:2301.08128, §2. Sizes, and whatever else the text leaves
+open, are those of the authors' code, models.py of github.com/uhh-pd-ml/EPiC-GAN.
 
-A layer first updates the global vector g from the mean and the sum of the particles, and then each
-particle with the new g: EPiC stands for equivariant point cloud. Its cost is linear in n.
+A layer first updates the global vector from mean and sum of the particles, and then each particle
+with the new global vector. Its cost is linear in n, and jets of any n can be made.
 
-z     noise (B, 4 + N, 3): that of g, then that of the particles
-x     particles (B, N, 3), standardised         p     particles within the networks (B, N, 128)
+Departures: padding is masked, where the authors train on jets of one n at a time. Losses, batches,
+validation and sampling are MDMA's, train.py: so L_D has no factor 1/2, which Adam doesn't see, G's
+step has the noise of D's, and generated jets aren't centred.
+
+z     noise (B, 4 + N, 3), g's before p's       n     real particles of a jet
+x     particles (B, N, 3), standardised         p     the same within the networks (B, N, 128)
 mask  (B, N), True where a particle is real     g     global vector (B, 10)
 """
 
@@ -19,43 +22,33 @@ from torch.nn import functional as F
 
 from common.masking import masked_sum
 
-HIDDEN = 128  # numbers of p, and width of all layers
+HIDDEN = 128  # numbers of p, and width of the layers between
 GLOBAL = 10  # numbers of g, and of its noise
-# The networks see features of this standard deviation; those of x have 1. (norm_sigma)
-SIGMA = 5.0
+SIGMA = 5.0  # standard deviation of features within the networks; 1 outside (norm_sigma)
 
-act = F.leaky_relu  # slope 0.01
+
+def act(x: Tensor) -> Tensor:
+    """LeakyReLU of slope 0.01. In place: x is always a sum that nothing else needs."""
+    return F.leaky_relu(x, 0.01, inplace=True)
 
 
 def linear(in_features: int, out_features: int) -> nn.Linear:
-    """W x + b with w_j = γ_j v_j / ‖v_j‖, weight normalisation with a gain; b is free."""
+    """W x + b with rows γ_j v_j / ‖v_j‖: weight normalisation with gains γ, at first ‖v_j‖."""
     return nn.utils.parametrizations.weight_norm(nn.Linear(in_features, out_features))
 
 
 def pooled(p: Tensor, mask: Tensor) -> Tensor:
-    """[Σᵢ pᵢ / n, Σᵢ pᵢ], (B, 2 · 128), over real particles. 0 for a jet without any."""
+    """[Σᵢ pᵢ / n, Σᵢ pᵢ] over real particles, (B, 2 · 128); 0 for a jet without any."""
     total = masked_sum(p, mask)
     n = mask.sum(dim=1, keepdim=True).clamp(min=1)
     return torch.cat([total / n, total], dim=1)
 
 
-# --- the layer
-
-
-def plain_layer(layer, p, g, mask):
-    """g ← act(W₂ act(W₁ [pooled(p), g]) + g);  pᵢ ← act(V₂ act(V₁ [pᵢ, g]) + pᵢ), §2.
-
-    `layer` lends its layers; it computes the same faster, and is tested against this.
-    """
-    h = act(layer.global_1(torch.cat([pooled(p, mask), g], dim=1)))
-    g = act(layer.global_2(h) + g)
-    pairs = torch.cat([p, g[:, None].expand(-1, p.shape[1], -1)], dim=2)
-    h = act(layer.local_1(pairs))
-    return act(layer.local_2(h) + p), g
-
-
 class EPiCLayer(nn.Module):
-    """plain_layer, without g beside each particle: V [pᵢ, g] = V_p pᵢ + V_g g."""
+    """g ← act(W₂ act(W₁ [pooled(p), g]) + g), then pᵢ ← act(V₂ act(V₁ [pᵢ, g]) + pᵢ), §2.
+
+    V₁ [pᵢ, g] is computed as V_p pᵢ + V_g g, so that no g stands beside each particle.
+    """
 
     def __init__(self):
         super().__init__()
@@ -69,7 +62,8 @@ class EPiCLayer(nn.Module):
         h = act(self.global_1(torch.cat([pooled(p, mask), g], dim=1)))
         g = act(self.global_2(h) + g)
         V_p, V_g = self.local_1.weight.split([HIDDEN, GLOBAL], dim=1)
-        h = act(F.linear(p, V_p).add_(F.linear(g, V_g, self.local_1.bias)[:, None]))
+        from_g = F.linear(g, V_g, self.local_1.bias)  # (B, 128)
+        h = act(F.linear(p, V_p).add_(from_g[:, None]))
         return act(self.local_2(h).add_(p)), g
 
 
@@ -77,9 +71,9 @@ class EPiCLayer(nn.Module):
 
 
 class Generator(nn.Module):
-    """G: noise z (B, 4 + N, 3), mask (B, N) -> particles (B, N, 3), standardised; masked are 0.
+    """G: noise z (B, 4 + N, 3), mask (B, N) -> particles (B, N, 3), standardised, 0 if masked.
 
-    Of the 12 numbers in z's first 4 rows g has 10. 424,850 parameters.
+    g's noise is the first 10 of the 12 numbers in z's first 4 rows. 424,850 parameters.
     """
 
     global_rows = 4
@@ -107,7 +101,7 @@ class Generator(nn.Module):
 class Discriminator(nn.Module):
     """D: particles x (B, N, 3), mask (B, N) -> score (B,), unbounded, and 0 (B, 1) as mean field.
 
-    EPiC-GAN matches no mean fields (L_match is 0). 313,170 parameters.
+    So L_match is 0: EPiC-GAN matches no mean fields. 313,170 parameters.
     """
 
     def __init__(self, layers=3, features=3):

@@ -190,10 +190,8 @@ def main(argv=None):
         for x in tqdm((fake, train.particles), desc="metrics", disable=None)
     )
     where = output_dir(path, "mdma")
-    if named:
-        text = table1(f"{jet_type}, {dataset}-{N}", jet_type, ours, inside, model)
-    else:
-        text = table1(str(dataset), None, ours, inside, model)
+    label, kind = (f"{jet_type}, {dataset}-{N}", jet_type) if named else (str(dataset), None)
+    text = table1(label, kind, ours, inside, model)
     replace_file(where / "table1.md", text.encode())
     counts = dict(split=args.split, real_jets=len(real), generated_jets=len(fake))
     trained_here = {"step": step, "args": vars(trained)}

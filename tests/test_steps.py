@@ -245,6 +245,7 @@ def test_egan(tmp_path, flags):
         "--objective wgan-gp --gp 3 --bucket 1",
         "--g-every 2 --steps 4 --pt log --ema 0.8",
         "--pt softplus --paper-code --warmup 5 --lr-total 4",
+        "--model epic --ema 0.9",
     ],
 )
 def test_mdma(tmp_path, flags):
@@ -271,7 +272,8 @@ def test_mdma(tmp_path, flags):
         rng = step_rng(args.seed, step)
         index = train.bucketed_indices(jets.n, args.batch_size, args.seed, step - 1, args.bucket)
         N = args.num_particles if args.paper_code else int(jets.n[index].max())
-        z = torch.randn(args.batch_size, N, 3, generator=rng)
+        rows = N + 4 if args.model == "epic" else N
+        z = torch.randn(args.batch_size, rows, 3, generator=rng)
         u = torch.rand(args.batch_size, generator=rng)
         x, mask = features[index, :N], jets.mask[index, :N]
         rate = args.lr * min(1, step / args.warmup)
