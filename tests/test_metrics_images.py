@@ -121,6 +121,14 @@ def test_moments_accumulate_in_float64():
     np.testing.assert_allclose(sigma, np.cov(x.double().numpy(), rowvar=False), rtol=1e-9)
 
 
+def test_moments_of_more_columns_than_a_block():
+    x = correlated(1500, 300, 6).float()
+    mu, sigma = distances.moments(x)
+    np.testing.assert_allclose(mu, x.double().numpy().mean(0), atol=1e-12)
+    np.testing.assert_allclose(sigma, np.cov(x.double().numpy(), rowvar=False), atol=1e-10)
+    assert torch.equal(sigma, sigma.T)
+
+
 def test_moments_warn_when_the_covariance_is_singular():
     with pytest.warns(UserWarning, match="16 samples of 16 features"):
         distances.moments(correlated(16, 16, 0))
@@ -150,6 +158,34 @@ def test_frechet_of_covariances_that_are_singular_or_not_quite_symmetric():
     assert distances.frechet_distance(zero, one, zero, uneven) == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:.*singular covariance")
+@pytest.mark.parametrize("n", [5, 30, 41])
+def test_frechet_of_few_samples_equals_the_nuclear_norm(n):
+    """Tr (Σ₁Σ₂)^½ is the sum of the singular values of X Yᵀ, of centred samples as rows, which needs
+    no covariance; n = 5 and 30 of 40 features give singular ones."""
+    rng = np.random.default_rng(n)
+    x = torch.from_numpy(rng.normal(size=(n, 40)) * np.logspace(0, -3, 40))
+    y = torch.from_numpy(rng.normal(size=(n + 2, 40)) + 0.1)
+    centred = [z - z.mean(0) for z in (x, y)]
+    norm = torch.linalg.svdvals(centred[0] @ centred[1].T).sum() / ((n - 1) * (n + 1)) ** 0.5
+    (mu1, sigma1), (mu2, sigma2) = distances.moments(x), distances.moments(y)
+    assert (torch.linalg.matrix_rank(sigma1) < 40) == (n < 41)
+    expected = (mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * norm
+    for pair in ((mu1, sigma1, mu2, sigma2), (mu2, sigma2, mu1, sigma1)):
+        assert distances.frechet_distance(*pair) == pytest.approx(expected.item(), rel=1e-7)
+
+
+@pytest.mark.parametrize("exponent", [-6, -12, -15, -18, -40])
+def test_frechet_of_covariances_that_are_nearly_singular(exponent):
+    """Of covariances with the same axes: Σ (√a − √b)² over their eigenvalues."""
+    q = torch.linalg.qr(correlated(60, 60, 7)).Q
+    a = torch.logspace(0, exponent, 60, dtype=torch.float64)
+    b, zero = 2 * a.flip(0), torch.zeros(60)
+    got = distances.frechet_distance(zero, q * a @ q.T, zero, q * b @ q.T)
+    expected = (a.sqrt() - b.sqrt()).square().sum().item()
+    assert got == pytest.approx(expected, rel=1e-10 if exponent >= -12 else 1e-7)
+
+
 def test_frechet_is_never_negative():
     """Of equal sets the terms cancel to a rounding error, which is below 0 for some of them."""
     found = []
@@ -176,6 +212,25 @@ def test_kid_by_hand():
     mean, std = distances.kernel_inception_distance(x, y, subsets=3)
     assert mean == pytest.approx(9.5, rel=1e-12)
     assert np.isnan(std)  # each subset is the whole set: they can't differ
+
+
+@pytest.mark.parametrize("size", [60, 730, 1000])
+def test_kid_equals_its_formula_in_float64(size):
+    """Of float64 features to rounding, of float32 ones to 1e-4 of the deviation; one block or more."""
+    x = correlated(2100, 32, 0).relu().float()
+    y = (x.flip(0)[:2050] * 1.01 + 0.01).relu()
+    generator, values = torch.Generator().manual_seed(3), []
+    for _ in range(6):
+        a = x[torch.randperm(len(x), generator=generator)[:size]].double()
+        b = y[torch.randperm(len(y), generator=generator)[:size]].double()
+        k_aa, k_bb, k_ab = ((u @ v.T / 32 + 1) ** 3 for u, v in ((a, a), (b, b), (a, b)))
+        within = (k_aa.sum() - k_aa.trace() + k_bb.sum() - k_bb.trace()) / (size * (size - 1))
+        values.append((within - 2 * k_ab.mean()).item())
+    mean, std = np.mean(values), np.std(values)
+    for dtype, bound, std_bound in ((torch.float64, 1e-9, 1e-9), (torch.float32, 1e-4, 1e-5)):
+        features = x.to(dtype), y.to(dtype)
+        got = distances.kernel_inception_distance(*features, 6, subset_size=size, seed=3)
+        assert got == (pytest.approx(mean, abs=bound * std), pytest.approx(std, rel=std_bound))
 
 
 @pytest.mark.parametrize("shift, factor", [(0.0, 3**0.5), (1.0, 1.0)])
