@@ -51,3 +51,25 @@ def average(value):
         dist.all_reduce(value)
         value /= dist.get_world_size()
     return value
+
+
+def part(n, rank=None):
+    """The slice of n things that process `rank`, or this one, has. Sizes differ by one at most."""
+    rank = dist.get_rank() if rank is None else rank
+    world = dist.get_world_size()
+    return slice(n * rank // world, n * (rank + 1) // world)
+
+
+def gather_parts(values, n):
+    """All n values (n,), of which `values` are this process's part. Exact: zeros are added."""
+    gathered = values.new_zeros(n)
+    gathered[part(n)] = values
+    dist.all_reduce(gathered)
+    return gathered
+
+
+def broadcast_part(tensor, place, n):
+    """`tensor`, overwritten by that of the process whose part of n things has `place`."""
+    owner = next(rank for rank in range(dist.get_world_size()) if place < part(n, rank).stop)
+    dist.broadcast(tensor, owner)
+    return tensor

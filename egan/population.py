@@ -4,6 +4,7 @@ Three times, with the same methods and the same results up to rounding:
   Loop         one individual after the other, as Algorithm 1 reads
   SharedLoop   the same, but what all fitness scores have in common is computed once
   Batch        row r of every stacked parameter is individual r, and all rows are computed at once
+and Spread, which is any of these over several processes.
 
     parents = Batch(networks, adam)             # μ individuals
     children = parents.offspring(n_m)           # μ·n_m; child j·n_m + h: parent j, mutation h
@@ -22,6 +23,8 @@ import copy
 
 import torch
 from torch.func import functional_call, grad, vmap
+
+from common.distributed import broadcast_part, gather_parts, part
 
 from .model import discriminator_loss, diversity_fitness_of, fake_loss, quality_fitness, real_loss
 
@@ -49,11 +52,13 @@ class Loop:
         with self.context():
             return torch.stack([to_fp32(G(z_r)) for (G, _), z_r in zip(self.individuals, z)])
 
-    def offspring(self, n_m):
-        """n_m copies of every individual: weights, Adam's moments and step (departure 13)."""
-        return self.with_individuals(
-            [copy.deepcopy(parent) for parent in self.individuals for _ in range(n_m)]
-        )
+    def offspring(self, n_m, mine=slice(None)):
+        """n_m copies of every individual: weights, Adam's moments and step (departure 13).
+
+        mine: which of these children are made; all.
+        """
+        parents = [parent for parent in self.individuals for _ in range(n_m)]
+        return self.with_individuals([copy.deepcopy(parent) for parent in parents[mine]])
 
     def mutate(self, D, z, mutations):
         """θ ← Adam(∇_θ M_G^h(z, θ), θ), lines 11-12.
@@ -188,18 +193,20 @@ class Batch:
         with self.context():
             return to_fp32(vmap(self.G)(self.params, z))
 
-    def offspring(self, n_m):
+    def offspring(self, n_m, mine=slice(None)):
+        parents = torch.arange(len(self)).repeat_interleave(n_m)[mine]
         if self.children is None:  # their memory is kept from generation to generation
-            self.children = Batch([self.net] * (len(self) * n_m), self.adam, self.context)
+            self.children = Batch([self.net] * len(parents), self.adam, self.context)
             self.children.parents = self
-        return self.children.copy_rows(self, torch.arange(len(self)).repeat_interleave(n_m))
+        return self.children.copy_rows(self, parents)
 
     def mutate(self, D, z, mutations):
         D.requires_grad_(False)
         with self.context():
             l = to_fp32(vmap(D)(vmap(self.G)(self.params, z)))  # (P, B)
-        l = l.unflatten(0, (-1, len(mutations)))  # (μ, n_m, B)
-        losses = torch.stack([M(l[:, h]) for h, M in enumerate(mutations)], 1).flatten()
+        losses, n_m = l.new_empty(len(l)), len(mutations)
+        for h, M in enumerate(mutations):
+            losses[h::n_m] = M(l[h::n_m])
         self.opt.zero_grad()
         losses.sum().backward()  # a row's loss has gradient in that row only
         self.opt.step()
@@ -266,6 +273,66 @@ class Batch:
         for name, p in self.params.items():
             p.copy_(state["params"][name])
         set_adam(self.opt, self.params, {m: state[m] for m in MOMENTS}, state["step"])
+
+
+class Spread:
+    """A population over several processes. All have the same parents and the same D, and each
+    computes its part of the children.
+
+    The methods take and return what they do in one process, of all children. This object stands for
+    parents and children alike.
+    """
+
+    def __init__(self, parents):
+        self.parents = parents
+
+    def __len__(self):
+        return len(self.parents)
+
+    def sample(self, z):
+        return self.parents.sample(z)
+
+    def offspring(self, n_m):
+        self.n = len(self) * n_m
+        self.mine = part(self.n)
+        self.children = self.parents.offspring(n_m, self.mine)
+        return self
+
+    def mutate(self, D, z, mutations):
+        first = self.mine.start % len(mutations)  # the mutation of our first child
+        mutations = mutations[first:] + mutations[:first]
+        return gather_parts(self.children.mutate(D, z[self.mine], mutations), self.n)
+
+    def evaluate(self, D, x, z):
+        F_q, F_d = self.children.evaluate(D, x, z)
+        return gather_parts(F_q, self.n), gather_parts(F_d, self.n)
+
+    def healthy(self):
+        return gather_parts(self.children.healthy().float(), self.n).bool()
+
+    def survivors(self, places):
+        """Each survivor is sent by the process that has it, and becomes a parent in all."""
+        ours, new = self.children.state_dict(), self.parents.state_dict()
+        for row, place in enumerate(places.tolist()):
+            values = [t[row] for t in stacks(new)]
+            if self.mine.start <= place < self.mine.stop:
+                values = [t[place - self.mine.start] for t in stacks(ours)]
+            flat = broadcast_part(torch.cat([v.flatten() for v in values]), place, self.n)
+            for t, value in zip(stacks(new), flat.split([v.numel() for v in values])):
+                t[row] = value.view_as(t[row])
+        self.parents.load_state_dict(new | {"step": ours["step"]})
+        return self
+
+    def state_dict(self):
+        return self.parents.state_dict()
+
+    def load_state_dict(self, state):
+        self.parents.load_state_dict(state)
+
+
+def stacks(state):
+    """The stacked weights and moments (P, …) of a population's state."""
+    return [t for kind in ("params", *MOMENTS) for t in state[kind].values()]
 
 
 def weights_and_moments(params, opt):

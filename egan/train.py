@@ -7,6 +7,7 @@
   python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, …
   python -m egan.train --mutations wasserstein --clip 0.01     no E-GAN: WGAN, a row of the tables
   python -m egan.train --resume DIR                    go on, exactly where last.pt stands
+  torchrun --standalone --nproc-per-node=2 -m egan.train …     each computes half of the children
 
 Leaves in the run directory: log.jsonl, curves.png, samples/ (fixed z), last.pt.
 """
@@ -27,6 +28,7 @@ from common.arguments import ImageRunArgs
 from common.cli import run_main
 from common.data import DATASETS, load_images
 from common.device import autocast, check_batch_norm, choose_device, fused_adam
+from common.distributed import average_gradients, init_processes
 from common.errors import UserError
 from common.plots import curves
 from common.rng import seed_all, step_rng
@@ -47,7 +49,7 @@ from .model import (
     wasserstein_discriminator_loss,
     wasserstein_generator_loss,
 )
-from .population import POPULATIONS
+from .population import POPULATIONS, Spread
 from .samples import Progress, draw_samples, panels, sample_z
 
 GENERATOR_LOSSES = MUTATIONS | {"wasserstein": wasserstein_generator_loss}
@@ -162,8 +164,11 @@ def parse_args(argv=None):
         raise UserError(f"--quick is a toy problem: choose --dataset {' or '.join(MIXTURES)}")
     if 0 < args.fid_samples < 4:  # precision and recall need more than k = 3, a covariance two
         raise UserError(f"--fid-samples {args.fid_samples}: must be 0 or at least 4")
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        raise UserError("E-GAN's population lives in one process: start it without torchrun")
+    children, world = args.mu * len(args.mutations), int(os.environ.get("WORLD_SIZE", 1))
+    if world > children:
+        raise UserError(
+            f"{world} processes and {children} children: start {children} at most, or raise --mu"
+        )
     return args
 
 
@@ -211,13 +216,14 @@ def main(argv=None):
 
     # --- setup
     device = choose_device(args.device)
+    rank, world = init_processes(device)
     seed_all(args.seed)
 
     # --- data
     data, test_set = load_data(args), None
     if not toy:
         args.channels = data.to(device).channels
-        if args.fid_samples:
+        if args.fid_samples and rank == 0:
             test_set = load_data(args, "test")
     progress = Progress(args, device, test_set)
 
@@ -232,6 +238,8 @@ def main(argv=None):
         adam=lambda p: fused_adam(p, device, lr=args.lr_g, betas=(args.beta1, args.beta2)),
         context=lambda: autocast(device, args.amp),
     )
+    if world > 1:
+        population = Spread(population)
     opt_D = fused_adam(D.parameters(), device, lr=args.lr_d, betas=(args.beta1_d, args.beta2))
     selected = torch.zeros(n_m)  # survivors of each mutation since the last line of the log
     F_q = F_d = torch.zeros(mu * n_m, device=device)
@@ -240,13 +248,14 @@ def main(argv=None):
     check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
 
     # --- resume
-    run = Run("egan", args, device)
+    run = Run("egan", args, device, rank)
     start, values = run.resume(population=population, D=D, opt_D=opt_D)
     selected = values.get("selected", selected)
     run.announce(
         f"E-GAN, μ = {mu}, mutations {', '.join(args.mutations)}, γ = {args.gamma}, "
         f"selection by {args.selection}, on {args.dataset}, {device} ({kind}): "
         f"generations {start + 1} to {args.steps}"
+        + (f", children over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm 1 (line 1)
@@ -266,6 +275,7 @@ def main(argv=None):
             if args.gp:  # E-GAN-GP
                 epsilon = torch.rand(m, generator=rng).to(device)
                 (args.gp * gradient_penalty(D, x_k, fake, epsilon)).backward()
+            average_gradients(D)  # all processes take all of D's steps: this keeps D the same
             opt_D.step()  # line 6
             if args.clip:  # WGAN
                 clip_weights(D, args.clip)
@@ -300,7 +310,7 @@ def main(argv=None):
         if not wgan:
             logged |= {"F_q": F_q[places[0]], "F_d": F_d[places[0]]}
         run.check(step, **logged)
-        if run.due(step, args.sample_every):
+        if run.due(step, args.sample_every) and rank == 0:
             samples = progress.samples(population).cpu()
             run.check(step, samples=samples)
             picture = run.dir / "samples" / f"step_{step:08d}.png"
@@ -313,7 +323,9 @@ def main(argv=None):
             selected = torch.zeros(n_m)
         if run.due(step, args.save_every):
             run.save(step, population=population, D=D, opt_D=opt_D, selected=selected)
-            curves(read_log(run.dir / "log.jsonl"), panels(args), run.dir / "curves.png", smooth=10)
+            if rank == 0:
+                log = read_log(run.dir / "log.jsonl")
+                curves(log, panels(args), run.dir / "curves.png", smooth=10)
     return run.metrics
 
 

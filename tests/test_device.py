@@ -19,7 +19,7 @@ from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import torchvision_cpu
 from common.cli import UserError
 from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device
-from common.distributed import average, average_gradients, init_processes, shard
+from common.distributed import average, average_gradients, init_processes, part, shard
 from common.torchvision_cpu import import_torchvision
 from common.rng import rng_state, seed_all, set_rng_state, step_rng
 from common.metrics import jets as jet_scores
@@ -217,6 +217,7 @@ def two_processes(monkeypatch):
 
 def test_shards_and_averages(two_processes):
     assert shard(torch.arange(6)).tolist() == [3, 4, 5]
+    assert part(3) == slice(1, 3) and part(3, 0) == slice(0, 1) and part(6) == slice(3, 6)
     with pytest.raises(UserError, match="--batch-size 7 can't be split evenly over 2 processes"):
         shard(torch.arange(7))
     net = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 1))
@@ -285,7 +286,7 @@ def test_every_folder_refuses_one_sample_per_process_before_it_makes_a_run(
     here, monkeypatch, folder, flag, words
 ):
     module = importlib.import_module(f"{folder}.train")
-    for world in (1,) if folder == "egan" else (1, 2):  # E-GAN lives in one process
+    for world in (1,) if folder == "egan" else (1, 2):  # all of E-GAN's take whole batches
         monkeypatch.setattr(
             module, "init_processes", lambda device, world=world: (0, world), raising=False
         )

@@ -8,15 +8,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from common.cli import UserError
 from common.rng import step_rng
+from common.runs import read_log
 from common.metrics.images import Tracker
 from common.toys import mixture
 from common.metrics.toy import mmd2
 from egan import eval as egan_eval
 from egan import reproduce, tables, train
+from egan import samples as egan_samples
 from egan.model import (
     MUTATIONS,
     ConvDiscriminator,
@@ -597,9 +600,10 @@ def test_mistakes_are_named(argv, what):
         train.parse_args(argv)
 
 
-def test_torchrun_is_refused(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
+def test_more_processes_than_children_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert train.parse_args(["--mu", "2", "--mutations", "minimax", "heuristic"]).mu == 2
+    with pytest.raises(UserError, match="^4 processes and 3 children: start 3 at most"):
         train.parse_args([])
 
 
@@ -1088,6 +1092,90 @@ def test_resume_is_exact_with_population_and_adam_states(tmp_path, version):
     assert logs[0] == [
         line for line in logs[1] if line["step"] != 7
     ]  # the cut run logs its last step, too
+
+
+def overflowing(l):
+    """A finite loss with a gradient whose square, of Adam's second moment, is infinite: no weight moves."""
+    return 1e30 * l.mean(-1)
+
+
+# Children: 3 (1 and 2), 9 (4 and 5), 6, 12, 3, 6 with images, 6 of which 2 are sick
+SPREAD = {
+    "one parent": ["--population", "loop", "--sample-every", "2"],
+    "odd": ["--population", "loop", "--mu", "3", "--batch-size", "9"],
+    "shared": ["--population", "shared-loop", "--mu", "2", "--n-d", "2"],
+    "batch": ["--population", "batch", "--mu", "4", "--gp", "1", "--d-norm", "none"],
+    "batch of one parent": ["--population", "batch"],
+    "images": ["--mu", "2", "--dataset", "synthetic", "--z-dim", "8"],
+    "sick": ["--population", "loop", "--mu", "2", "--selection", "random"],
+}
+
+
+def train_spread(out, *stops):
+    """Train all of SPREAD to the first of these generations, and go on to the next."""
+    for name, flags in SPREAD.items():
+        train.GENERATOR_LOSSES["minimax"] = overflowing if name == "sick" else minimax
+        place, first, *later = f"{out}/{name}", *stops
+        train.main([*SMALL, *flags, "--log-every", "1", "--steps", str(first), "--out", place])
+        for stop in later:
+            dist.barrier()  # until rank 0 has saved
+            train.main(["--resume", place, "--steps", str(stop)])
+
+
+def test_two_processes_evolve_as_one(here, python, monkeypatch):
+    """Bit for bit where children are computed one by one, and to 1e-6 in a batch. Only rank 0 writes."""
+    Path("two.py").write_text(
+        "import os, pathlib, tests.test_egan as t\n"
+        "touch = lambda *a, **k: pathlib.Path('drawn by ' + os.environ['RANK']).touch()\n"
+        "t.train.draw_samples = t.train.curves = touch\n"
+        "t.train_spread('two', 3, 5)\n"
+    )
+    done = python("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "two.py")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("children over 2 processes") == 2 * len(SPREAD)
+    assert [path.name for path in Path().glob("drawn by *")] == ["drawn by 0"]
+
+    monkeypatch.setitem(train.GENERATOR_LOSSES, "minimax", minimax)  # and what it was, afterwards
+    train_spread("one", 5)
+    for name in SPREAD:
+        ones, twos = Path("one", name), Path("two", name)
+        one, two = checkpoint(ones)["state"], checkpoint(twos)["state"]
+        atol = 1e-6 if "batch" in name else 0
+        for key in ("population", "D", "selected"):
+            torch.testing.assert_close(two[key], one[key], rtol=0, atol=atol)
+        logs = [read_log(run / "log.jsonl") for run in (ones, twos)]
+        assert [line["step"] for line in logs[1]] == [1, 2, 3, 4, 5]
+        for line, line_of_two in zip(*logs):
+            del line["seconds"]
+            assert {k: line_of_two[k] for k in line} == pytest.approx(line, abs=atol, rel=0)
+        assert name != "sick" or all(line["selected_minimax"] == 0 for line in logs[1])
+
+
+def test_rank_0_alone_writes_and_measures(tmp_path, monkeypatch):
+    """Under torchrun the others must not train a LeNet each."""
+    monkeypatch.setattr(train, "init_processes", lambda device: (1, 1))
+    monkeypatch.setattr(egan_samples, "Tracker", lambda *args: pytest.fail("a Tracker"))
+    flags = ["--smoke", "--dataset", "synthetic", "--fid-samples", "8", "--steps", "2"]
+    train.main([*flags, "--out", str(tmp_path / "r")])
+    assert not (tmp_path / "r").exists()
+
+
+def test_gradients_of_D_are_averaged_before_each_step(tmp_path, monkeypatch):
+    """Those of the penalty, too: D stays as it is where their average is 0."""
+    averaged = []
+
+    def zero(D):
+        averaged.append(D)
+        for p in D.parameters():
+            p.grad.zero_()
+
+    monkeypatch.setattr(train, "average_gradients", zero)
+    flags = ["--gp", "1", "--d-norm", "none", "--n-d", "2"]
+    train.main([*SMALL, *flags, "--steps", "3", "--out", str(tmp_path / "r")])
+    torch.manual_seed(0)
+    _, D = train.build(train.parse_args([*SMALL, *flags]))
+    state = checkpoint(tmp_path / "r")["state"]["D"]
+    assert len(averaged) == 6 and all(torch.equal(t, D.state_dict()[n]) for n, t in state.items())
 
 
 @pytest.mark.parametrize(
