@@ -1210,6 +1210,13 @@ def test_every_arm_has_the_right_labels_and_equally_many_steps(monkeypatch):
         return real_train(data, augmented, seed, *more)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", one_more_step)
+
+    def on_test_images(net, data, device):
+        assert data.split == "test" and len(data) == 512
+        return real_recalls(net, data, device)
+
+    real_recalls = classifier.recalls
+    monkeypatch.setattr(classifier, "recalls", on_test_images)
     monkeypatch.setattr(classifier, "train_classifier", watched)
     monkeypatch.setattr(classifier, "STEPS", 3)
     found = classifier.measure(shows_what_is_asked, trained, torch.device("cpu"))
@@ -1225,11 +1232,15 @@ def test_every_arm_has_the_right_labels_and_equally_many_steps(monkeypatch):
         True,
     ]
     assert {seed for _, _, seed in sets.values()} == {5}
+    real = load_images("synthetic", None, size=16)
+    label_of = {image.numpy().tobytes(): label for image, label in zip(real.images, real.labels)}
     generated = []
     for data, _, _ in sets.values():
         levels = data.images.flatten(1)
         made = (levels == levels[:, :1]).all(1)
         assert torch.equal(levels[made, 0], 10 + 20 * data.labels[made].byte())
+        for image, label in zip(data.images[~made], data.labels[~made]):
+            assert label_of[image.numpy().tobytes()] == label
         generated.append(int(made.sum()))
     assert generated == [0, 0, 0, 9 * 34, 9 * 20, 9 * 20]
 
