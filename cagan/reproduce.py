@@ -1,7 +1,8 @@
 """The paper's figures, by training what they need, and the numbers that it leaves to the eye:
 
-  python -m cagan.reproduce --reduced              Figs. 12, 13, 14, §6.3 and the toy, three seeds
+  python -m cagan.reproduce --reduced              all of the below and the toy, three seeds
   python -m cagan.reproduce --figures 14           Fig. 14 at the paper's size (a GPU's work)
+  python -m cagan.reproduce --figures classifier --reduced    do generated images help a classifier?
 
 Trains --jobs runs at a time under --out; started again, it goes on where it stood. Writes
 figure_<name>.png, .md and .json there; a JSON holds all that its figure of scores shows.
@@ -33,7 +34,7 @@ from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log, replace_file, write_json
 from common.sweep import end_of_part, sweep
 
-from . import toy, train
+from . import classifier, toy, train
 from .conditions import each_condition
 from .eval import draw_classes, draw_samples, load, measure, real_images, save_classes
 from .metrics import sample
@@ -61,7 +62,7 @@ REDUCED = (
 @dataclass
 class Args(arguments.SweepArgs):
     # --- figures
-    figures: list[Literal[*TITLES, "toy"]] | None = None  # which ones; none: all
+    figures: list[Literal[*TITLES, "classifier", "toy"]] | None = None  # which ones; none: all
     reduced: bool = False  # FashionMNIST, small networks and few steps (README)
     seeds: int = 3  # runs per curve
     out: FilePath | None = None  # none: runs/cagan/figures or figures-reduced
@@ -105,6 +106,18 @@ def figure_configs(reduced):
     }
 
 
+def classifier_configs(reduced):
+    """{unbalanced set: flags of train.py}: §6.3's and a harder one, mixed for the last third."""
+    steps, norm = (1872, ["batch", "--norm-inner"]) if reduced else (46_800, ["batch"])
+    configs = {}
+    for rest in (500, 50):
+        epochs = steps * 32 / (5500 + 9 * rest)
+        flags = ["--unbalanced", "5500", str(rest), "--norm", *norm, "--steps", str(steps)]
+        flags += ["--mix-from", str(round(epochs * 2 / 3)), "--fid-samples", "0"]
+        configs[f"5500 of class 0, {rest} of each other class"] = flags
+    return configs
+
+
 # --- runs
 
 
@@ -119,14 +132,18 @@ def cells(configs, seeds):
     return list(runs.values())
 
 
-def measure_run(where, _, args):
-    """The metrics of a finished run."""
+def measure_run(where, cell, args):
+    """The metrics of a finished run; for the figure "classifier" also those of its classifiers."""
     device = choose_device(args.device)
     args.ckpt = where
     G, trained, checkpoint = load(where / "last.pt", device)
     names, groups = checkpoint["state"]["names"], checkpoint["state"]["groups"]
     draw_samples(G, trained, names, groups, 80, device, where / "samples.png")
-    return measure(G, trained, groups, args, device, *real_images(trained, groups, args, device))
+    real = real_images(trained, groups, args, device)
+    metrics = measure(G, trained, groups, args, device, *real)
+    if cell["flags"] in classifier_configs(args.reduced).values():
+        metrics["classifier"] = classifier.measure(G, trained, device)
+    return metrics
 
 
 def score_logs(results, folder):
@@ -253,20 +270,40 @@ def draw_mixed_samples(runs, names, folder, device):
     plots.save_grid(torch.cat(images), path, nrow=len(names), zoom=zoom, rows=rows, columns=names)
 
 
+def finished(name, config, results, failed):
+    """{label: results} of the figure's curves that have any. config: {label: flags}."""
+    runs = {}
+    for label, flags in config.items():
+        mine = [r for r in results if r["flags"] == flags and "metrics" in r]
+        if mine:
+            runs[label] = mine
+    if not runs:
+        raise UserError(f"no run of figure {name} came through: {'; '.join(failed)}")
+    return runs
+
+
+def write_figure(folder, name, text, report):
+    """figure_<name>.md and .json."""
+    replace_file(folder / f"figure_{name}.md", text.encode())
+    print(text)
+    write_json(folder / f"figure_{name}.json", report)
+
+
 def main(argv=None):
     """{figure: rows of its table}."""
     args = arguments.parse_args(Args, __doc__, argv)
-    chosen = args.figures or [*TITLES, "toy"]
+    chosen = args.figures or [*TITLES, "classifier", "toy"]
     default = "runs/cagan/figures-reduced" if args.reduced else "runs/cagan/figures"
     folder = Path(args.out or default)
     configs = {k: config for k, config in figure_configs(args.reduced).items() if k in chosen}
+    for_classifier = classifier_configs(args.reduced) if "classifier" in chosen else {}
     shared = FULL
     if args.reduced:
         shared = REDUCED.format(amp=bf16_if_fast(args.device)).split()
     shared = shared + shlex.split(args.train_flags)
     results = []
-    if configs:
-        todo = cells(configs, args.seeds)
+    if configs or for_classifier:
+        todo = cells(configs | {"classifier": for_classifier}, args.seeds)
         # the last two stand in the settings.json of earlier sweeps, which so go on
         measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
         results = sweep(todo, train.main, measure_run, measuring, folder, shared)
@@ -274,13 +311,7 @@ def main(argv=None):
     failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
     tables = {}
     for name, config in configs.items():
-        runs = {}
-        for label, flags in config.items():
-            mine = [r for r in results if r["flags"] == flags and "metrics" in r]
-            if mine:
-                runs[label] = mine
-        if not runs:
-            raise UserError(f"no run of figure {name} came through: {'; '.join(failed)}")
+        runs = finished(name, config, results, failed)
         rows = [numbers(label, mine, folder) for label, mine in runs.items()]
         draw_scores(name, rows, folder)
         if name == "mixed":
@@ -288,14 +319,20 @@ def main(argv=None):
             names = first["state"]["names"]
             draw_mixed_classes(rows, names, folder)
             draw_mixed_samples(runs, names, folder, choose_device(args.device))
-        text = table(name, rows)
-        replace_file(folder / f"figure_{name}.md", text.encode())
-        print(text)
         report = {"flags": shared, "configs": config, "rows": rows, "failed": failed}
-        write_json(folder / f"figure_{name}.json", report)
+        write_figure(folder, name, table(name, rows), report)
         tables[name] = rows
     if tables:
         draw_overview(tables, folder / "figure_overview.png")
+    if for_classifier:
+        runs = finished("classifier", for_classifier, results, failed)
+        rows = [row for label, mine in runs.items() for row in classifier.numbers(label, mine)]
+        classifier.draw(rows, folder / "figure_classifier.png")
+        every_run = [without_confusion(result) for mine in runs.values() for result in mine]
+        report = {"flags": shared, "configs": for_classifier, "rows": rows, "failed": failed}
+        report["results"] = every_run
+        write_figure(folder, "classifier", classifier.table(rows), report)
+        tables["classifier"] = rows
     if "toy" in chosen:
         toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
     return tables

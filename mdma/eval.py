@@ -10,8 +10,8 @@ Writes eval_<step>.json, table1.md and figures beside the checkpoint; of one in 
 runs/mdma/<its name>. The networks have no train and eval modes that differ. A checkpoint alone can
 generate: it holds the distribution of n and the scale of the features.
 
-Files are .hdf5, .h5 or .npz as the head of jets.py says, of any generator. Their results are named
-after --generated and stand beside it, or in --out. Nothing is overwritten.
+Files are .hdf5, .h5, .npz or JetClass's .root, see the head of jets.py, of any generator. Their
+results are named after --generated and stand beside it, or in --out. Nothing is overwritten.
 """
 
 import argparse

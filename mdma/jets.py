@@ -15,6 +15,7 @@ A file of your own is .hdf5, .h5 or .npz: `particles` (jets, particles, 3) and `
 particles), or JetNet's `particle_features` (jets, particles, 4), where the mask is the fourth
 feature. Its columns must be the features above in that order; `check_order` and `check_relative`
 say what of this is tested, and by which bounds.
+A file .root is JetClass's (arXiv:2202.03772), of jets of the class in its name: `_read_jetclass`.
 """
 
 import functools
@@ -33,6 +34,8 @@ from common.metrics.jets import jet_mass, present
 from common.runs import replace_file
 
 FEATURES = ("eta_rel", "phi_rel", "pt_rel")
+JETCLASS = ("part_deta", "part_dphi", "part_px", "part_py", "jet_pt")  # branches; momenta in GeV
+FILES = (".hdf5", ".h5", ".npz", ".root")
 JET_TYPES = ("g", "q", "t", "w", "z")
 SPLITS = ("train", "valid", "test")
 MAX_PARTICLES = 150  # of JetNet and of simulate.py
@@ -125,14 +128,15 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     split: "train", "valid" or "test".
     Raises UserError for bad arguments, missing or damaged files, jets without
     particles, values that aren't finite, particles without positive pT, and files whose jets have
-    more than num_particles (JetNet's are cut to the hardest); and for files of your own with
-    columns in another order, or features that aren't relative to the jet.
+    more than num_particles (JetNet's and JetClass's are cut to the hardest); and for files of your
+    own with columns in another order, or features that aren't relative to the jet.
     """
     data_dir = Path(data_dir).expanduser()
-    own = str(dataset).endswith((".hdf5", ".h5", ".npz"))
+    own = str(dataset).endswith(FILES)
     if not own and dataset not in ("jetnet", "pythia", "synthetic"):
         raise UserError(
-            f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5 or .npz"
+            f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5, .npz "
+            "or .root"
         )
     if not own and jet_type not in JET_TYPES:
         raise UserError(f"unknown jet type {jet_type!r}: choose from {', '.join(JET_TYPES)}")
@@ -157,7 +161,8 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
             f'make data-jets ARGS="--type {jet_type}{where}"'
         )
     particles, mask = _read(path)
-    if own and (most := int(mask.sum(1).max())) > num_particles:
+    cut = path.suffix == ".root"
+    if own and not cut and (most := int(mask.sum(1).max())) > num_particles:
         raise UserError(
             f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
             f"--num-particles {most}, or cut the file to each jet's hardest"
@@ -407,9 +412,11 @@ def _write_jets(jets, npz, hdf5):
 
 
 def _read(path):
-    """(particles (J, N, 3), mask (J, N)) of an HDF5 or NPZ file, as they stand there."""
+    """(particles (J, N, 3), mask (J, N)) of a file, as they stand there."""
     if path.is_dir():
         raise UserError(f"{path} is a directory, not a file of jets")
+    if path.suffix == ".root":
+        return _read_jetclass(path)
     try:
         if path.suffix == ".npz":
             with np.load(path) as f:
@@ -465,6 +472,43 @@ def _read(path):
     if not len(mask):
         raise UserError(f"{path} has no jets")
     return x[..., :3], mask
+
+
+def _read_jetclass(path):
+    """(particles (J, N, 3), mask (J, N)) of all jets in a ROOT file of JetClass.
+
+    η_rel is part_deta, which JetClass mirrors where η_jet < 0, and φ_rel part_dphi. pT_rel is
+    √(part_px² + part_py²) / jet_pt. N is the largest number of particles of a jet in the file.
+    """
+    try:
+        import awkward
+        import uproot
+    except ImportError as e:
+        raise UserError(f"{path} is read by uproot ({e}): pip install uproot awkward") from None
+    try:
+        with uproot.open(path) as f:
+            branches = f["tree"].keys() if "tree" in f else []
+            missing = [name for name in JETCLASS if name not in branches]
+            jets = None if missing else f["tree"].arrays(JETCLASS)
+    except Exception as e:  # uproot's errors for damaged files have no class in common
+        raise UserError(
+            f"can't read {path}, it is cut short, damaged or of another format "
+            f"({shorten(str(e), 100)}): get it again"
+        ) from None
+    if missing:
+        raise UserError(
+            f"{path} has no branches {', '.join(missing)} in a TTree `tree`: only JetClass's ROOT "
+            "files can be read, write others as HDF5 (see mdma/jets.py's head)"
+        )
+    n = awkward.num(jets["part_deta"]).to_numpy()
+    if not len(n):
+        raise UserError(f"{path} has no jets")
+    pt = np.hypot(jets["part_px"], jets["part_py"]) / jets["jet_pt"]
+    mask = np.arange(n.max()) < n[:, None]
+    particles = np.zeros((*mask.shape, 3), np.float32)
+    for k, values in enumerate((jets["part_deta"], jets["part_dphi"], pt)):
+        particles[mask, k] = awkward.flatten(values).to_numpy()
+    return particles, mask
 
 
 def clean(particles, mask, where):

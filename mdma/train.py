@@ -5,6 +5,7 @@
   python -m mdma.train --quick            30 particles, simulated: 15 minutes on two cores
   python -m mdma.train --jet-type g --num-particles 30
   python -m mdma.train --dataset my.h5    HDF5 or NPZ of (jets, particles, 3) and a mask
+  python -m mdma.train --dataset TTBar_000.root    JetClass's jets (pip install uproot awkward)
   python -m mdma.train --paper-code       the published networks, padding and all
   python -m mdma.train --model epic       EPiC-GAN, which the paper compares with
   python -m mdma.train --resume DIR       go on, exactly where last.pt stands
@@ -95,7 +96,8 @@ class Args(RunArgs):
     ema: float = 0.0
 
     # --- run
-    dataset: FilePath = "jetnet"  # jetnet, pythia, synthetic, or your own .hdf5, .h5 or .npz
+    # jetnet, pythia, synthetic, your own .hdf5, .h5 or .npz, or JetClass's .root
+    dataset: FilePath = "jetnet"
     train_jets: int | None = None  # train on the first so many training jets only; none: on all
     # batches to train on; none: 3,000 epochs (§3.1), of JetNet's top jets 2,919,000
     steps: int | None = None

@@ -2,6 +2,7 @@
 conditions.
 """
 
+import argparse
 import json
 import math
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 from cagan import eval as cagan_eval
-from cagan import metrics, reproduce, toy, train
+from cagan import classifier, metrics, reproduce, toy, train
 from cagan.conditions import (
     condition_names,
     each_condition,
@@ -42,6 +43,7 @@ from cagan.train import build
 from cagan.toy import CENTRES, label_accuracies, train_toy
 from common.cli import UserError
 from common.data import ImageSet, load_images
+from common.metrics.lenet import accuracy as lenet_accuracy
 from common.rng import step_rng
 from common.runs import read_log
 
@@ -1150,3 +1152,176 @@ def test_a_figures_numbers_and_table_by_hand(tmp_path):
     text = reproduce.table("13", [row])
     assert "over 2 seeds, fid_per_class_lenet_60_test, fid_lenet_60_test, conditional_acc" in text
     assert "| CA-GAN | 20.5 ± 0.707 | 4 ± 1.41 | 2 ± 0 | 0.5 ± 0 | 0.3 ± 0 |" in text
+
+
+# --- do generated images help a classifier?
+
+
+def real_and_asked():
+    """Seven images of class 0, two of 1, three of 2, and what G is asked for to fill them up."""
+    return T([1, 0, 2, 0, 0, 1, 0, 2, 0, 0, 2, 0]), T([1, 1, 2, 1, 2, 1, 2, 2, 1])
+
+
+def test_each_arms_places_by_hand():
+    """Real images have places 0 to 11, generated ones 12 to 20."""
+    places = classifier.training_places(*real_and_asked())
+    common = [1, 3, 4, 6, 8, 9, 11]
+    assert places["as it is"].tolist() == list(range(12))
+    repeated = [*common, 0, 5, 0, 5, 0, 5, 0, 2, 7, 10, 2, 7, 10, 2]
+    assert places["oversampled"].tolist() == repeated
+    assert places["oversampled, flips and shifts"].tolist() == repeated
+    filled = [*common, 0, 5, 12, 13, 15, 17, 20, 2, 7, 10, 14, 16, 18, 19]
+    assert places["filled up with generated"].tolist() == filled
+    half = [*common[:4], *common[:3], 0, 5, 0, 5, 12, 13, 15, 2, 7, 10, 2, 14, 16, 18]
+    assert places["half oversampled, half generated"].tolist() == half
+    assert places["half generated, flips and shifts"].tolist() == half
+    labels = torch.cat(real_and_asked())
+    for arm, found in places.items():
+        counts = [7, 2, 3] if arm == "as it is" else [7, 7, 7]
+        assert labels[found].bincount().tolist() == counts
+
+
+def unbalanced_run(**more):
+    flags = "--smoke --unbalanced 40 6 --size 16 --z-dim 3 --amp off"
+    args = train.parse_args(flags.split())
+    return argparse.Namespace(**vars(args) | {"channels": 1} | more)
+
+
+def shows_what_is_asked(z, cnd):
+    """A G whose images of class c have the one grey level 10 + 20c everywhere."""
+    level = (10 + 20 * cnd.argmax(1)) / 127.5 - 1
+    return level[:, None, None, None].expand(-1, 1, 16, 16)
+
+
+def test_every_arm_has_the_right_labels_and_equally_many_steps(monkeypatch):
+    steps, sets = [], {}
+    step = torch.optim.AdamW.step
+    trained = unbalanced_run(seed=5)
+
+    def one_more_step(self, *args, **kwargs):
+        steps[-1] += 1
+        return step(self, *args, **kwargs)
+
+    real_train = classifier.train_classifier
+
+    def watched(data, augmented, seed, *more):
+        steps.append(0)
+        sets[len(steps)] = (data, augmented, seed)
+        return real_train(data, augmented, seed, *more)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", one_more_step)
+
+    def on_test_images(net, data, device):
+        assert data.split == "test" and len(data) == 512
+        return real_recalls(net, data, device)
+
+    real_recalls = classifier.recalls
+    monkeypatch.setattr(classifier, "recalls", on_test_images)
+    monkeypatch.setattr(classifier, "train_classifier", watched)
+    monkeypatch.setattr(classifier, "STEPS", 3)
+    found = classifier.measure(shows_what_is_asked, trained, torch.device("cpu"))
+    assert list(found) == list(classifier.training_places(*real_and_asked()))
+    assert steps == [3] * 6
+    assert all(len(each) == 10 and 0 <= min(each) <= max(each) <= 1 for each in found.values())
+    assert [augmented for _, augmented, _ in sets.values()] == [
+        False,
+        False,
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert {seed for _, _, seed in sets.values()} == {5}
+    real = load_images("synthetic", None, size=16)
+    label_of = {image.numpy().tobytes(): label for image, label in zip(real.images, real.labels)}
+    generated = []
+    for data, _, _ in sets.values():
+        levels = data.images.flatten(1)
+        made = (levels == levels[:, :1]).all(1)
+        assert torch.equal(levels[made, 0], 10 + 20 * data.labels[made].byte())
+        for image, label in zip(data.images[~made], data.labels[~made]):
+            assert label_of[image.numpy().tobytes()] == label
+        generated.append(int(made.sum()))
+    assert generated == [0, 0, 0, 9 * 34, 9 * 20, 9 * 20]
+
+
+def test_a_classifier_learns_repeatably_whatever_was_drawn_before(monkeypatch):
+    monkeypatch.setattr(classifier, "STEPS", 60)
+    data, test = (load_images("synthetic", None, split, size=16) for split in ("train", "test"))
+    nets = []
+    for _ in range(2):
+        torch.rand(3)
+        nets.append(classifier.train_classifier(data, False, 1, torch.device("cpu")))
+    assert all(torch.equal(a, b) for a, b in zip(nets[0].parameters(), nets[1].parameters()))
+    seen = classifier.recalls(nets[0], test, "cpu")
+    assert sum(seen) / 10 == pytest.approx(lenet_accuracy(nets[0], test), abs=0.01)
+    assert sum(seen) / 10 > 0.5
+    other = classifier.train_classifier(data, True, 1, torch.device("cpu"))
+    assert not torch.equal(other.features.weight, nets[0].features.weight)
+
+
+def test_recalls_by_hand():
+    """Of class 0 half of the images are seen as such, of class 1 all, of class 2 none."""
+    images = T([0, 9, 1, 1, 0]).byte().view(5, 1, 1, 1).expand(-1, 1, 4, 4)
+    names = ["a", "b", "c"]
+    data = ImageSet("x", "test", 4, 1, names, images=images, labels=T([0, 0, 1, 1, 2]))
+    net = lambda x: (None, torch.eye(10)[((x[:, 0, 0, 0] + 1) * 127.5).round().long()])
+    assert classifier.recalls(net, data, "cpu") == [0.5, 1.0, 0.0]
+
+
+def test_images_are_mirrored_and_moved_by_two_pixels_at_most():
+    image = torch.full((1, 1, 9, 9), -1.0)
+    image[0, 0, 4, 4], image[0, 0, 4, 5] = 1.0, 0.5
+    moved = classifier.flipped_and_shifted(image.repeat(500, 1, 1, 1), torch.Generator())
+    rows, columns = ((moved == 1).nonzero()[:, k] for k in (2, 3))
+    assert rows.unique().tolist() == columns.unique().tolist() == [2, 3, 4, 5, 6]
+    right = (moved == 0.5).nonzero()[:, 3] > columns
+    assert 200 < right.sum() < 300
+
+
+def test_the_classifiers_numbers_and_table_by_hand():
+    results = []
+    for seed in (0, 1):
+        recalls = {"oversampled": [0.9, 0.5, 0.7], "filled": [0.6, 0.9 + seed / 10, 0.5]}
+        results.append({"seed": seed, "metrics": {"classifier": recalls}})
+    rows = classifier.numbers("5 and 2", results)
+    assert [row["arm"] for row in rows] == ["oversampled", "filled"]
+    assert rows[1]["accuracy"] == pytest.approx([2 / 3, 2.1 / 3])
+    assert rows[1]["rare_recall"] == pytest.approx([0.7, 0.75])
+    assert rows[1]["common_recall"] == [0.6, 0.6] and rows[0]["gain"] == [0, 0]
+    assert rows[1]["gain"] == pytest.approx([0.1, 0.15])
+    text = classifier.table(rows)
+    assert "mean ± sd over 2 seeds" in text
+    assert "| 5 and 2 | filled | 68.3 ± 2.4 | 72.5 ± 3.5 | 60.0 ± 0.0 | 12.5 ± 3.5 |" in text
+
+
+def test_the_classifiers_sets_are_mixed_for_the_last_third():
+    for reduced, lates in ((True, [4, 7]), (False, [100, 168])):
+        for flags, rest, late in zip(
+            reproduce.classifier_configs(reduced).values(), (500, 50), lates
+        ):
+            args = train.parse_args(flags)
+            assert (args.unbalanced, args.norm) == ([5500, rest], "batch")
+            assert (args.mix_from, args.norm_inner) == (late, reduced)
+            epochs = args.steps * 32 / (5500 + 9 * rest)
+            assert late / epochs == pytest.approx(2 / 3, abs=0.05)
+
+
+def test_the_figure_of_classifiers_is_drawn_and_goes_on(here, capsys, monkeypatch):
+    small = ["--unbalanced", "40", "5", "--norm", "batch", "--steps", "12", "--mix-from", "1"]
+    monkeypatch.setattr(reproduce, "classifier_configs", lambda reduced: {"40 and 5": small})
+    monkeypatch.setattr(classifier, "STEPS", 2)
+    words = "--figures classifier --reduced --seeds 2 --jobs 1 --n 60 --out F --train-flags".split()
+    words.append("--smoke --dataset synthetic --amp off --fid-samples 0 --z-dim 4")
+    rows = reproduce.main(words)["classifier"]
+    assert len(rows) == 6 and all(len(row["accuracy"]) == 2 for row in rows)
+    report = json.loads((here / "F/figure_classifier.json").read_text())
+    assert report["rows"] == rows and [r["seed"] for r in report["results"]] == [0, 1]
+    assert (here / "F/figure_classifier.png").stat().st_size > 200
+    assert (
+        "| 40 and 5 | filled up with generated |" in (here / "F/figure_classifier.md").read_text()
+    )
+    capsys.readouterr()
+    monkeypatch.setattr(classifier, "measure", lambda *args: pytest.fail("measured twice"))
+    reproduce.main(words)
+    assert "2 of 2 runs are there" in capsys.readouterr().err

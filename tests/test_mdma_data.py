@@ -5,15 +5,17 @@ import sys
 import types
 from pathlib import Path
 
+import awkward
 import h5py
 import numpy as np
 import pytest
 import torch
+import uproot
 
-from common.cli import UserError
+from common.cli import UserError, run_main
 from mdma import jets as jets_module
 from mdma import simulate as simulate_module
-from mdma.jets import JET_TYPES, Jets, bucketed_indices, hardest_first, load_jets
+from mdma.jets import JET_TYPES, Jets, bucketed_indices, hardest_first, load_jets, read_for_scores
 from mdma.simulate import isotropic_decays, jet_arrays, simulate, simulate_shard
 
 REPO = Path(__file__).parent.parent
@@ -887,3 +889,77 @@ def test_a_negative_seed_is_refused(here):
     with pytest.raises((UserError, SystemExit)):
         simulate_module.main(["--seed", "-1", "--jets", "1"])
     assert not list(here.iterdir())
+
+
+# --- JetClass's ROOT files
+
+JETCLASS = dict(
+    part_deta=[[0.1, -0.2], [0.05], [-0.3, 0.2, 0.1]],
+    part_dphi=[[0.0, 0.3], [-0.1], [0.2, -0.1, 0.0]],
+    part_px=[[30.0, -400.0], [3.0], [0.0, 100.0, 60.0]],
+    part_py=[[40.0, 300.0], [-4.0], [-50.0, 0.0, 80.0]],
+    jet_pt=[500.0, 5.0, 200.0],
+    label_QCD=[False, True, False],
+)
+
+
+def write_root(path, repeat=1, tree="tree", **changed):
+    """A ROOT file with JetClass's branches, each jet `repeat` times; a branch of None is left out."""
+    arrays = {
+        name: awkward.Array(values)[list(range(len(values))) * repeat]
+        for name, values in (JETCLASS | changed).items()
+        if values is not None
+    }
+    with uproot.recreate(path) as f:
+        f.mktree(tree, {name: array.type.content for name, array in arrays.items()})
+        f[tree].extend(arrays)
+    return path
+
+
+def test_jetclass_by_hand(tmp_path):
+    """pT of 50 and 500 of 500 GeV, 5 of 5, and 50, 100, 100 of 200, hardest first."""
+    jets = read_for_scores(write_root(tmp_path / "TTBar.root"))
+    assert jets.n.tolist() == [2, 1, 3] and jets.particles.dtype == torch.float32
+    expected = [
+        [[-0.2, 0.3, 1], [0.1, 0, 0.1], [0, 0, 0]],
+        [[0.05, -0.1, 1], [0, 0, 0], [0, 0, 0]],
+        [[0.2, -0.1, 0.5], [0.1, 0, 0.5], [-0.3, 0.2, 0.25]],
+    ]
+    torch.testing.assert_close(jets.particles, torch.tensor(expected))
+
+
+def test_jetclass_is_cut_to_the_hardest_and_split(tmp_path):
+    path = write_root(tmp_path / "TTBar.root", repeat=20)
+    parts = [load_jets(path, "t", 2, "", split) for split in ("train", "valid", "test")]
+    assert [len(part) for part in parts] == [42, 9, 9]
+    assert parts[0].n.unique().tolist() == [1, 2]
+    assert -0.3 not in parts[0].particles[..., 0].round(decimals=4).tolist()
+    assert load_jets(path, "t", 5, "", "train").particles.shape == (42, 5, 3)
+
+
+def test_a_root_file_that_is_none_of_jetclass(tmp_path):
+    for name, changed, message in (
+        ("a", dict(part_px=None, jet_pt=None), "no branches part_px, jet_pt in a TTree `tree`"),
+        ("b", dict(tree="Events"), "no branches part_deta, part_dphi, part_px, part_py, jet_pt"),
+        ("c", dict(repeat=0), "c.root has no jets"),
+        ("d", dict(jet_pt=[0.5, 0.005, 0.2]), "median sum of a jet's pt_rel is 1[01]"),
+    ):
+        path = write_root(tmp_path / f"{name}.root", **changed)
+        with pytest.raises(UserError, match=message):
+            read_for_scores(path)
+    whole = write_root(tmp_path / "e.root", repeat=300).read_bytes()
+    for content in (b"", b"not ROOT", whole[: len(whole) // 2]):
+        (tmp_path / "e.root").write_bytes(content)
+        with pytest.raises(UserError, match="can't read .*e.root, it is cut short, damaged"):
+            load_jets(tmp_path / "e.root", "t", 30, "", "train")
+
+
+@pytest.mark.parametrize("package", ["uproot", "awkward"])
+def test_jetclass_without_uproot(package, tmp_path, monkeypatch, capsys):
+    path = write_root(tmp_path / "TTBar.root")
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit) as e:
+        run_main(lambda: load_jets(path, "t", 30, "", "train"))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert e.value.code == 2 and "TTBar.root is read by uproot" in line
+    assert line.endswith("pip install uproot awkward")
