@@ -78,7 +78,8 @@ def to_jets(x, mask, stats):
 
 def noise_rows(G, N):
     """How many rows the noise of N particles has: EPiC-GAN's begins with that of the jet."""
-    return getattr(G, "global_rows", 0) + N
+    extra = getattr(G, "global_rows", 0)
+    return N + extra if extra else N  # N may be a Dim of torch.export, which is another one plus 0
 
 
 @torch.no_grad()
