@@ -37,18 +37,22 @@ TABLE_1 = {  # the paper's, 150 particles of the real JetNet, scaled as the colu
 }
 
 
-def row_of(metrics, protocol):
-    """Table 1's five entries of `jet_metrics`, as text in its units.
+def key_of(metrics, metric, protocol, start=""):
+    """The key in `metrics` of one of COLUMNS, after `start`; None if there is none.
 
     KPD and FPD have one protocol, the paper's.
     """
+    start += f"{metric}_" if metric in ("kpd", "fpd") else f"{metric}_{protocol}"
+    return next(
+        (k for k in metrics if k.startswith(start) and not re.search("line|20k_50k|_err", k)), None
+    )
+
+
+def row_of(metrics, protocol):
+    """Table 1's five entries of `jet_metrics`, as text in its units."""
     entries = []
     for metric, scale in COLUMNS.values():
-        start = f"{metric}_" if metric in ("kpd", "fpd") else f"{metric}_{protocol}"
-        key = next(
-            (k for k in metrics if k.startswith(start) and not re.search("line|20k_50k|_err", k)),
-            None,
-        )
+        key = key_of(metrics, metric, protocol)
         if key is None:
             entries.append("–")
             continue

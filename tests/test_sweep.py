@@ -11,7 +11,7 @@ from common.runs import read_log, save_atomic
 from common.sweep import end_of_part, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
-SWEEPS = {"pan", "bigan", "cagan", "egan", "sagan_wgangp"}
+SWEEPS = {"mdma", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
 
 
 def namespace(**more):

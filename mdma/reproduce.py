@@ -1,0 +1,191 @@
+"""What the paper compares, trained and measured on the same jets. From the repository's root:
+
+  python -m mdma.reproduce                          at the paper's size (a GPU's work)
+  python -m mdma.reproduce --reduced                30 particles, 6,000 steps, simulated tops
+  python -m mdma.reproduce --questions peer         only MDMA beside EPiC-GAN (Table 1)
+
+The other questions: aggregate, how particles make the mean field (§3: attention, mean or sum); and
+data, whether more training jets bring the generated ones closer to the test jets (§5).
+Trains --jobs runs at a time under --out; started again, it goes on. Writes questions.md, .json and
+.png there. The simulated jets: make data-jets ARGS="--type t --jets 200000".
+"""
+
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from matplotlib.ticker import LogLocator, NullFormatter
+
+if not __package__:  # started as a file
+    print("error: start this from the repository's root: python -m mdma.reproduce", file=sys.stderr)
+    sys.exit(2)
+
+from common import plots
+from common.arguments import FilePath, SweepArgs, parse_args
+from common.cli import run_main
+from common.device import choose_device
+from common.evaluate import format_mean_sd, markdown_table
+from common.metrics.jets import jet_metrics
+from common.runs import replace_file, write_json
+from common.sweep import end_of_part, sweep
+
+from . import eval as evaluation
+from . import train
+from .features import generate
+from .jets import load_jets
+from .tables import COLUMNS, key_of
+
+ROWS = {  # flags of train.py
+    "MDMA": [],
+    "EPiC-GAN": ["--model", "epic"],
+    "MDMA, mean": ["--aggregate", "mean"],
+    "MDMA, sum": ["--aggregate", "sum"],
+    "MDMA, 35,000 jets": ["--train-jets", "35000"],
+    "MDMA, 14,000 jets": ["--train-jets", "14000"],
+}
+QUESTIONS = {
+    "peer": ["MDMA", "EPiC-GAN"],
+    "aggregate": ["MDMA", "MDMA, mean", "MDMA, sum"],
+    "data": ["MDMA", "MDMA, 35,000 jets", "MDMA, 14,000 jets"],
+}
+REDUCED = ["--quick", "--steps", "6000", "--lr-total", "6000"]
+# Of 1e-3, --quick's, and 3e-4 the one with the lower W1M after 1,500 steps (EPiC-GAN's code: 1e-4)
+REDUCED_EPIC = ["--lr", "3e-4"]
+
+
+@dataclass
+class Args(SweepArgs):
+    # --- questions
+    questions: list[Literal[*QUESTIONS]] | None = None  # which ones; none: all
+    reduced: bool = False  # runs with --quick, of 6,000 steps
+    seeds: int = 3  # runs per row
+    out: FilePath | None = None  # none: runs/mdma/questions or questions-reduced
+
+    # --- measuring
+    n: int | None = None  # generated jets; none: 5 for each test jet
+    split: Literal["valid", "test"] = "test"  # real jets to compare with
+
+
+def measure_run(where, _, args):
+    """Scores of the last step's jets, and of training jets, against test jets.
+
+    Keys that begin with `own_train_` are of generated jets against the run's own training jets, at
+    most as many as test jets; with `own_test_` against as many test jets, where these are fewer
+    than all. Both are alike but for overfitting. `in_sample_`: training against test jets.
+    """
+    device = choose_device(args.device)
+    G, trained, stats, _ = evaluation.load(where / "last.pt", device)
+    data_dir = args.data_dir or trained.data_dir
+    of = (trained.dataset, trained.jet_type, trained.num_particles, data_dir)
+    train_jets, test = (load_jets(*of, split).particles for split in ("train", args.split))
+    own = train_jets[: trained.train_jets]
+    rng = torch.Generator().manual_seed(args.seed)
+    fake = generate(G, args.n or 5 * len(test), stats, trained.num_particles, rng)
+    onto = device if device.type == "cuda" else "cpu"  # mps has no float64
+
+    def scores(real, jets):
+        return jet_metrics(real.to(onto), jets.to(onto), seed=args.seed, protocols=["bootstrap5"])
+
+    same = min(len(own), len(test))
+    pairs = {
+        "": (test, fake),
+        "in_sample_": (test, train_jets),
+        "own_train_": (own[:same], fake),
+    }
+    if same < len(test):
+        pairs["own_test_"] = (test[:same], fake)
+    return {
+        start + key: value
+        for start, (real, jets) in pairs.items()
+        for key, value in scores(real, jets).items()
+    }
+
+
+def values(results, column, start=""):
+    """A score of each seed, in Table 1's units."""
+    metric, scale = COLUMNS[column]
+    keys = [key_of(r["metrics"], metric, "bootstrap5", start) for r in results]
+    return [scale * r["metrics"][key] for r, key in zip(results, keys)]
+
+
+def entries(results, start=""):
+    """Table 1's five scores: mean ± sd over the seeds."""
+    return [format_mean_sd(values(results, column, start), ".3g") for column in COLUMNS]
+
+
+def question_table(results):
+    """{row: results} -> Markdown."""
+    rows = [[row, len(found), *entries(found)] for row, found in results.items()]
+    first = next(iter(results.values()))
+    rows.append(["training jets (IN)", "–", *entries(first[:1], "in_sample_")])
+    for row, found in results.items():
+        if row in QUESTIONS["data"]:
+            rows.append([f"{row}: its training jets", len(found), *entries(found, "own_train_")])
+            if any(key.startswith("own_test_") for key in found[0]["metrics"]):
+                rows.append([f"{row}: as many test jets", len(found), *entries(found, "own_test_")])
+    return markdown_table(["against test jets, or:", "seeds", *COLUMNS], rows)
+
+
+def draw(results, path):
+    """Each seed's scores, a row of dots per row of the table; dashed: the training jets."""
+    shown = [column for column in COLUMNS if not column.startswith("KPD")]  # it is often below 0
+    figure, axes = plots.plt.subplots(
+        1, len(shown), figsize=(3.1 * len(shown) + 1, 0.5 * len(results) + 1.4), sharey=True
+    )
+    for axis, column in zip(axes, shown):
+        for place, found in enumerate(results.values()):
+            of_seeds = values(found, column)
+            axis.plot(of_seeds, [place] * len(of_seeds), "o", color=f"C{place}", alpha=0.7)
+            axis.plot(sum(of_seeds) / len(of_seeds), place, "|", color="k", ms=14)
+        first = next(iter(results.values()))[:1]
+        axis.axvline(values(first, column, "in_sample_")[0], color="k", ls="--", lw=1)
+        axis.set(xlabel=f"{column}, lower is better", xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        axis.grid(alpha=0.3)
+    axes[0].set_yticks(range(len(results)), results)
+    axes[0].invert_yaxis()
+    axes[0].set_title(
+        "dots: seeds; bars: their means; dashed: training jets", loc="left", fontsize=9
+    )
+    plots.save_figure(figure, path)
+
+
+def main(argv=None):
+    args = parse_args(Args, __doc__, argv)
+    names = [row for question in args.questions or QUESTIONS for row in QUESTIONS[question]]
+    folder = Path(args.out or f"runs/mdma/questions{'-reduced' * args.reduced}")
+    cells = [
+        {
+            "name": f"{row}-{seed}".replace(" ", "_").replace(",", ""),
+            "row": row,
+            "seed": seed,
+            "flags": ROWS[row] + REDUCED_EPIC * (args.reduced and row == "EPiC-GAN"),
+        }
+        for seed in range(args.seeds)
+        for row in dict.fromkeys(names)
+    ]
+    shared = REDUCED * args.reduced + shlex.split(args.train_flags)
+    results = sweep(cells, train.main, measure_run, args, folder, shared)
+    end_of_part(args.part, results)
+    by_row = {row: [] for row in ROWS}
+    for result in results:
+        if "metrics" in result:
+            by_row[result["row"]].append(result)
+    by_row = {row: found for row, found in by_row.items() if found}
+    if not by_row:
+        return {}
+    text = question_table(by_row)
+    replace_file(folder / "questions.md", text.encode())
+    write_json(folder / "questions.json", results)
+    draw(by_row, folder / "questions.png")
+    print(text, end="")
+    return by_row
+
+
+if __name__ == "__main__":
+    run_main(main)
