@@ -354,6 +354,19 @@ def load_state(target, state, what):
             "saved "
             f"it: {why}"
         ) from None
+    if isinstance(target, torch.optim.Optimizer):
+        lay_out_as_weights(target)
+
+
+def lay_out_as_weights(optimiser):
+    """Give the moments their weights' memory format, which an earlier version may not have had.
+
+    Fused Adam pairs numbers by their place in memory.
+    """
+    for p, values in optimiser.state.items():
+        for name, value in values.items():
+            if torch.is_tensor(value) and value.shape == p.shape:
+                values[name] = torch.empty_like(p, dtype=value.dtype).copy_(value).detach()
 
 
 def differences(here, there):

@@ -352,12 +352,15 @@ def to_fp32(x):
 
 
 def set_adam(opt, params, moments, step):
-    """Give `opt` these moments {"exp_avg": {name: tensor}, …} (copied) and this step count."""
+    """Give `opt` these moments {"exp_avg": {name: tensor}, …} (copied) and this step count.
+
+    They get their weight's memory format: fused Adam pairs numbers by their place in memory.
+    """
     where = "cpu" if not opt.defaults["fused"] else None  # fused Adam counts on the device
     for name, p in params.items():
         opt.state[p] = {
             "step": torch.full((), step, dtype=torch.float32, device=where or p.device),
-            **{m: moments[m][name].detach().to(p.device, copy=True) for m in MOMENTS},
+            **{m: torch.empty_like(p).detach().copy_(moments[m][name]) for m in MOMENTS},
         }
 
 

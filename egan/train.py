@@ -229,12 +229,15 @@ def main(argv=None):
 
     # --- networks and optimisers (Algorithm 1, "Require")
     parents, D = build(args)
-    D.to(device)
+    layout = torch.contiguous_format
+    if args.amp == "bf16" and not toy:
+        layout = torch.channels_last
+    D.to(device, memory_format=layout)
     kind = args.population
     if kind == "auto":
         kind = "batch" if toy or device.type != "cpu" else "shared-loop"
     population = POPULATIONS[kind](
-        [G.to(device) for G in parents],
+        [G.to(device, memory_format=layout) for G in parents],
         adam=lambda p: fused_adam(p, device, lr=args.lr_g, betas=(args.beta1, args.beta2)),
         context=lambda: autocast(device, args.amp),
     )
@@ -262,6 +265,7 @@ def main(argv=None):
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
         x, _ = data.batch(step - 1, n_D * m + args.eval_batch, args.seed, device)
+        x = x.contiguous(memory_format=layout)
         x_D, x_F = x[: n_D * m], x[n_D * m :]  # fitness: on what D has not seen (departure 12)
 
         for x_k in x_D.split(m):  # lines 2-3, departure 1

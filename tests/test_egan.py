@@ -40,7 +40,7 @@ from egan.model import (
     wasserstein_discriminator_loss,
     wasserstein_generator_loss,
 )
-from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each
+from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each, set_adam
 
 T = torch.tensor
 LN2 = math.log(2)
@@ -431,6 +431,19 @@ def test_health_is_of_all_weights_and_all_moments(Version, kind):
     assert population.healthy().tolist() == [True, False]
 
 
+def test_moments_are_copies_in_the_memory_format_of_their_weight():
+    """Else fused Adam gives one weight's moments to another."""
+    p = nn.Parameter(torch.randn(4, 3, 2, 2).to(memory_format=torch.channels_last))
+    moments = {m: {"w": torch.rand(4, 3, 2, 2)} for m in MOMENTS}
+    opt = adam([p])
+    set_adam(opt, {"w": p}, moments, 3.0)
+    assert opt.state[p]["step"] == 3
+    for m in MOMENTS:
+        kept = opt.state[p][m]
+        assert torch.equal(kept, moments[m]["w"]) and kept.stride() == p.stride()
+        assert not kept.requires_grad and kept.data_ptr() != moments[m]["w"].data_ptr()
+
+
 @pytest.mark.parametrize("Version", VERSIONS)
 def test_twins_have_weights_of_their_own(Version):
     population, D, _ = toy_population(Version)
@@ -535,6 +548,9 @@ SMALL = [
     "--save-every",
     "100",
 ]
+
+
+BF16 = ["--dataset", "synthetic", "--size", "16", "--z-dim", "8", "--amp", "bf16"]
 
 
 def checkpoint(path):
@@ -1062,9 +1078,12 @@ def test_how_children_are_computed_is_said(tmp_path, capsys, flags, kind):
     assert f"cpu ({kind})" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("version", list(POPULATIONS))
-def test_resume_is_exact_with_population_and_adam_states(tmp_path, version):
-    argv = [*SMALL, "--mu", "2", "--population", version]
+@pytest.mark.parametrize(
+    "version, flags",
+    [*[(version, []) for version in POPULATIONS], *[(v, BF16) for v in ("loop", "batch")]],
+)
+def test_resume_is_exact_with_population_and_adam_states(tmp_path, version, flags):
+    argv = [*SMALL, "--mu", "2", "--population", version, *flags]
     train.main([*argv, "--steps", "12", "--out", str(tmp_path / "whole")])
     train.main([*argv, "--steps", "7", "--out", str(tmp_path / "cut")])
     train.main(["--resume", str(tmp_path / "cut"), "--steps", "12"])
@@ -1077,6 +1096,8 @@ def test_resume_is_exact_with_population_and_adam_states(tmp_path, version):
         )
 
     whole, cut = (flat(checkpoint(tmp_path / name)["state"]) for name in ("whole", "cut"))
+    if flags == BF16:
+        assert whole[".D.2.weight"].is_contiguous(memory_format=torch.channels_last)
     assert whole.keys() == cut.keys() and any("exp_avg_sq" in k for k in whole)
     assert all(
         torch.equal(whole[k], cut[k]) if torch.is_tensor(whole[k]) else whole[k] == cut[k]
@@ -1099,14 +1120,14 @@ def overflowing(l):
     return 1e30 * l.mean(-1)
 
 
-# Children: 3 (1 and 2), 9 (4 and 5), 6, 12, 3, 6 with images, 6 of which 2 are sick
+# Children: 3 (1 and 2), 9 (4 and 5), 6, 12, 3, 6 of images in bf16, 6 of which 2 are sick
 SPREAD = {
     "one parent": ["--population", "loop", "--sample-every", "2"],
     "odd": ["--population", "loop", "--mu", "3", "--batch-size", "9"],
     "shared": ["--population", "shared-loop", "--mu", "2", "--n-d", "2"],
     "batch": ["--population", "batch", "--mu", "4", "--gp", "1", "--d-norm", "none"],
     "batch of one parent": ["--population", "batch"],
-    "images": ["--mu", "2", "--dataset", "synthetic", "--z-dim", "8"],
+    "images": ["--mu", "2", *BF16],
     "sick": ["--population", "loop", "--mu", "2", "--selection", "random"],
 }
 

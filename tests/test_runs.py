@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from argparse import Namespace
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -347,6 +348,26 @@ def test_a_state_that_does_not_fit_names_the_tensor_and_its_shapes():
         runs.load_state(optimiser, other.state_dict(), "opt")
     with pytest.raises(UserError, match="^G doesn't fit"):
         runs.load_state(here, None, "G")
+
+
+def test_moments_get_the_memory_format_of_their_weights():
+    """Else fused Adam gives one weight's moments to another."""
+    weights = torch.randn(4, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+
+    def trained(memory_format, state=None):
+        p = weights.clone(memory_format=memory_format).requires_grad_()
+        optimiser = torch.optim.Adam([p], fused=True)
+        if state is not None:
+            runs.load_state(optimiser, deepcopy(state), "opt")
+        p.grad = p.detach().square()
+        optimiser.step()
+        return p.detach(), optimiser.state_dict()
+
+    _, state = trained(torch.contiguous_format)
+    expected, _ = trained(torch.contiguous_format, state)
+    found, after = trained(torch.channels_last, state)
+    torch.testing.assert_close(found, expected)
+    assert after["state"][0]["exp_avg"].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_any_damaged_bytes_end_in_a_user_error(copy):
