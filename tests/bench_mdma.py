@@ -72,15 +72,15 @@ def plain(net):
     return copy
 
 
-def training(G, D):
-    """One step of LSGAN with mean-field matching, as train.py's."""
+def training(G, D, more_rows=0):
+    """One step of LSGAN with mean-field matching, as train.py's. more_rows: of EPiC-GAN's noise."""
     opt_G = fused_adam(G.parameters(), torch.device("cpu"), lr=1e-4, betas=(0.0, 0.999), eps=1e-14)
     opt_D = torch.optim.AdamW(
         D.parameters(), lr=1e-4, betas=(0.0, 0.999), eps=1e-14, weight_decay=0.01, fused=True
     )
 
     def step(x, mask):
-        fake = G(torch.randn_like(x), mask)
+        fake = G(torch.randn(len(x), more_rows + x.shape[1], 3), mask)
         scores, fields = D(torch.cat([x, fake.detach()]), torch.cat([mask, mask]))
         L_D = lsgan_discriminator_loss(*scores.chunk(2))
         opt_D.zero_grad()

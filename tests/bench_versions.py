@@ -28,13 +28,36 @@ G, trained, stats, _ = load("mdma/results/t{N}.pt", "cpu")
 units = {jets}
 run = lambda: generate(G, units, stats, {N}, torch.Generator().manual_seed(0))
 """
+PLAIN_GENERATION = """
+import torch
+from common.masking import lengths_to_mask
+from mdma.model import Generator
+from tests.bench_mdma import plain
+G = plain(Generator())
+units = {jets}
+n = torch.normal(63.0, 17.5, (units,)).round().clamp(1, {N}).long()
+z, mask = torch.randn(units, {N}, 3), lengths_to_mask(n, {N})
+@torch.no_grad()
+def run():
+    for batch in zip(z.split(500), mask.split(500)):
+        G(*batch)
+"""
+EPIC_GENERATION = """
+import torch
+from mdma import epic
+from mdma.features import sample_jets
+G = epic.Generator()
+units = {jets}
+n = torch.normal(63.0, 17.5, (units,)).round().clamp(1, {N}).long()
+run = lambda: sample_jets(G, n, {N})
+"""
 MDMA_STEP = """
 import torch
 from mdma.model import Critic, Generator
-from tests.bench_mdma import {plain}training
+from tests.bench_mdma import plain, training
+{imports}
 torch.manual_seed(0)
-G, D = Generator(), Critic()
-step = training({networks})
+step = training({networks}{more})
 n = torch.normal(63.0, 17.5, (128,)).round().clamp(1, {N}).long().sort().values
 mask = torch.arange({N}) < n[:, None]
 x = torch.randn(128, {N}, 3)
@@ -109,33 +132,19 @@ def peer_of(setup, code):
 # {what: (unit, factor from seconds to it, ours, a peer's or None, whose)}
 ROWS = {}
 for N, jets in ((30, 4000), (150, 1500)):
-    ROWS[f"mdma, a jet of up to {N} particles"] = (
-        "µs",
-        1e6,
-        MDMA_GENERATION.format(N=N, jets=jets),
-        f"""
-import torch
-from tests.bench_mdma import plain
-from mdma.model import Generator
-from common.masking import lengths_to_mask
-G = plain(Generator())
-units = {jets} // 4
-n = torch.normal(63.0, 17.5, (units,)).round().clamp(1, {N}).long()
-z, mask = torch.randn(units, {N}, 3), lengths_to_mask(n, {N})
-@torch.no_grad()
-def run():
-    for batch in zip(z.split(500), mask.split(500)):
-        G(*batch)
-""",
-        "plain layers",
-    )
-    ROWS[f"mdma, a training step of 128 jets, {N} particles"] = (
-        "ms",
-        1e3,
-        MDMA_STEP.format(N=N, plain="", networks="G, D"),
-        MDMA_STEP.format(N=N, plain="plain, ", networks="plain(G), plain(D)"),
-        "plain layers",
-    )
+    ours = MDMA_GENERATION.format(N=N, jets=jets)
+    for code, whose in ((PLAIN_GENERATION, "plain layers"), (EPIC_GENERATION, "EPiC-GAN")):
+        peer = code.format(N=N, jets=jets // 4)
+        ROWS[f"mdma, a jet of up to {N} particles; {whose}"] = "µs", 1e6, ours, peer, whose
+    ours = MDMA_STEP.format(N=N, more="", imports="", networks="Generator(), Critic()")
+    for networks, more, whose in (
+        ("plain(Generator()), plain(Critic())", "", "plain layers"),
+        ("epic.Generator(), epic.Discriminator()", ", 4", "EPiC-GAN"),
+    ):
+        imports = "from mdma import epic"
+        peer = MDMA_STEP.format(N=N, more=more, imports=imports, networks=networks)
+        row = f"mdma, a training step of 128 jets, {N} particles; {whose}"
+        ROWS[row] = "ms", 1e3, ours, peer, whose
 ROWS |= {
     "all scores of 3,000 + 3,000 jets": (
         "s",
