@@ -119,13 +119,14 @@ def slim(path, out):
 
 def write_graph(G, trained, stats, out):
     """--onnx: noise and mask -> jets. Metadata: how many training jets have n = 0 … N particles."""
-    N = trained.num_particles
+    N, particles = trained.num_particles, Dim("particles")
     noise = torch.randn(2, noise_rows(G, N), 3)
     inputs = {"noise": noise, "mask": torch.ones(2, N, dtype=torch.bool)}
-    particles = Dim("particles")
-    free = BATCH | {1: noise_rows(G, particles)}, BATCH | {1: particles}
+    # not of MDMA: a Dim + 0 would be another Dim
+    rows = noise_rows(G, particles) if trained.model == "epic" else particles
+    free = BATCH | {1: rows}, BATCH | {1: particles}
     if trained.paper_code:  # it counts the padding: its jets are right at the training's N alone
-        free = BATCH, BATCH
+        free = BATCH
     about = {"noise": "N(0, 1)", "counts": json.dumps(stats["counts"].tolist())}
     write_onnx(out, JetGenerator(G, stats), inputs, "jets", free, about)
 
