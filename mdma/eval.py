@@ -122,9 +122,7 @@ def write_graph(G, trained, stats, out):
     N, particles = trained.num_particles, Dim("particles")
     noise = torch.randn(2, noise_rows(G, N), 3)
     inputs = {"noise": noise, "mask": torch.ones(2, N, dtype=torch.bool)}
-    # not of MDMA: a Dim + 0 would be another Dim
-    rows = noise_rows(G, particles) if trained.model == "epic" else particles
-    free = BATCH | {1: rows}, BATCH | {1: particles}
+    free = BATCH | {1: noise_rows(G, particles)}, BATCH | {1: particles}
     if trained.paper_code:  # it counts the padding: its jets are right at the training's N alone
         free = BATCH
     about = {"noise": "N(0, 1)", "counts": json.dumps(stats["counts"].tolist())}
