@@ -69,7 +69,7 @@ import warnings; warnings.simplefilter("ignore")
 import numpy as np, torch
 from common.metrics import jets as m
 from tests.bench_jets import toy_jets
-real, fake = toy_jets(3000, 30, 1), toy_jets(3000, 30, 2)
+real, fake = toy_jets(2000, 30, 1), toy_jets(2000, 30, 2)
 x, y = m.efps(real, torch.float64), m.efps(fake, torch.float64)
 units = 1
 """
@@ -146,47 +146,50 @@ for N, jets in ((30, 4000), (150, 1500)):
         row = f"mdma, a training step of 128 jets, {N} particles; {whose}"
         ROWS[row] = "ms", 1e3, ours, peer, whose
 ROWS |= {
-    "all scores of 3,000 + 3,000 jets": (
+    "all scores of 2,000 + 2,000 jets": (
         "s",
         1,
         JETS + "run = lambda: m.jet_metrics(real, fake, protocols=('bootstrap5',))\n",
         peer_of(
             JETNET,
             "a, b = (efps(j.numpy(), efpset_args=[('d<=', 4)], efp_jobs=1) for j in (real, fake)); "
-            "g.w1m(real, fake, 3000); g.w1p(real, fake, num_eval_samples=3000); "
-            "g.w1efp(real, fake, num_eval_samples=3000, efp_jobs=1); "
-            "g.kpd(a, b); g.fpd(a, b, 1200, 3000)",
+            "g.w1m(real, fake, 2000); g.w1p(real, fake, num_eval_samples=2000); "
+            "g.w1efp(real, fake, num_eval_samples=2000, efp_jobs=1); "
+            "g.kpd(a, b); g.fpd(a, b, 800, 2000)",
         ),
         "jetnet",
     ),
-    "KPD of 3,000 + 3,000 jets' EFPs": (
+    "KPD of 2,000 + 2,000 jets' EFPs": (
         "s",
         1,
         JETS + "run = lambda: m.kpd(x, y)\n",
         peer_of(JETNET, "g.kpd(x.numpy(), y.numpy())"),
         "jetnet",
     ),
-    "FPD of 3,000 + 3,000 jets' EFPs": (
+    "FPD of 2,000 + 2,000 jets' EFPs": (
         "s",
         1,
         JETS + "run = lambda: m.fpd(x, y)\n",
-        peer_of(JETNET, "g.fpd(x.numpy(), y.numpy(), 1200, 3000)"),
+        peer_of(JETNET, "g.fpd(x.numpy(), y.numpy(), 800, 2000)"),
         "jetnet",
     ),
-    "W1P of 3,000 + 3,000 jets, five draws": (
+    "W1P of 2,000 + 2,000 jets, five draws": (
         "s",
         1,
         JETS
-        + "draws = m.bootstrap(3000, 3000, 3000, np.random.default_rng(0))\n"
+        + "draws = m.bootstrap(2000, 2000, 2000, np.random.default_rng(0))\n"
         + "run = lambda: m.w1p(real, fake, draws)\n",
-        peer_of(JETNET, "g.w1p(real, fake, num_eval_samples=3000)"),
+        peer_of(JETNET, "g.w1p(real, fake, num_eval_samples=2000)"),
         "jetnet",
     ),
-    "KID of 5,000 + 5,000 x 2,048 features": (
+    "KID of 5,000 + 5,000 x 2,048 features, 20 subsets": (
         "s",
         1,
-        FEATURES + "run = lambda: d.kernel_inception_distance(x, y)\n",
-        peer_of(FIDELITY, "kid.kid_features_to_metric(x, y, verbose=False)"),
+        FEATURES + "run = lambda: d.kernel_inception_distance(x, y, subsets=20)\n",
+        peer_of(
+            FIDELITY,
+            "kid.kid_features_to_metric(x, y, kid_subsets=20, kid_subset_size=1000, verbose=False)",
+        ),
         "torch-fidelity",
     ),
     "FID of 5,000 + 5,000 x 2,048 features": (
