@@ -82,8 +82,8 @@ x, y = torch.randn(5000, 2048).relu(), torch.randn(5000, 2048).mul(1.1).relu()
 units = 1
 """
 FIDELITY = FEATURES + (
-    "from torch_fidelity import metric_fid as fid, metric_kid as kid, helpers\n"
-    "quiet = dict(verbose=False)\n"
+    "from common.torchvision_cpu import import_torchvision; import_torchvision()\n"
+    "from torch_fidelity import metric_fid as fid, metric_kid as kid\n"
 )
 EGAN = """
 import shlex, torch
