@@ -70,7 +70,7 @@ class Args(ImageRunArgs):
     # against it: ours)
     spectral: Literal["none", "g", "d", "gd"] = "g"
     # none, auto or SIDE,SIDE,…: sides of the maps in G and D that have self-attention; auto: the
-    # largest up to 32 below the image's own (SAGAN: 32 of 128)
+    # largest up to 32 below the image's own (SAGAN: 32 of 128), with the penalty up to 25 (ours)
     attention: str = "auto"
     n_critic: int = 1  # D's steps for one of G (WGAN, WGAN-GP: 5; SAGAN: 1)
     # the same in G's first 25 steps and in every 500th, 0: as always (WGAN's authors' code: 100);
@@ -112,7 +112,9 @@ def parse_args(argv=None):
             "own gradient, which BatchNorm in D mixes with the others'. Use --batch-norm g or none"
         )
     if args.dataset not in TOYS:
-        attention_sides(args)
+        sides = attention_sides(args, largest=25 if args.gp else 32)  # departure 15
+        if args.attention == "auto" and not args.resume:
+            args.attention = str(sides[0])
     elif args.attention != "none" or args.batch_norm != "none":
         raise UserError(
             f"--dataset {args.dataset}: its networks have no attention and no BatchNorm. Leave out "
@@ -121,14 +123,16 @@ def parse_args(argv=None):
     return args
 
 
-def attention_sides(args):
-    """The sides of --attention, checked against the pyramid of --size."""
+def attention_sides(args, largest=32):
+    """The sides of --attention, checked against the pyramid of --size. Where a checkpoint has
+    "auto" instead of a side, it is an older one, and its map is the largest up to 32.
+    """
     try:
         sides = pyramid(args.size)[1:]
         if args.attention == "none":
             return []
         if args.attention == "auto":
-            return [next(side for side in sides if side <= 32)]
+            return [next(side for side in sides if side <= largest)]
         asked = [int(side) for side in args.attention.split(",")]
     except ValueError as e:
         raise UserError(f"--size {args.size}, --attention {args.attention}: {e}") from None

@@ -708,7 +708,7 @@ def test_methods_are_their_papers():
         10.0,
         4e-4,
         1e-4,
-        "auto",
+        "25",
         0.0,
     )
     assert {a.batch_norm for a in (gp, sagan, both)} == {"g"} and gan.batch_norm == "gd"
@@ -724,6 +724,47 @@ def test_methods_are_their_papers():
         5,
         256,
     )
+
+
+@pytest.mark.parametrize(
+    "size, sagan, both",
+    [(28, 14, 14), (32, 16, 16), (48, 24, 24), (64, 32, 16), (128, 32, 16), (200, 25, 25)],
+)
+def test_attention_stands_on_a_smaller_map_under_the_penalty(size, sagan, both):
+    """The run holds the side, not "auto": another rule must not change what a checkpoint means."""
+    for flags, side in (
+        (["--method", "sagan"], sagan),
+        (["--method", "sagan_wgan_gp"], both),
+        (["--method", "sagan_wgan_gp", "--gp", "0"], sagan),
+        (["--method", "gan", "--attention", "auto"], sagan),
+    ):
+        args = train.parse_args([*flags, "--size", str(size)])
+        assert args.attention == str(side) and train.attention_sides(args) == [side]
+    asked = train.parse_args(["--size", "64", "--attention", "32,8"])
+    assert train.attention_sides(asked) == [32, 8]
+
+
+def test_a_checkpoint_that_says_auto_keeps_its_map(tmp_path):
+    """As runs before the rule did, the shipped one among them: the largest up to 32."""
+    flags = ["--size", "64", "--attention", "32", "--steps", "1", "--out", str(tmp_path / "r")]
+    train.main([*TINY, *flags])
+    path = tmp_path / "r/last.pt"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["args"]["attention"] = "auto"
+    torch.save(checkpoint, path)
+    args = json.loads((tmp_path / "r/args.json").read_text())
+    (tmp_path / "r/args.json").write_text(json.dumps(args | {"attention": "auto"}))
+    before = checkpoint["state"]["G"]
+    G, *_ = sagan_eval.load(path, "cpu")
+    assert all(torch.equal(before[name], value) for name, value in G.state_dict().items())
+    sides = []
+    for layer in G:
+        if isinstance(layer, SelfAttention):
+            layer.register_forward_pre_hook(lambda _, x: sides.append(x[0].shape[-1]))
+    G(torch.randn(1, 6))
+    assert sides == [32]
+    train.main(["--resume", str(tmp_path / "r"), "--steps", "2"])
+    assert torch.load(path, weights_only=False)["step"] == 2
 
 
 def test_methods_set_the_same_flags_and_the_table_shows_the_default_one():
