@@ -23,8 +23,8 @@ if not __package__:  # started as a file
     print("error: start this from the repository's root: python -m mdma.reproduce", file=sys.stderr)
     sys.exit(2)
 
-from common import plots
-from common.arguments import FilePath, SweepArgs, parse_args
+from common import arguments, plots
+from common.arguments import FilePath, SweepArgs
 from common.cli import run_main
 from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table
@@ -156,7 +156,7 @@ def draw(results, path):
 
 
 def main(argv=None):
-    args = parse_args(Args, __doc__, argv)
+    args = arguments.parse_args(Args, __doc__, argv)
     names = [row for question in args.questions or QUESTIONS for row in QUESTIONS[question]]
     folder = Path(args.out or f"runs/mdma/questions{'-reduced' * args.reduced}")
     cells = [

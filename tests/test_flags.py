@@ -71,6 +71,7 @@ NEEDS = {  # what must stand beside a flag so that it can act
     "sagan_wgangp.batch_norm": "--gp 0",
 }
 VALUES = {  # words that a parser cannot know
+    "mdma.train_jets": ("32",),
     "bigan.hold_out": ("disc", "ring"),
     "cagan.fid_samples": ("20",),
     "cagan.unbalanced": ("2 1", "1 2"),
