@@ -173,7 +173,9 @@ def main(argv=None):
         args.channels = data.to(device).channels
 
     # --- networks and optimisers (§4.2)
-    G, E, D = (net.to(device) for net in build(args))
+    convolves_bf16 = args.arch == "conv" and args.amp == "bf16"
+    layout = torch.channels_last if convolves_bf16 else torch.contiguous_format
+    G, E, D = (net.to(device, memory_format=layout) for net in build(args))
     x_shape = (2,) if toy else (args.channels, args.size, args.size)
     z_shape = (args.z_dim,)
     nets = ((G, z_shape), (E, x_shape), (D, x_shape, z_shape))
@@ -201,6 +203,7 @@ def main(argv=None):
             group["lr"] = args.lr_ratio * args.lr * decayed(step, args)
         rng = step_rng(args.seed, step)
         x = shard(data.batch(step - 1, args.batch_size, args.seed, device)[0])
+        x = x.contiguous(memory_format=layout)
         z = shard(sample_z(args.batch_size, args, rng)).to(device)
         eps = sample_eps(args.batch_size, args, rng)
         eps = None if eps is None else shard(eps).to(device)

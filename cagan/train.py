@@ -235,8 +235,9 @@ def main(argv=None):
 
     # --- networks and optimisers (§5)
     G, D = build(args, groups)
-    on_tensor_cores = args.amp == "bf16" and device.type == "cuda"
-    layout = torch.channels_last if on_tensor_cores else torch.contiguous_format
+    # On a CPU channels_last is slower in InstanceNorm, and no faster in BatchNorm.
+    faster = args.amp == "bf16" and (device.type == "cuda" or args.norm == "none")
+    layout = torch.channels_last if faster else torch.contiguous_format
     G, D = (net.to(device, memory_format=layout) for net in (G, D))
     adam = dict(lr=args.lr, betas=(args.beta1, args.beta2))
     opt_G = fused_adam(G.parameters(), device, **adam)

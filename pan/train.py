@@ -176,7 +176,8 @@ def main(argv=None):
     y_shown = whole(args.task, x_shown, y_shown)
 
     # --- networks and optimisers (authors' code)
-    T, D = (net.to(device) for net in build(args))
+    layout = torch.channels_last if args.amp == "bf16" else torch.contiguous_format
+    T, D = (net.to(device, memory_format=layout) for net in build(args))
     betas = (args.beta1, 0.999)
     opt_T = fused_adam(T.parameters(), device, lr=args.lr * args.lr_factor, betas=betas)
     opt_D = fused_adam(D.parameters(), device, lr=args.lr, betas=betas)
@@ -185,6 +186,11 @@ def main(argv=None):
     state = dict(T=T, opt_T=opt_T)
     if has_discriminator(args):
         state |= dict(D=D, opt_D=opt_D)
+
+    def pairs(turn):
+        """x and y of a turn."""
+        for images in data.batch(turn, args.batch_size, args.seed, device):
+            yield shard(images).contiguous(memory_format=layout)
 
     def seen(x, image):
         """What D sees of an image."""
@@ -207,7 +213,7 @@ def main(argv=None):
 
         # D's step: L_D = −log D(y) − log(1 − D(T(x))) + [m − P]⁺. T is not in its graph.
         if has_discriminator(args):
-            x, y = map(shard, data.batch(turn[0], args.batch_size, args.seed, device))
+            x, y = pairs(turn[0])
             with autocast(device, args.amp):
                 with torch.no_grad():
                     fake = T(x)
@@ -228,7 +234,7 @@ def main(argv=None):
             logged |= dict(D_fake=average(fake_logits.float().sigmoid().mean()))
 
         # T's step: L_T = log(1 − D(T(x))) + P against the new D, whose weights are fixed here.
-        x, y = map(shard, data.batch(turn[1], args.batch_size, args.seed, device))
+        x, y = pairs(turn[1])
         P, fake_logits = torch.zeros((), device=device), None
         D.requires_grad_(False)
         with autocast(device, args.amp):

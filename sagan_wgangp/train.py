@@ -222,7 +222,9 @@ def main(argv=None):
             track = Tracker(test, args.dataset, device, args.data_dir, args.extractor)
 
     # --- networks and optimisers (each method's own paper)
-    G, D = (net.to(device) for net in build(args))
+    convolves_bf16 = args.amp == "bf16" and not toy
+    layout = torch.channels_last if convolves_bf16 else torch.contiguous_format
+    G, D = (net.to(device, memory_format=layout) for net in build(args))
     opt_G = make_optimizer(G, args.lr_g, args, device)
     opt_D = make_optimizer(D, args.lr_d, args, device)
     discriminator_loss, generator_loss = LOSSES[args.loss]
@@ -253,6 +255,7 @@ def main(argv=None):
 
         for _ in range(critic_steps(step, args)):
             x = shard(data.batch(batch, B, args.seed, device)[0])
+            x = x.contiguous(memory_format=layout)
             batch += 1
             z = shard(sample_z(B, args, rng)).to(device)
             with autocast(device, args.amp):

@@ -1,5 +1,7 @@
 """Devices, random generators, several processes, torchvision."""
 
+import contextlib
+import functools
 import importlib
 import json
 import random
@@ -550,3 +552,97 @@ def test_every_gradient_is_averaged_over_processes_before_its_step(folder, tmp_p
     third = parameters_of(folder, tmp_path / "3 still", "--steps", 3, *flags)
     still = [name for name in first if not torch.equal(first[name], third[name])]
     assert not still, still
+
+
+# --- channels_last
+
+
+LAID_OUT = [
+    ("began", ""),
+    ("bigan", "--arch conv --cycle 1"),
+    ("cagan", "--norm none"),
+    ("pan", ""),
+    ("pan", "--task inpainting --size 64"),
+    ("sagan_wgangp", "--method sagan_wgan_gp --n-critic 1"),
+    ("sagan_wgangp", "--method wgan"),
+]
+
+
+@pytest.mark.parametrize("folder, flags", LAID_OUT)
+def test_bf16_runs_are_channels_last_and_train_the_same_weights(
+    folder, flags, tmp_path, monkeypatch
+):
+    """Without autocast, so that the two runs differ by float32's rounding only."""
+    module = importlib.import_module(f"{folder}.train")
+    monkeypatch.setattr(module, "autocast", lambda device, amp: contextlib.nullcontext())
+    seen, build = set(), module.build
+    # its ε, else noise decides on the sign of a step of biases that BatchNorm takes away
+    monkeypatch.setattr(module, "fused_adam", functools.partial(module.fused_adam, eps=0.1))
+
+    def look(_, x):
+        if torch.is_grad_enabled():  # not where pictures are drawn
+            seen.add(x[0].is_contiguous(memory_format=torch.channels_last))
+
+    def watched(*args):
+        nets = build(*args)
+        for layer in (layer for net in nets for layer in net.modules()):
+            if isinstance(layer, torch.nn.Conv2d) and layer.in_channels in (3, 6):
+                layer.register_forward_pre_hook(look)
+        return nets
+
+    monkeypatch.setattr(module, "build", watched)
+    words = [*flags.split(), "--channels", "3", "--steps", "3", "--sample-every", "9"]
+    states = []
+    for amp in ("off", "bf16"):
+        seen.clear()
+        states.append(smoke_run(folder, tmp_path / amp, *words, "--amp", amp)["state"])
+    # CA-GAN's mix joins x to none of x', which torch makes contiguous
+    assert seen == {folder != "cagan"}
+    plain, laid_out = (
+        {f"{net}.{k}": v for net in "GEDT" if net in state for k, v in state[net].items()}
+        for state in states
+    )
+    for name, value in plain.items():
+        assert torch.allclose(laid_out[name], value, rtol=1e-3, atol=1e-4), name
+        if value.ndim == 4:
+            assert laid_out[name].is_contiguous(memory_format=torch.channels_last), name
+
+
+@pytest.mark.parametrize(
+    "folder, flags",
+    [
+        ("bigan", "--arch mlp"),
+        ("bigan", "--dataset 8gaussians"),
+        ("cagan", "--norm instance"),
+        ("cagan", "--norm batch"),
+        ("sagan_wgangp", "--dataset 8gaussians"),
+    ],
+)
+def test_bf16_runs_that_gain_nothing_by_channels_last_are_contiguous(folder, flags, tmp_path):
+    words = [*flags.split(), "--steps", "1", "--amp", "bf16"]
+    state = smoke_run(folder, tmp_path / "run", *words)["state"]
+    weights = [v for net in "GED" if net in state for v in state[net].values()]
+    assert all(value.is_contiguous() for value in weights)
+
+
+def test_a_contiguous_run_goes_on_as_channels_last(tmp_path):
+    """Of an older version or another device: fused Adam would mix the moments of two weights."""
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    words = ["--norm", "none", "--channels", "3", "--sample-every", "9", "--amp", "bf16"]
+    expected = smoke_run("cagan", whole, *words, "--steps", "6")["state"]
+    checkpoint = smoke_run("cagan", halves, *words, "--steps", "3")
+    moved = 0
+    for name in ("opt_G", "opt_D"):
+        for moments in checkpoint["state"][name]["state"].values():
+            for key, value in moments.items():
+                moved += not value.is_contiguous()
+                moments[key] = value.contiguous()
+    assert moved
+    del checkpoint["metrics"]
+    torch.save(checkpoint, halves / "last.pt")
+    module = importlib.import_module("cagan.train")
+    module.main(["--resume", str(halves), "--steps", "6"])
+    state = torch.load(halves / "last.pt", weights_only=False)["state"]
+    for net in "GD":
+        for name, value in expected[net].items():
+            assert torch.equal(state[net][name], value), name
