@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import end_of_part, select_rows, sweep
+from common.sweep import by_row, end_of_part, select_rows, sweep
 from common.toys import mixture
 
 from . import eval as evaluation
@@ -120,11 +120,7 @@ def run_rows(args, name, rows, dataset):
     ]
     results = sweep(cells, train.main, measure_run, args, folder, shared)
     end_of_part(args.part, results)
-    by_row = {row: [] for row in rows}
-    for result in results:
-        if "metrics" in result:
-            by_row[result["row"]].append(result)
-    return folder, {row: found for row, found in by_row.items() if found}
+    return folder, by_row(results, rows)
 
 
 def write_table(folder, name, results, text):

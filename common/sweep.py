@@ -109,6 +109,15 @@ def sweep(cells, train, measure, args, folder, shared=()):
     return sorted(done, key=lambda result: order[result["name"]])
 
 
+def by_row(results, rows):
+    """{row: its results that came through, one per seed}, in the order of `rows`; no empty ones."""
+    found = {row: [] for row in rows}
+    for result in results:
+        if "metrics" in result:
+            found[result["row"]].append(result)
+    return {row: mine for row, mine in found.items() if mine}
+
+
 def end_of_part(part, results):
     """Ends a script that was started for a part (i, n) of its runs: the call without draws.
 

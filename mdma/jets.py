@@ -43,10 +43,7 @@ ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/rec
 # What jets of your own have to fulfil (PYTHIA at 1 TeV and R = 0.4 in brackets: five types, 1 to
 # 150 particles each).
 # median over jets of Σ pT_rel (.14, the hardest particle alone, to 1.005, all)
-SUM_PT = (
-    0.05,
-    1.5,
-)
+SUM_PT = (0.05, 1.5)
 LARGEST_SUM_PT = 3.0  # Σ pT_rel of each jet (to 1.02)
 LARGEST_OFFSET = 0.3  # median over jets of |pT-weighted mean η_rel|, and of φ_rel's (to .053)
 JETNET_SIZES = {

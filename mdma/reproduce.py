@@ -30,7 +30,7 @@ from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics.jets import jet_metrics
 from common.runs import replace_file, write_json
-from common.sweep import end_of_part, sweep
+from common.sweep import by_row, end_of_part, sweep
 
 from . import eval as evaluation
 from . import train
@@ -172,19 +172,15 @@ def main(argv=None):
     shared = REDUCED * args.reduced + shlex.split(args.train_flags)
     results = sweep(cells, train.main, measure_run, args, folder, shared)
     end_of_part(args.part, results)
-    by_row = {row: [] for row in ROWS}
-    for result in results:
-        if "metrics" in result:
-            by_row[result["row"]].append(result)
-    by_row = {row: found for row, found in by_row.items() if found}
-    if not by_row:
+    found = by_row(results, ROWS)
+    if not found:
         return {}
-    text = question_table(by_row)
+    text = question_table(found)
     replace_file(folder / "questions.md", text.encode())
     write_json(folder / "questions.json", results)
-    draw(by_row, folder / "questions.png")
+    draw(found, folder / "questions.png")
     print(text, end="")
-    return by_row
+    return found
 
 
 if __name__ == "__main__":

@@ -87,27 +87,11 @@ FIDELITY = FEATURES + (
 )
 EGAN = """
 import shlex, torch
-from common.device import fused_adam
 from egan import train
-from egan.model import MUTATIONS, fitness, select
-from egan.population import POPULATIONS
-from egan.samples import sample_z
+from tests.bench_egan import generation_ms
+units = 5
 args = train.parse_args(shlex.split({flags!r}))
-data, losses = train.load_data(args), [MUTATIONS[name] for name in args.mutations]
-args.channels = getattr(data, "channels", None)
-networks, D = train.build(args)
-population = POPULATIONS[{kind!r}](networks, adam=lambda p: fused_adam(p, torch.device("cpu"), lr=1e-4))
-rng = torch.Generator().manual_seed(0)
-x, _ = data.batch(0, args.eval_batch, 0, torch.device("cpu"))
-z = sample_z((args.mu * len(losses), args.batch_size), args, rng)
-z_F = sample_z((args.eval_batch,), args, rng)
-units = 1
-def run():
-    global population
-    children = population.offspring(len(losses))
-    children.mutate(D, z, losses)
-    places = select(fitness(*children.evaluate(D, x, z_F), args.gamma), args.mu)
-    population = children.survivors(places)
+run = lambda: generation_ms(args, {kind!r}, torch.device("cpu"), units)
 """
 TRAIN = """
 import json, pathlib, tempfile

@@ -28,7 +28,7 @@ from torch.nn import functional as F
 from ..device import float64, where_float64_is
 from ..errors import UserError
 from . import count_tag
-from .distances import frechet_distance, moments
+from .distances import fourth_power, frechet_distance, moments, polynomial_mmd2
 
 PRIME4 = (12, 14, 15, 16, 17)  # W1EFP's five of the 36: connected graphs of 4 vertices and 4 edges
 FPND_TYPES = ("g", "q", "t")
@@ -428,29 +428,9 @@ def kpd(
         rng = np.random.default_rng(seed + 1000 * batch)
         a = x[torch.from_numpy(rng.choice(len(x), size)).to(x.device)]
         b = y[torch.from_numpy(rng.choice(len(y), size)).to(x.device)]
-        within = _pair_sum(a) + _pair_sum(b)
-        values.append(within / (size * (size - 1)) - 2 * _kernel_sum(a, b) / size**2)
+        values.append(polynomial_mmd2(a, b, fourth_power).item())
     low, median, high = np.percentile(values, [16.275, 50, 83.725])
     return float(median), float(high - low) / 2
-
-
-def _kernel_sum(a, b):
-    """Σ_ij (a_i·b_j/D + 1)⁴, in blocks of rows, on a CPU what its caches hold."""
-    one, total = a.new_ones(1), a.new_zeros(())
-    for rows in a.split(64 if a.device.type == "cpu" else 1000):
-        root = torch.addmm(one, rows, b.T, alpha=1 / a.shape[1]).square_().flatten()
-        total += root.dot(root)
-    return total.item()
-
-
-def _pair_sum(a):
-    """Σ_{i≠j} (a_i·a_j/D + 1)⁴: each block of rows with itself, and twice with those after it."""
-    total, size = 0.0, 64 if a.device.type == "cpu" else 1000
-    for start in range(0, len(a), size):
-        rows, later = a[start : start + size], a[start + size :]
-        itself = (rows.square().mean(1) + 1).pow(4).sum().item()
-        total += _kernel_sum(rows, rows) - itself + 2 * _kernel_sum(rows, later)
-    return total
 
 
 # --- FPND
