@@ -39,7 +39,7 @@ DRAWN_cagan := 100
 DRAWN_pan := 8
 
 .PHONY: help setup test mutants lint format smoke read findings bench clean FORCE
-.PHONY: data-jets quick-mdma questions-mdma table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan tables-pan
+.PHONY: data-jets quick-mdma questions-mdma gammas-began table2-egan table3-egan compare-sagan_wgangp table-bigan figures-cagan tables-pan
 
 help:  ## list the targets
 	@echo "folders: $(FOLDERS)"
@@ -101,6 +101,9 @@ samples-%: $(STAMP) FORCE  ## draw samples from the shipped weights, in seconds:
 questions-mdma: $(STAMP)  ## MDMA beside EPiC-GAN, ablations, more data, reduced, three seeds: 4 hours of a CPU core; resumable
 	$(MAKE) data-jets ARGS="--type t --jets 200000"
 	$(PY) -m mdma.reproduce --reduced $(ARGS)
+
+gammas-began: $(STAMP)  ## BEGAN at γ = 0.3, 0.5 and 0.8, reduced, three seeds: under two hours of one CPU core; resumable
+	$(PY) -m began.reproduce --reduced $(ARGS)
 
 table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
 	$(PY) -m egan.reproduce --table2 --reduced $(ARGS)

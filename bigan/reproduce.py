@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_of_part, select_rows, sweep
+from common.sweep import by_row, end_sweep, select_rows, sweep
 from common.toys import mixture
 
 from . import eval as evaluation
@@ -119,7 +119,7 @@ def run_rows(args, name, rows, dataset):
         for row, flags in rows.items()
     ]
     results = sweep(cells, train.main, measure_run, args, folder, shared)
-    end_of_part(args.part, results)
+    end_sweep(args.part, results)
     return folder, by_row(results, rows)
 
 

@@ -32,7 +32,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log, replace_file, write_json
-from common.sweep import end_of_part, sweep
+from common.sweep import end_sweep, sweep
 
 from . import classifier, toy, train
 from .conditions import each_condition
@@ -307,7 +307,7 @@ def main(argv=None):
         # the last two stand in the settings.json of earlier sweeps, which so go on
         measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
         results = sweep(todo, train.main, measure_run, measuring, folder, shared)
-    end_of_part(args.part, results)
+    end_sweep(args.part, results)
     failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
     tables = {}
     for name, config in configs.items():

@@ -118,15 +118,18 @@ def by_row(results, rows):
     return {row: mine for row, mine in found.items() if mine}
 
 
-def end_of_part(part, results):
-    """Ends a script that was started for a part (i, n) of its runs: the call without draws.
+def end_sweep(part, results):
+    """UserError if no run came through; and the end of a script that was started for a part (i, n)
+    of its runs: the call without --part draws.
 
-    Does nothing without a part. results: of `sweep`.
+    results: of `sweep`.
     """
+    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
     if part is None:
+        if failed and len(failed) == len(results):
+            raise UserError(f"no run came through: {'; '.join(failed)}")
         return
     name = "part {}/{}".format(*part)
-    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
     if failed:
         raise UserError(
             f"{len(failed)} of {len(results)} runs of {name} failed, and are tried again if you "

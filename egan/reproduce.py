@@ -33,7 +33,7 @@ from common.errors import UserError
 from common.evaluate import reference
 from common.metrics.images import image_metrics, real_features
 from common.runs import read_log, replace_file, write_json
-from common.sweep import end_of_part, sweep
+from common.sweep import end_sweep, sweep
 from common.toys import MIXTURES
 
 from . import curves, tables, train
@@ -127,7 +127,7 @@ def cell(table, method, seed, flags):
 def train_and_measure(cells, args, folder, shared):
     """The results of the cells whose runs did not fail; shared: flags of every run."""
     results = sweep(cells, train.main, measure_run, args, folder, shared)
-    end_of_part(args.part, results)
+    end_sweep(args.part, results)
     return [result for result in results if "metrics" in result]
 
 

@@ -30,7 +30,7 @@ from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics.jets import jet_metrics
 from common.runs import replace_file, write_json
-from common.sweep import by_row, end_of_part, sweep
+from common.sweep import by_row, end_sweep, sweep
 
 from . import eval as evaluation
 from . import train
@@ -171,10 +171,8 @@ def main(argv=None):
     ]
     shared = REDUCED * args.reduced + shlex.split(args.train_flags)
     results = sweep(cells, train.main, measure_run, args, folder, shared)
-    end_of_part(args.part, results)
+    end_sweep(args.part, results)
     found = by_row(results, ROWS)
-    if not found:
-        return {}
     text = question_table(found)
     replace_file(folder / "questions.md", text.encode())
     write_json(folder / "questions.json", results)

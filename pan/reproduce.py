@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
 from common.runs import replace_file, write_json
-from common.sweep import end_of_part, select_rows, sweep
+from common.sweep import end_sweep, select_rows, sweep
 
 from . import train
 from .eval import load, measure, transform_pairs
@@ -283,7 +283,7 @@ def main(argv=None):
         write_json(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
         print(text)
         tables[n] = lines
-    end_of_part(args.part, swept)
+    end_sweep(args.part, swept)
     return tables
 
 

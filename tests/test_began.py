@@ -5,6 +5,7 @@ import math
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -29,7 +30,7 @@ from common.errors import UserError
 from common.torchvision_cpu import import_torchvision
 from common.rng import step_rng
 from common.metrics import find_metric
-from common.runs import read_log
+from common.runs import load_checkpoint, read_log
 
 T = torch.tensor
 
@@ -672,21 +673,62 @@ def test_curves_show_the_thesis_values_where_steps_are_the_same(flags, dots, mon
         assert drawn[0]["k"][0][1] == 900 + 938 and drawn[0]["k"][1][1] == 0.0660
 
 
-def test_gamma_sweep_compares_the_newest_run_of_each_gamma(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    for gamma, name in ((0.3, "old"), (0.3, "new"), (0.9, "x")):
-        train.main(
-            ["--smoke", "--steps", "2", "--gamma", str(gamma), "--out", f"runs/began/{name}"]
-        )
-    results = reproduce.main(["--gammas", "0.9", "0.3", "--n", "80"])
-    assert [(r["gamma"], r["checkpoint"]) for r in results] == [
-        (0.9, "runs/began/x/last.pt"),
-        (0.3, "runs/began/new/last.pt"),
+def test_gamma_sweep_averages_over_seeds_and_goes_on(here):
+    flags = ["--jobs", "1", "--n", "90", "--train-flags=--smoke --steps 10", "--out", "X"]
+    found = reproduce.main([*flags, "--gammas", "0.9", "0.3", "--seeds", "2"])
+    assert {gamma: [r["seed"] for r in results] for gamma, results in found.items()} == {
+        0.9: [0, 1],
+        0.3: [0, 1],
+    }
+    first = found[0.3][0]
+    checkpoint = load_checkpoint(Path("X/gamma0.3-0/last.pt"), "began")
+    assert checkpoint["args"]["gamma"] == 0.3 and checkpoint["args"]["seed"] == 0
+    scores = began_eval.main(["--ckpt", "X/gamma0.3-0/last.pt", "--n", "90"])
+    assert any(key.startswith("fid_") for key in scores)
+    assert scores.items() <= first["metrics"].items()
+
+    fids = [find_metric(r["metrics"], "fid") for r in found[0.3]]
+    row = next(x for x in Path("X/gammas.md").read_text().splitlines() if x.startswith("| 0.3 |"))
+    assert row.split(" | ")[1:3] == [
+        "2",
+        f"{sum(fids) / 2:.1f} ± {abs(fids[0] - fids[1]) / 2**0.5:.1f}",
     ]
-    assert any(key.startswith("fid_") for key in results[0])
-    assert (tmp_path / "runs/began/gammas.png").stat().st_size > 5000
-    with pytest.raises(UserError, match="γ = \\[0.7\\]"):
-        reproduce.main(["--gammas", "0.7"])
+    assert len(json.loads(Path("X/gammas.json").read_text())) == 4
+    before = {path: path.read_bytes() for path in Path("X").glob("*/last.pt")}
+    reproduce.main([*flags, "--gammas", "0.9", "0.3", "--seeds", "2"])
+    assert before == {path: path.read_bytes() for path in Path("X").glob("*/last.pt")}
+
+
+def test_gamma_sweep_reads_the_balance_from_the_last_tenth_of_the_log():
+    log = [{"step": s, "L_x": 1.0, "L_G": s / 100, "M": float(s)} for s in range(1, 101)]
+    balance = reproduce.balance(log, 100)
+    assert balance == {
+        "M_10_steps": pytest.approx(95.5),  # the mean of 91 to 100
+        "error_ratio_10_steps": pytest.approx(0.955),
+    }
+    assert reproduce.values([{"metrics": balance}], "M") == [pytest.approx(95.5)]
+
+
+def test_smallest_class_is_a_percentage_and_nan_without_a_classifier():
+    seen = {"metrics": {"class_counts_lenet_10k": [500, 9000, 500]}}
+    assert reproduce.values([seen], "smallest_class") == [5]
+    assert math.isnan(reproduce.values([{"metrics": {}}], "smallest_class")[0])
+
+
+def test_reduced_gammas_are_runs_of_quick(here, monkeypatch):
+    taken = []
+
+    def only_looking(cells, *args):
+        taken.extend([cells, args])
+        return [{"name": "gamma0.3-0", "error": "no such data"}]
+
+    monkeypatch.setattr(reproduce, "sweep", only_looking)
+    with pytest.raises(UserError, match="no run came through: gamma0.3-0: no such data"):
+        reproduce.main(["--reduced", "--train-flags=--steps 7"])
+    cells, (*_, folder, shared) = taken
+    assert shared == ["--quick", "--steps", "7"] and folder == Path("runs/began/gammas-reduced")
+    assert len(cells) == 9 == len({cell["name"] for cell in cells})
+    assert train.parse_args([*shared, *cells[1]["flags"]]).gamma == 0.5
 
 
 def test_class_histogram_figure_and_keys(tmp_path, monkeypatch):

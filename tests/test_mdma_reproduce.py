@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from common.errors import UserError
 from common.metrics.jets import jet_metrics
 from common.runs import load_checkpoint
 from mdma import eval as mdma_eval
@@ -62,13 +63,20 @@ def test_each_run_is_scored_against_test_jets_and_a_part_of_few_against_its_own(
 
 def test_the_reduced_peer_has_its_own_rate_and_questions_share_their_runs(here, monkeypatch):
     taken = []
-    monkeypatch.setattr(reproduce, "sweep", lambda cells, *a: taken.append((cells, a[-1])) or [])
-    reproduce.main(["--reduced", "--seeds", "2", "--out", "X"])
+
+    def only_looking(cells, *args):
+        taken.append((cells, args[-1]))
+        return [{"name": "MDMA-0", "error": "no such jets"}]
+
+    monkeypatch.setattr(reproduce, "sweep", only_looking)
+    with pytest.raises(UserError, match="no run came through: MDMA-0: no such jets"):
+        reproduce.main(["--reduced", "--seeds", "2", "--out", "X"])
     cells, shared = taken[0]
     assert [c["name"] for c in cells[:2]] == ["MDMA-0", "EPiC-GAN-0"] and len(cells) == 12
     assert shared == ["--quick", "--steps", "6000", "--lr-total", "6000"]
     args = train.parse_args([*shared, *cells[1]["flags"]])
     assert (args.model, args.lr, args.lr_total, args.matching) == ("epic", 3e-4, 6000, 0)
-    reproduce.main(["--questions", "peer", "--out", "X"])
+    with pytest.raises(UserError, match="no run came through"):
+        reproduce.main(["--questions", "peer", "--out", "X"])
     cells, shared = taken[1]
     assert shared == [] and [c["flags"] for c in cells[:2]] == [[], ["--model", "epic"]]

@@ -8,10 +8,10 @@ import pytest
 
 from common.cli import UserError
 from common.runs import read_log, save_atomic
-from common.sweep import end_of_part, select_rows, sweep
+from common.sweep import end_sweep, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
-SWEEPS = {"mdma", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
+SWEEPS = {"mdma", "began", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
 
 
 def namespace(**more):
@@ -175,12 +175,14 @@ def test_parts_with_other_flags_are_refused(tmp_path):
 def test_the_end_of_a_part(capsys):
     """Without a part the script goes on and draws. A part with failed runs does not end well."""
     good, bad = {"name": "a", "metrics": {}}, {"name": "b", "error": "no such data"}
-    assert end_of_part(None, [bad]) is None
+    assert end_sweep(None, [good, bad]) is None
+    with pytest.raises(UserError, match="no run came through: b: no such data; b: no such data$"):
+        end_sweep(None, [bad, bad])
     with pytest.raises(SystemExit) as e:
-        end_of_part((1, 4), [good])
+        end_sweep((1, 4), [good])
     assert not e.value.code and "part 1/4 is through, 1 runs" in capsys.readouterr().err
     with pytest.raises(UserError, match="1 of 2 runs of part 1/4 failed.*: b: no such data$"):
-        end_of_part((1, 4), [good, bad])
+        end_sweep((1, 4), [good, bad])
 
 
 def test_every_script_that_sweeps_is_tested_here():
