@@ -98,7 +98,7 @@ samples-%: $(STAMP) FORCE  ## draw samples from the shipped weights, in seconds:
 	@mkdir -p runs/$*
 	$(PY) -m $*.eval --ckpt $*/results/$(SHIPPED) --samples $(DRAWN) --grid-out runs/$*/samples.png $(ARGS)
 
-questions-mdma: $(STAMP)  ## MDMA beside EPiC-GAN, ablations, more data, reduced, three seeds: 4 hours of a CPU core; resumable
+questions-mdma: $(STAMP)  ## MDMA beside EPiC-GAN, ablations, more data, reduced, three seeds: 7 hours of a CPU core; resumable
 	$(MAKE) data-jets ARGS="--type t --jets 200000"
 	$(PY) -m mdma.reproduce --reduced $(ARGS)
 

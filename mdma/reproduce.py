@@ -4,10 +4,12 @@
   python -m mdma.reproduce --reduced                30 particles, 6,000 steps, simulated tops
   python -m mdma.reproduce --questions peer         only MDMA beside EPiC-GAN (Table 1)
 
-The other questions: aggregate, how particles make the mean field (§3: attention, mean or sum); and
-data, whether more training jets bring the generated ones closer to the test jets (§5).
+The other questions: aggregate, how particles make the mean field (§3: attention, mean or sum);
+layers, the alternatives that §3 rejects (adding the mean field to particles, a gated linear unit);
+objective, LSGAN beside other losses (§3.1); matching, with and without it (§3.2); data, whether
+more training jets bring the generated ones closer to the test jets (§5); and pt, our --pt softplus.
 Trains --jobs runs at a time under --out; started again, it goes on. Writes questions.md, .json and
-.png there. The simulated jets: make data-jets ARGS="--type t --jets 200000".
+.png there, and curves.png. The jets: make data-jets ARGS="--type t --jets 200000".
 """
 
 import shlex
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -29,7 +32,7 @@ from common.cli import run_main
 from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics.jets import jet_metrics
-from common.runs import replace_file, write_json
+from common.runs import read_log, replace_file, write_json
 from common.sweep import by_row, end_sweep, sweep
 
 from . import eval as evaluation
@@ -43,12 +46,22 @@ ROWS = {  # flags of train.py
     "EPiC-GAN": ["--model", "epic"],
     "MDMA, mean": ["--aggregate", "mean"],
     "MDMA, sum": ["--aggregate", "sum"],
+    "MDMA, adding": ["--update", "add"],
+    "MDMA, GLU": ["--glu"],
+    "MDMA, vanilla GAN": ["--objective", "vanilla"],
+    "MDMA, WGAN-GP": ["--objective", "wgan-gp"],
+    "MDMA, no matching": ["--matching", "0"],
+    "MDMA, softplus": ["--pt", "softplus"],
     "MDMA, 35,000 jets": ["--train-jets", "35000"],
     "MDMA, 14,000 jets": ["--train-jets", "14000"],
 }
 QUESTIONS = {
     "peer": ["MDMA", "EPiC-GAN"],
     "aggregate": ["MDMA", "MDMA, mean", "MDMA, sum"],
+    "layers": ["MDMA", "MDMA, adding", "MDMA, GLU"],
+    "objective": ["MDMA", "MDMA, vanilla GAN", "MDMA, WGAN-GP"],
+    "matching": ["MDMA", "MDMA, no matching"],
+    "pt": ["MDMA", "MDMA, softplus"],
     "data": ["MDMA", "MDMA, 35,000 jets", "MDMA, 14,000 jets"],
 }
 REDUCED = ["--quick", "--steps", "6000", "--lr-total", "6000"]
@@ -155,9 +168,38 @@ def draw(results, path):
     plots.save_figure(figure, path)
 
 
+def draw_curves(results, folder, asked):
+    """W1M on the validation jets over steps, a panel per question: the seeds' mean and range."""
+    wide = min(4, len(asked))
+    high = -(-len(asked) // wide)
+    figure, axes = plots.plt.subplots(
+        high, wide, figsize=(3.6 * wide, 2.8 * high), sharex=True, sharey=True, squeeze=False
+    )
+    for axis, question in zip(axes.flat, asked):
+        for i, row in enumerate(QUESTIONS[question]):
+            logs = [read_log(folder / r["name"] / "log.jsonl") for r in results.get(row, [])]
+            lines = [[x for x in log if "w1m_valid" in x] for log in logs]
+            if not lines:
+                continue
+            steps = [line["step"] for line in min(lines, key=len)]
+            w1m = 1000 * np.array([[x["w1m_valid"] for x in run[: len(steps)]] for run in lines])
+            axis.plot(steps, w1m.mean(0), color=f"C{i}", label=f"{row} ({len(lines)})")
+            axis.fill_between(steps, w1m.min(0), w1m.max(0), color=f"C{i}", alpha=0.2, lw=0)
+        axis.set(title=question, yscale="log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=7)
+    for axis in axes.flat[len(asked) :]:
+        axis.axis("off")
+    figure.supxlabel("step (in brackets: seeds; shaded: their range)", fontsize=9)
+    figure.supylabel("W1M on validation jets (x 10³)", fontsize=9)
+    figure.tight_layout()
+    plots.save_figure(figure, folder / "curves.png")
+
+
 def main(argv=None):
     args = arguments.parse_args(Args, __doc__, argv)
-    names = [row for question in args.questions or QUESTIONS for row in QUESTIONS[question]]
+    asked = args.questions or list(QUESTIONS)
+    names = [row for question in asked for row in QUESTIONS[question]]
     folder = Path(args.out or f"runs/mdma/questions{'-reduced' * args.reduced}")
     cells = [
         {
@@ -177,6 +219,7 @@ def main(argv=None):
     replace_file(folder / "questions.md", text.encode())
     write_json(folder / "questions.json", results)
     draw(found, folder / "questions.png")
+    draw_curves(found, folder, asked)
     print(text, end="")
     return found
 

@@ -57,7 +57,7 @@ def test_each_run_is_scored_against_test_jets_and_a_part_of_few_against_its_own(
         x for x in table if x.startswith("| MDMA, 14,000 jets |")
     )
     assert len(json.loads(Path("X/questions.json").read_text())) == 4
-    assert Path("X/questions.png").exists()
+    assert Path("X/questions.png").exists() and Path("X/curves.png").exists()
     assert load_checkpoint(Path("X/EPiC-GAN-0/last.pt"), "mdma")["args"]["model"] == "epic"
 
 
@@ -72,7 +72,7 @@ def test_the_reduced_peer_has_its_own_rate_and_questions_share_their_runs(here, 
     with pytest.raises(UserError, match="no run came through: MDMA-0: no such jets"):
         reproduce.main(["--reduced", "--seeds", "2", "--out", "X"])
     cells, shared = taken[0]
-    assert [c["name"] for c in cells[:2]] == ["MDMA-0", "EPiC-GAN-0"] and len(cells) == 12
+    assert [c["name"] for c in cells[:2]] == ["MDMA-0", "EPiC-GAN-0"] and len(cells) == 24
     assert shared == ["--quick", "--steps", "6000", "--lr-total", "6000"]
     args = train.parse_args([*shared, *cells[1]["flags"]])
     assert (args.model, args.lr, args.lr_total, args.matching) == ("epic", 3e-4, 6000, 0)
