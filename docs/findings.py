@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from pathlib import Path
 
+from common.evaluate import markdown_table
+
 REPO = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- findings: made by `make findings` -->", "<!-- end of findings -->"
 COLUMNS = ["claim", "where", "verdict", "ours", "paper", "seeds"]
@@ -44,18 +46,17 @@ def collect():
 
 
 def render(found):
-    """The summary and the table in Markdown."""
-    counts = Counter(line["verdict"] for lines in found.values() for line in lines)
-    summary = ", ".join(f"{verdict} {counts[verdict]}" for verdict in VERDICTS)
-    rows = [
-        [f"[{folder}]({folder}/README.md#what-we-found)", *line.values()]
-        for folder, lines in found.items()
-        for line in lines
-    ]
-    heading = ["", *COLUMNS]
-    lines = [heading, ["---"] * len(heading), *rows]
-    table = "\n".join("| " + " | ".join(row) + " |" for row in lines)
-    return f"{sum(counts.values())} claims: {summary}.\n\n{table}\n"
+    """How many claims hold, by folder, and each folder's table, folded away, in Markdown."""
+    counts = {folder: Counter(line["verdict"] for line in lines) for folder, lines in found.items()}
+    links = {folder: f"[{folder}]({folder}/README.md#what-we-found)" for folder in found}
+    rows = [[links[folder], *(of[v] for v in VERDICTS)] for folder, of in counts.items()]
+    rows.append(["**all**", *(sum(of[v] for of in counts.values()) for v in VERDICTS)])
+    parts = [markdown_table(["claims that:", *VERDICTS], rows)]
+    for folder, lines in found.items():
+        table = markdown_table(COLUMNS, [line.values() for line in lines])
+        title = f"<summary>{folder}: {len(lines)} claims, one by one</summary>"
+        parts.append(f"<details>{title}\n\n{table}\n</details>\n")
+    return "\n".join(parts)
 
 
 def exchange(text, found):

@@ -24,13 +24,15 @@ def draw_features(jets, path, title=""):
     Added here are n and the sum of pt. jets: {label: particles (J, N, 3), padding 0}, of which the
     first is the reference. Bands: one Poisson sd.
     """
-    figure, axes = plt.subplots(
-        4, 3, figsize=(12, 8), height_ratios=[3, 1, 3, 1], layout="constrained"
-    )
+    # fixed places: a layout found by matplotlib takes twice as long, at each validation
+    figure = plt.figure(figsize=(12, 8))
+    panels = figure.add_gridspec(2, 3, wspace=0.18, hspace=0.18)
+    grids = [panel.subgridspec(2, 1, height_ratios=[3, 1], hspace=0.1) for panel in panels]
+    axes = [[figure.add_subplot(part) for part in grid] for grid in grids]
     values = {label: observables(x) for label, x in jets.items()}
     reference = next(iter(jets))
     for i, name in enumerate(values[reference]):
-        axis, ratio_axis = axes[2 * (i // 3), i % 3], axes[2 * (i // 3) + 1, i % 3]
+        axis, ratio_axis = axes[i]
         bins = bin_edges(name, values[reference][name])
         ratio_histogram(
             axis,
@@ -49,8 +51,14 @@ def draw_features(jets, path, title=""):
         if i % 3 == 0:
             axis.set_ylabel("density")
             ratio_axis.set_ylabel(f"ratio to\n{reference}")
-    handles = [h for axis in axes[:2, 0] for h in axis.get_legend_handles_labels()[0]]
-    figure.legend(handles=handles, title=title, loc="outside upper center", ncols=len(handles))
+    handles = [h for axis in axes[0] for h in axis.get_legend_handles_labels()[0]]
+    figure.legend(
+        handles=handles,
+        title=title,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.89),
+        ncols=len(handles),
+    )
     save_figure(figure, path)
 
 

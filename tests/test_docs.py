@@ -148,6 +148,14 @@ def test_a_table_that_is_no_table_of_findings_is_refused(tmp_path):
 def test_the_summary_counts_verdicts():
     line = dict.fromkeys(findings.COLUMNS, "x")
     found = {"a": [line | {"verdict": v} for v in ("holds", "holds", "does not hold")]}
-    text = findings.render(found)
-    assert text.startswith("3 claims: holds 2, partly 0, does not hold 1, not run 0.\n")
-    assert text.count("[a](a/README.md#what-we-found)") == 3
+    text = findings.render(found | {"b": [line | {"verdict": "not run"}]})
+    head = text.split("<details>")[0].splitlines()
+    assert head[0] == "| claims that: | holds | partly | does not hold | not run |"
+    assert head[2:] == [
+        "| [a](a/README.md#what-we-found) | 2 | 0 | 1 | 0 |",
+        "| [b](b/README.md#what-we-found) | 0 | 0 | 0 | 1 |",
+        "| **all** | 2 | 0 | 1 | 1 |",
+        "",
+    ]
+    assert "<details><summary>a: 3 claims, one by one</summary>\n\n| claim | where |" in text
+    assert text.count("| x | x | holds | x | x | x |") == 2 and text.count("</details>") == 2
