@@ -141,8 +141,8 @@ def table2_numbers(results, methods):
             }
             for name in (kernels[0][0], UNIT):
                 row[name] = summary(columns[name][data, method], 100)
-            for name in ("modes", "high_quality", "mode_kl"):
-                row[name] = metric(runs, name)
+            for name, best in (("modes", max), ("high_quality", max), ("mode_kl", min)):
+                row[name] = metric(runs, name, best=best)
             row["seconds"] = summary([run["seconds"] for run in runs])
             rows.append(row)
     return kernels, rows

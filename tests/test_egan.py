@@ -1273,6 +1273,26 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
         reproduce.main([*argv[:-2], "--train-flags=--smoke"])
 
 
+def test_the_best_run_of_table2_has_most_modes_and_the_least_distance():
+    names = [f"mmd2_{kind}_s{s:g}" for kind in ("biased", "unbiased") for s in tables.BANDWIDTHS]
+    results = [
+        {
+            "table": "8gaussians",
+            "method": "GAN-Minimax",
+            "seed": seed,
+            "seconds": 1.0 + seed,
+            "metrics": {
+                **{f"{name}_2k": distance for name in names},
+                **{"modes_2k": modes, "high_quality_2k": modes / 8, "mode_kl_2k": distance},
+            },
+        }
+        for seed, (modes, distance) in enumerate([(3, 0.2), (7, 0.1)])
+    ]
+    _, (row,) = tables.table2_numbers(results, ["GAN-Minimax"])
+    assert row["modes"]["best"] == 7 and row["high_quality"]["best"] == 7 / 8
+    assert row["mode_kl"]["best"] == 0.1 and row["seconds"]["best"] == 1
+
+
 def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     flags = (
