@@ -42,6 +42,13 @@ def curve_numbers(curves):
     return rows
 
 
+def survivors(log):
+    """{mutation: its share of the children that lived on, over the whole run}."""
+    start = "selected_"
+    names = [key.removeprefix(start) for key in log[-1] if key.startswith(start)]
+    return {name: sum(line[start + name] for line in log) / len(log) for name in names}
+
+
 def curves_markdown(rows):
     first = rows[0] if rows else {"generations": 0, "equal_seconds": 0}
     columns = [

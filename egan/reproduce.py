@@ -245,13 +245,16 @@ def fid_curves(args):
         for method, flags in CURVES.items()
     ]
     scores = {method: [] for method in CURVES}
+    survivors = {method: [] for method in CURVES}
     for result in train_and_measure(cells, args, folder, shared):
         log = read_log(folder / result["name"] / "log.jsonl")
         scored = [line for line in log if any(key.startswith("fid") for key in line)]
         if not scored:
             raise UserError(f"{folder / result['name']} has no FID: there is no extractor for it")
         scores[result["method"]].append(scored)
+        survivors[result["method"]].append(curves.survivors(log))
     rows = curves.curve_numbers(scores)
+    rows = [row | {"survivors": survivors[row["method"]]} for row in rows]
     curves.draw_curves(scores, n, folder / "fid_curves.png")
     return write_table(folder, "fid_curves", curves.curves_markdown(rows), rows)
 

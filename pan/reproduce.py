@@ -30,7 +30,7 @@ from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
-from common.runs import replace_file, write_json
+from common.runs import read_log, replace_file, write_json
 from common.sweep import end_sweep, select_rows, sweep
 
 from . import train
@@ -157,7 +157,21 @@ def measure_run(where, _, args):
     """The metrics of a finished run."""
     device = choose_device(args.device)
     T, pairs, trained = load_run(where, args, device)
-    return measure(T, pairs, trained, args, device)
+    scores = measure(T, pairs, trained, args, device)
+    return scores | contest(read_log(where / "log.jsonl"), trained.steps)
+
+
+def contest(log, steps):
+    """P at the end, a mean over the last tenth of `steps`, and how often D's hinge was active."""
+    seen = [line for line in log if "P" in line]
+    if not seen:  # a loss without D
+        return {}
+    last = [line["P"] for line in seen if line["step"] > 0.9 * steps]
+    active = [line["hinge_active"] for line in seen]
+    return {
+        f"P_{steps - int(0.9 * steps)}_steps": sum(last) / len(last),
+        "hinge_active_share": sum(active) / len(active),
+    }
 
 
 def load_run(where, args, device):

@@ -115,6 +115,7 @@ def measure_run(where, _, args):
         "L_G": stability(log, "L_G"),
         "L_D_versus_FID": loss_versus_quality(log),
         "best_FID_2k": min((fid for _, fid, _ in curve), default=math.nan),
+        "FID_2k_by_step": [(step, fid) for step, fid, _ in curve],
         "train_seconds": log[-1]["seconds"],
     }
 
@@ -184,6 +185,7 @@ def summarise(runs):
             values = np.array([values[column] for values in measured], float)
             sd = values.std(ddof=1) if len(values) > 1 else None
             summary[column] = {"mean": values.mean(), "sd": sd, "runs": values.tolist()}
+        summary["FID (2k) by step"] = [r["metrics"].get("FID_2k_by_step") for r in results]
         summaries.append(summary)
     return summaries
 

@@ -18,6 +18,7 @@ from common.metrics.images import Tracker
 from common.toys import mixture
 from common.metrics.toy import mmd2
 from egan import eval as egan_eval
+from egan import curves as egan_curves
 from egan import reproduce, tables, train
 from egan import samples as egan_samples
 from egan.model import (
@@ -1322,6 +1323,11 @@ def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, mon
         "E-GAN",
     ]
     assert Path("curves/fid_curves.png").exists()
+    (last,) = table[-1]["survivors"]
+    assert set(last) == {"heuristic", "least-squares", "minimax"}
+    assert sum(last.values()) == pytest.approx(1)
+    log = [{"selected_minimax": share, "selected_heuristic": 1 - share} for share in (0.0, 0.5)]
+    assert egan_curves.survivors(log) == {"minimax": 0.25, "heuristic": 0.75}
     scores = []
     for path in Path("curves").glob("*/log.jsonl"):
         log = [json.loads(line) for line in path.read_text().splitlines()]

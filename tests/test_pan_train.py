@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from common.cli import UserError
+from common.runs import read_log
 from pan import eval as pan_eval
 from pan import reproduce, train
 from pan.pictures import whole
@@ -211,6 +212,13 @@ def test_verdicts_count_seeds():
     )
 
 
+def test_the_contest_is_read_from_the_log():
+    log = [{"step": s, "P": float(s), "hinge_active": float(s <= 5)} for s in range(1, 21)]
+    found = reproduce.contest([*log, {"step": 20, "pixel_l1": 0.1}], 20)
+    assert found == {"P_2_steps": 19.5, "hinge_active_share": 0.25}
+    assert reproduce.contest([{"step": 1, "pixel_l1": 0.1}], 1) == {}
+
+
 def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):
     words = "--table4 --reduced --only PAN L2 --seeds 1 --jobs 1 --n 6"
     tiny = "--smoke --task inpainting --size 64 --steps 2 --dataset synthetic"
@@ -219,6 +227,9 @@ def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):
     lines = reproduce.main(flags)[4]
     assert [line["row"] for line in lines] == ["x, untouched", "PAN", "L2"]
     assert json.loads(Path("t/table4.json").read_text())["rows"][1]["psnr"] == lines[1]["psnr"]
+    of_pan, of_l2 = (line["results"][0]["metrics"] for line in lines[1:])
+    log = read_log(Path("t/table4") / lines[1]["results"][0]["name"] / "log.jsonl")
+    assert of_pan["P_1_steps"] == log[-1]["P"] and "hinge_active_share" not in of_l2
     text = Path("t/table4.md").read_text()
     assert "21.85" in text and "x, untouched" in text
     with Image.open("t/table4.png") as image:

@@ -1014,6 +1014,9 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     )
     assert "The paper: best is SAGAN + WGAN-GP" in text and text.count("\n| ") == 3
     assert saved["rows"][1]["FID"]["mean"] == pytest.approx(np.mean(rows[1]["FID"]["runs"]))
+    curve = saved["rows"][1]["FID (2k) by step"][0]
+    assert [step for step, _ in curve] == [2, 4, 6, 8]
+    assert min(fid for _, fid in curve) == saved["rows"][1]["best FID (2k)"]["runs"][0]
     before = (folder / "results.jsonl").read_text()
     reproduce.main(argv)  # all there: nothing is trained again
     assert (folder / "results.jsonl").read_text() == before
