@@ -54,7 +54,14 @@ from common.toys import MIXTURES
 
 from .batch_norm import fixed_batches, recompute_statistics
 from .data import class_index, load_data, sample_z
-from .features import anomaly_scores, auroc, encode, measure_features, measure_inversion
+from .features import (
+    anomaly_scores,
+    auroc,
+    encode,
+    measure_features,
+    measure_inversion,
+    pixel_novelty,
+)
 from .figures import draw_anomaly, draw_images, pair_rows, sample_rows, save_rows
 from .progress import draw_curves
 from .score import write_scores
@@ -148,6 +155,8 @@ def measure(networks, data, test, extractor, trained, args, device, save=lambda 
         tag = f"class{held_out}_{count_tag(len(test))}"
         for name, values in anomaly_scores(G, E, D, test, device).items():
             metrics[f"auroc_{name}_{tag}"] = auroc(values, test.labels == held_out)
+        novelty = pixel_novelty(data, test, args.bank, device)
+        metrics[f"auroc_nearest_{tag}"] = auroc(novelty, test.labels == held_out)
     elif data.labels is not None:
         untrained = untrained_encoder(data, trained, device)
         metrics |= measure_features(E, D, untrained, data, test, args.bank, device)
@@ -190,9 +199,9 @@ def draw(networks, data, test, trained, args, device, where):
     draw_images(G, E, images, data, test, args.bank, device, where)
     if trained.hold_out is not None:
         D = None if trained.method in AUTOENCODERS else D
-        positive = test.labels == class_index(test, trained.hold_out)
+        held_out = class_index(test, trained.hold_out)
         scores = anomaly_scores(G, E, D, test, device)
-        draw_anomaly(scores, positive, trained.hold_out, where)
+        draw_anomaly(scores, test.labels == held_out, test.classes[held_out], where)
 
 
 @torch.no_grad()

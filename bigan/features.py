@@ -84,6 +84,17 @@ def anomaly_score(
     return alpha * L_G + (1 - alpha) * L_D
 
 
+@torch.no_grad()
+def pixel_novelty(data, test, bank, device):
+    """Distance of each test image to the nearest of `bank` training images: (N,), in [0, ∞).
+
+    A score that needs no training, to compare anomaly scores with. Euclidean, pixels in [0, 1].
+    """
+    bank = encode(lambda x: x.flatten(1) / 2, data, bank, device)
+    queries = encode(lambda x: x.flatten(1) / 2, test, len(test), device)
+    return (queries - bank[nearest(bank, queries)]).norm(dim=1).cpu()
+
+
 # --- the measurements of a run
 
 

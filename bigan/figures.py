@@ -76,4 +76,5 @@ def draw_anomaly(scores, positive, name, where):
         axis.set_xlabel("anomaly score", fontsize=8)
     axes[0, 0].set_ylabel("density of test images", fontsize=8)
     axes[0, 0].legend(fontsize=8)
+    figure.tight_layout()
     save_figure(figure, where / "anomaly.png")

@@ -63,7 +63,12 @@ TOY_METHODS = {
 }
 # modes hit; ALI §4.5: ten runs of random settings
 PAPER_MODES = {"ALI": "13.4 ± 5.8", "GAN": "10.4 ± 9.2"}
-SCORES = {"score": "A(x)", "recon": "reconstruction", "D_features": "D's features"}
+SCORES = {  # nearest: what needs no training
+    "score": "A(x)",
+    "recon": "reconstruction",
+    "D_features": "D's features",
+    "nearest": "distance to the nearest training image",
+}
 
 
 @dataclass
@@ -147,7 +152,7 @@ def table(args):
     folder, results = run_rows(args, "table", METHODS, args.dataset)
     draw_table(folder, results, args.dataset)
     title = (
-        f"{args.dataset}, {args.seeds} seeds per row; 1NN and probe in %, training images as bank"
+        f"{args.dataset}, seeds per row: {args.seeds}; 1NN and probe in %, training images as bank"
     )
     notes = "D: the discriminator's features of the plain GAN below LR. Pixels: 1NN on the images."
     text = f"{title}, all test images\n\n{one_nn_table(results)}\n{notes}\n"
@@ -228,7 +233,7 @@ def toy(args):
     """Modes that G(z) and G(E(x)) cover, beside ALI's numbers. -> toy.md, .json, .png."""
     folder, results = run_rows(args, "toy", TOY_METHODS, "25gaussians")
     draw_toys(folder, results)
-    text = f"25 Gaussians, {args.seeds} seeds per row, 10,000 points each\n\n{mode_table(results)}"
+    text = f"25 Gaussians, seeds per row: {args.seeds}, 10,000 points each\n\n{mode_table(results)}"
     write_table(folder, "toy", results, text)
     return results
 
@@ -269,29 +274,52 @@ def draw_toys(folder, results):
 
 
 def anomaly(args):
-    """Each class held out once: AUROC of it against all others. -> anomaly.md, .json."""
+    """Each class held out once: AUROC of it against all others. -> anomaly.md, .json, .png."""
     if args.dataset not in CLASSES:
         raise UserError(f"--anomaly needs a data set with known classes: {', '.join(CLASSES)}")
     names = [name.replace("/", "-") for name in CLASSES[args.dataset]]
     rows = {name: ["--hold-out", str(c)] for c, name in enumerate(names)}
     folder, results = run_rows(args, "anomaly", rows, args.dataset)
     title = f"{args.dataset}, AUROC of one held-out class among all test images"
-    text = f"{title}, {args.seeds} seeds per row\n\n{auroc_table(results)}"
+    text = f"{title}, seeds per row: {args.seeds}\n\n{auroc_table(results)}"
     write_table(folder, "anomaly", results, text)
+    draw_aurocs(results, folder / "anomaly.png")
     return results
+
+
+def aurocs(found, score):
+    """The AUROC of each run of one class, by a score."""
+    start = f"auroc_{score}_class"
+    return [v for r in found for key, v in r["metrics"].items() if key.startswith(start)]
 
 
 def auroc_table(results):
     every_run = [r for found in results.values() for r in found]
-    rows = []
-    for name, found in [*results.items(), ("mean", every_run)]:
-        row = [name]
-        for score in SCORES:
-            start = f"auroc_{score}_class"
-            values = [v for r in found for key, v in r["metrics"].items() if key.startswith(start)]
-            row.append(format_mean_sd(values, ".3f"))
-        rows.append(row)
+    rows = [
+        [name, *(format_mean_sd(aurocs(found, score), ".3f") for score in SCORES)]
+        for name, found in [*results.items(), ("mean", every_run)]
+    ]
     return markdown_table(["held out", *SCORES.values()], rows)
+
+
+def draw_aurocs(results, path):
+    """A line per held-out class, with a mark for each score and run; dashed: chance."""
+    figure, axis = plots.plt.subplots(figsize=(7, 1.2 + 0.32 * len(results)))
+    for (score, title), mark in zip(SCORES.items(), "osd|"):
+        points = [
+            (value, place)
+            for place, found in enumerate(results.values())
+            for value in aurocs(found, score)
+        ]
+        color = "k" if score == "nearest" else None
+        axis.plot(*np.array(points).T, mark, color=color, ms=12 if mark == "|" else 6, label=title)
+    axis.axvline(0.5, color="k", ls="--", lw=1)
+    axis.set(xlabel="AUROC of the held-out class among all test images", xlim=(None, 1))
+    axis.set_yticks(range(len(results)), results)
+    axis.invert_yaxis()
+    axis.grid(axis="x", alpha=0.3)
+    axis.legend(fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    plots.save_figure(figure, path)
 
 
 def main(argv=None):

@@ -23,6 +23,7 @@ from bigan.features import (
     measure_inversion,
     nearest,
     one_nn_accuracy,
+    pixel_novelty,
 )
 from bigan.batch_norm import fixed_batches, recompute_statistics
 from bigan.model import (
@@ -474,6 +475,16 @@ def test_auroc_by_hand_and_against_scipy():
         auroc(T([1.0]), T([True]))
 
 
+def test_novelty_is_the_distance_to_the_nearest_training_image_in_pixels_of_0_1():
+    def grey(*shades):
+        images = torch.tensor(shades, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+        return ImageSet("grey", "train", 2, 1, images=images)
+
+    novelty = pixel_novelty(grey(0, 255, 102), grey(102, 51, 240), bank=2, device="cpu")
+    # the third training image is not in the bank; four pixels each: a norm of 2
+    assert novelty.tolist() == pytest.approx([2 * 0.4, 2 * 0.2, 2 * 15 / 255], rel=1e-5)
+
+
 class Images:
     """Four grey images of 2x2, in memory, whose shade tells which they are."""
 
@@ -688,6 +699,11 @@ def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
         )
         assert not any(key.startswith("1nn") for key in metrics)
         assert ("auroc_D_features_class0_512" in metrics) == (method == "bigan")
+        args = train.parse_args([*TINY, "--hold-out", "disc"])
+        args.channels = 1
+        data, test = (train.load_data(args, split) for split in ("train", "test"))
+        novelty = pixel_novelty(data, test, len(data), "cpu")
+        assert metrics["auroc_nearest_class0_512"] == auroc(novelty, test.labels == 0)
         assert any(key.startswith("fid") for key in metrics) == (method == "bigan")
 
 
