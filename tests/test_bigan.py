@@ -848,7 +848,9 @@ def test_tables_train_measure_and_write(here, monkeypatch):
 
     monkeypatch.setattr(reproduce, "CLASSES", {"synthetic": ["disc"]})
     reproduce.main(["--anomaly", "--dataset", "synthetic", *flags, small])
+    assert (here / "runs/bigan/anomaly/anomaly.png").exists()
     lines = (here / "runs/bigan/anomaly/anomaly.md").read_text().splitlines()
+    assert lines[2].endswith("| distance to the nearest training image |")
     assert [line.split(" | ")[0] for line in lines[4:]] == [
         "| disc",
         "| mean",
