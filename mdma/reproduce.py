@@ -156,7 +156,7 @@ def draw(results, path):
         first = next(iter(results.values()))[:1]
         axis.axvline(values(first, column, "in_sample_")[0], color="k", ls="--", lw=1)
         axis.set(xlabel=f"{column}, lower is better", xscale="log")
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axis.xaxis.set_major_locator(LogLocator(numticks=5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
