@@ -30,7 +30,7 @@ from common.cli import run_main
 from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table, reference
 from common.metrics import find_metric
-from common.runs import read_log, replace_file, write_json
+from common.runs import last_tenth, read_log, replace_file, write_json
 from common.sweep import by_row, end_sweep, sweep
 
 from . import train
@@ -76,7 +76,7 @@ def measure_run(where, _, args):
 
 def balance(log, steps):
     """M and the ratio L(G(z)) / L(x), which k holds at γ: means over the last tenth of `steps`."""
-    last = [line for line in log if line["step"] > 0.9 * steps]
+    last = last_tenth(log, steps)
     L_x, L_G, M = (sum(line[key] for line in last) / len(last) for key in ("L_x", "L_G", "M"))
     over = f"{steps - int(0.9 * steps)}_steps"
     return {f"M_{over}": M, f"error_ratio_{over}": L_G / L_x}

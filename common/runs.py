@@ -310,6 +310,11 @@ def read_log(path):
     return lines
 
 
+def last_tenth(log, steps):
+    """The lines of `log` in the last tenth of `steps`; if none is there, its last line."""
+    return [line for line in log if line["step"] > 0.9 * steps] or log[-1:]
+
+
 def load_checkpoint(path, paper=None):
     """The checkpoint's dict, on the CPU. Damaged files, and other folders' where `paper` is given,
     are refused.

@@ -30,8 +30,8 @@ from common.device import choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
-from common.runs import read_log, replace_file, write_json
-from common.sweep import end_sweep, select_rows, sweep
+from common.runs import last_tenth, read_log, replace_file, write_json
+from common.sweep import by_row, end_sweep, select_rows, sweep
 
 from . import train
 from .eval import load, measure, transform_pairs
@@ -166,7 +166,7 @@ def contest(log, steps):
     seen = [line for line in log if "P" in line]
     if not seen:  # a loss without D
         return {}
-    last = [line["P"] for line in seen if line["step"] > 0.9 * steps]
+    last = [line["P"] for line in last_tenth(seen, steps)]
     active = [line["hinge_active"] for line in seen]
     return {
         f"P_{steps - int(0.9 * steps)}_steps": sum(last) / len(last),
@@ -279,12 +279,7 @@ def main(argv=None):
         if args.part:
             continue
         failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
-        runs = {}
-        for row in table.rows:
-            mine = [r for r in results if r["row"] == row and "metrics" in r]
-            mine.sort(key=lambda result: result["seed"])
-            if mine:
-                runs[row] = mine
+        runs = by_row(results, table.rows)
         if not runs:
             raise UserError(f"no run of table {n} came through: {'; '.join(failed)}")
         lines = [numbers(row, mine) for row, mine in runs.items()]

@@ -707,6 +707,8 @@ def test_gamma_sweep_reads_the_balance_from_the_last_tenth_of_the_log():
         "error_ratio_10_steps": pytest.approx(0.955),
     }
     assert reproduce.values([{"metrics": balance}], "M") == [pytest.approx(95.5)]
+    seldom_logged = reproduce.balance(log[:40], 50)  # no line after step 45
+    assert seldom_logged["M_5_steps"] == 40
 
 
 def test_smallest_class_is_a_percentage_and_nan_without_a_classifier():
