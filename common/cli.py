@@ -5,6 +5,7 @@ import difflib
 import json
 import math
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -44,6 +45,9 @@ class Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionH
 class Parser(argparse.ArgumentParser):
     def error(self, message):
         """One line, not argparse's page of usage."""
+        flag = re.fullmatch(r"argument (--[\w-]+): expected one argument", message)
+        if flag:  # also where the value is itself a flag, as in --train-flags --smoke
+            message += f"; one that begins with a dash: {flag[1]}=VALUE"
         sys.exit(_fail(f"{message} (--help explains the flags)"))
 
     def parse_args(self, args=None, namespace=None):

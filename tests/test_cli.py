@@ -460,6 +460,10 @@ def test_argparse_refuses(here, capsys, flag, value):
             "unknown flag --gama: did you mean --gamma?; unknown flag --stps: did you mean --steps?",
         ),
         (["fashion-mnist"], "no flag takes fashion-mnist"),
+        (
+            ["--out", "--quick"],
+            "argument --out: expected one argument; one that begins with a dash: --out=VALUE",
+        ),
     ],
 )
 def test_an_unknown_flag_is_told_its_nearest_neighbour(here, capsys, words, line):
