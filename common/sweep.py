@@ -119,10 +119,10 @@ def by_row(results, rows):
 
 
 def end_sweep(part, results):
-    """UserError if no run came through; and the end of a script that was started for a part (i, n)
-    of its runs: the call without --part draws.
+    """End a script that was started for a part (i, n) of its runs: the call without --part draws.
 
-    results: of `sweep`.
+    part: None for all runs. results: of `sweep`. UserError if no run, or not all of a part, came
+    through.
     """
     failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
     if part is None:
