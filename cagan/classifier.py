@@ -131,8 +131,9 @@ def measure(G, trained, device) -> dict[str, list[float]]:
 
 
 def pool_with_generated(G, data, asked, trained, device) -> tuple[Tensor, Tensor]:
-    """uint8 (N + M, C, H, W), int64 (N + M,): the images of `data`, then G's of the classes asked
-    for (M,), each with that class as its label.
+    """The images and labels of `data`, and behind them G's of the classes asked for.
+
+    asked: (M,). Returns uint8 (N + M, C, H, W) and int64 (N + M,).
     """
     parts = [data.images_at(places) for places in torch.arange(len(data)).split(1000)]
     parts += sample(G, F.one_hot(asked, len(data.classes)).float(), trained, device, trained.seed)

@@ -72,9 +72,7 @@ class ConditionalScores:
         return scores
 
     def details(self, logits, asked):
-        """Lists: the accuracy of each class, the classes' histogram, counts (row: asked, column:
-        seen).
-        """
+        """Lists: accuracy per class, the classes' histogram, counts (row: asked, column: seen)."""
         S = len(self.class_moments)
         tag = f"{self.extractor.name}_{count_tag(len(logits))}"
         confusion = torch.bincount(asked * S + logits[:, :S].argmax(1), minlength=S * S).view(S, S)

@@ -128,9 +128,7 @@ def parse_args(table, doc, argv=None, presets=None, retired=None):
 
 
 def add_flags(parser, table):
-    """A flag for each field of the dataclass `table`, grouped by section: the folder's own before
-    the run's.
-    """
+    """A flag for each field of the dataclass `table`, grouped by section, the folder's first."""
     comments, sections = comments_and_sections(table)
     types = get_type_hints(table)
     groups = {title: parser.add_argument_group(title) for title in dict.fromkeys(sections.values())}
@@ -181,9 +179,7 @@ def part_of(things, part):
 
 
 def comments_and_sections(table):
-    """{field: comment} and {field: section} of a dataclass and its bases, the class's own sections
-    first.
-    """
+    """{field: comment} and {field: section} of a dataclass and its bases, its sections first."""
     comments, sections = {}, {}
     for cls in table.__mro__[:-1]:
         for name, comment, section in _commented_fields(cls):

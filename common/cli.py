@@ -74,9 +74,7 @@ def new_parser(doc):
 
 
 def file_path(text):
-    """The type of every flag that names a file or directory: ~ is the home directory, also in
-    --out=~/x.
-    """
+    """The type of every flag that names a file or directory: ~ is home, also in --out=~/x."""
     return os.path.expanduser(text)
 
 

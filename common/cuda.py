@@ -51,9 +51,7 @@ class GraphedStep:
 
 
 def peak_memory(device):
-    """MiB at most so far: of the GPU's memory by tensors; on a CPU, of the process, libraries
-    included.
-    """
+    """The most MiB so far: of the GPU's tensors, or of the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     import resource  # not on Windows

@@ -105,9 +105,7 @@ class ImageSet:
         return len(self.files if self.images is None else self.images)
 
     def to(self, device):
-        """Keep the uint8 images on `device` (if <= 2 GiB), so that a batch copies nothing from the
-        host.
-        """
+        """Keep the uint8 images on `device`, up to 2 GiB, so that a batch copies nothing there."""
         if self.images is not None and self.images.nbytes <= 2 << 30:
             self.images = self.images.to(device)
         return self
@@ -285,8 +283,9 @@ def _expanded(data_dir):
 
 
 def _synthetic(n, size, channels, seed):
-    """uint8 (n, channels, size, size), int64 (n,): ten shapes at random places, scales and
-    brightnesses.
+    """Ten shapes at random places, scales and brightnesses.
+
+    uint8 (n, channels, size, size), int64 (n,).
     """
     rng = np.random.default_rng(seed)
     x, y, r = rng.uniform((-0.2, -0.2, 0.6), (0.2, 0.2, 0.8), (n, 3)).T.astype(np.float32)[

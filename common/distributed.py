@@ -31,9 +31,7 @@ def shard(batch):
 
 @torch.no_grad()
 def average_gradients(net):
-    """Average .grad over processes with one flat all-reduce; does nothing without torchrun. Call
-    before step().
-    """
+    """Average .grad over processes with one flat all-reduce, before step(). Alone: nothing."""
     if dist.is_initialized():
         grads = [p.grad for p in net.parameters() if p.grad is not None]
         flat = torch.cat([g.flatten() for g in grads])

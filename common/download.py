@@ -134,8 +134,9 @@ def _find_files(name, split, need, data_dir, download):
 
 
 def _read_place(place, need, md5):
-    """{file name: unpacked bytes} from a folder or tar.gz. OSError: not there. ValueError: damaged,
-    named.
+    """{file name: unpacked bytes} from a folder or tar.gz.
+
+    OSError: it is not there. ValueError: it is damaged, and named.
     """
     if place.suffix != ".gz":
         return {file: _read_file(place, file, md5[file]) for file in need}
@@ -247,9 +248,7 @@ def _from_torchvision(name, tmp):
 
 
 def _from_debian(tmp):
-    """Debian and Ubuntu ship FashionMNIST: fetch the package and unpack it here. Nothing is
-    installed.
-    """
+    """Fetch FashionMNIST's package of Debian and Ubuntu, and unpack it; nothing is installed."""
     if not (shutil.which("apt-get") and shutil.which("dpkg")):
         raise OSError("no apt-get and dpkg here")
 

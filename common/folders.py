@@ -1,6 +1,4 @@
-"""Folders of images, CelebA among them: which files belong to which split and class, and how one is
-decoded.
-"""
+"""Folders of images, and CelebA: which file is of which split and class; decoding."""
 
 import contextlib
 import functools
@@ -87,9 +85,7 @@ def files_below(root, files):
 
 
 def _split_folders(data_dir, found):
-    """(folder of the training split, folder of the test split): twice data_dir where it is not
-    split.
-    """
+    """The folders of the training and the test split: twice data_dir where it is not split."""
     by_name = {path.name.lower(): path for path in sorted(data_dir.iterdir()) if path.is_dir()}
     train = next((by_name[name] for name in TRAIN_FOLDERS if name in by_name), None)
     test = next((by_name[name] for name in TEST_FOLDERS if name in by_name), None)
@@ -116,9 +112,7 @@ def _split_folders(data_dir, found):
 
 
 def _refuse_inner_splits(data_dir, found):
-    """Else a tree one level too high, data_dir/NAME/{train,test}, would be trained on with its test
-    images.
-    """
+    """Else a tree one level too high, data_dir/NAME/{train,test}, would train on test images."""
     inner = {}
     for file in found:
         parts = file.relative_to(data_dir).parts
@@ -180,9 +174,7 @@ def _count(things, word):
 
 
 def celeba_files(data_dir, split):
-    """(files, None, [], files) of the official split, from list_eval_partition.txt or, without it,
-    by position.
-    """
+    """(files, None, [], files) of list_eval_partition.txt's split or, without it, by position."""
     roots = [data_dir / "celeba/img_align_celeba", data_dir / "img_align_celeba"]
     root = next((r for r in roots if r.is_dir()), None)
     if root is None:
@@ -283,9 +275,7 @@ def shape_as_shown(file):
 
 @contextlib.contextmanager
 def opened_image(file):
-    """A PIL image of which only the header has been read. BadImage for this and for what goes wrong
-    later.
-    """
+    """A PIL image of which only the header has been read. BadImage if it or decoding fails."""
     from PIL import Image, UnidentifiedImageError
 
     try:

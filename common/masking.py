@@ -9,9 +9,7 @@ from torch import Tensor
 
 
 def lengths_to_mask(lengths: Tensor, max_length: int | None = None) -> Tensor:
-    """(B,) counts -> (B, N) mask with the first lengths[i] entries True; N is max_length or the
-    largest count.
-    """
+    """Counts (B,) -> mask (B, N), true in the first lengths[i] places; N: max_length or largest."""
     n = int(lengths.max()) if max_length is None else max_length
     if int(lengths.max()) > n:
         raise ValueError(f"a set of {int(lengths.max())} elements doesn't fit in max_length {n}")

@@ -16,7 +16,7 @@ DPI = 110
 
 
 def grid(images, nrow=8, pad=2):
-    """images (N, C, H, W) in [-1, 1], clamped -> uint8 (H', W', C) with `nrow` images a row."""
+    """images (N, C, H, W) in [-1, 1], clamped -> uint8 (H', W', C) with `nrow` images per row."""
     x = grey_levels(images.detach().cpu()).byte().numpy()
     n, c, h, w = x.shape
     rows = -(-n // nrow)

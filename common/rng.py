@@ -20,9 +20,7 @@ def step_rng(seed, step):
 
 
 def rng_state():
-    """Every global generator's state, as tensors and plain Python (loadable with
-    weights_only=True).
-    """
+    """Every global generator's state, which torch.load reads with weights_only=True."""
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),

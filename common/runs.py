@@ -134,9 +134,7 @@ class Run:
     # --- the loop
 
     def steps(self, start, total):
-        """Yield start+1 … total, with a progress bar. SIGINT or SIGTERM finishes the step and saves
-        (see `due`).
-        """
+        """Yield start+1 … total, with a progress bar. A signal ends it once its step is saved."""
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar = tqdm(
             total=total, initial=start, disable=True if self.rank else None, unit="step"
@@ -152,9 +150,8 @@ class Run:
                     self.stop = self._agree_on_stop(step)
                 yield step
                 self._bar.update()
-                if (
-                    self.stop and self.saved_step == step < total
-                ):  # else the signal came after `due` said no
+                # not saved: the signal came after `due` said no
+                if self.stop and self.saved_step == step < total:
                     self._bar.close()
                     if self.rank == 0:
                         print(
@@ -169,9 +166,7 @@ class Run:
                 signal.signal(s, handler)
 
     def due(self, step, every):
-        """True each `every` steps, at the last step, and at the step after which a signal stops the
-        run.
-        """
+        """True each `every` steps, at the last step, and at the one after which a signal stops."""
         return step % every == 0 or step == self.total or self.stop is not None
 
     def check(self, step, **values):
@@ -199,8 +194,7 @@ class Run:
             yield samples
 
     def log(self, step, **values):
-        """Call each step with scalars, which are checked. Writes a line of log.jsonl at log steps,
-        fills the bar's postfix."""
+        """Check scalars at each step; at log steps write them to log.jsonl and into the bar."""
         values = self.check(step, **values)
         if self.rank or not self.due(step, self.args.log_every):
             return
@@ -233,9 +227,7 @@ class Run:
             self.stop = signal.Signals(number)
 
     def _agree_on_stop(self, step):
-        """Processes must stop at the same step, so under torchrun they ask each other, at log
-        steps.
-        """
+        """Processes must stop at one step, so under torchrun they ask each other, at log steps."""
         if step % self.args.log_every:
             return None
         asked = torch.tensor(self._asked, device=self.device)
@@ -246,16 +238,14 @@ class Run:
         if self.rank == 0:
             left = (self.total - step) * seconds
             tqdm.write(
-                f"{seconds:.3g} s a step: about {left / 3600:.1f} h to go"
+                f"{seconds:.3g} s per step: about {left / 3600:.1f} h to go"
                 if left > 5400
-                else f"{seconds:.3g} s a step: about {left / 60:.0f} min to go",
+                else f"{seconds:.3g} s per step: about {left / 60:.0f} min to go",
                 file=sys.stderr,
             )
 
     def _drop_log_after(self, step):
-        """A killed run has logged past its last checkpoint; those steps will be done, and logged,
-        again.
-        """
+        """Drop what a killed run logged past its checkpoint: those steps will be done again."""
         path = self.dir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         if kept:
@@ -268,9 +258,7 @@ class Run:
 
 
 def replace_file(path, data):
-    """Write bytes so that `path` holds either its old content or all of the new, also after a kill
-    or a full disk.
-    """
+    """Write bytes. After a kill or on a full disk `path` holds its old content or the new one."""
     path = Path(path)
     # one name: what a kill leaves, the next save overwrites
     temporary = path.with_name(f".{path.name}.tmp")
@@ -300,9 +288,7 @@ def save_atomic(value, path):
 
 
 def read_log(path):
-    """The lines of a log.jsonl as dicts; one cut short by a kill is left out. [] where there is no
-    file yet.
-    """
+    """The lines of a log.jsonl as dicts, but one cut short by a kill. [] without a file."""
     lines = []
     for line in Path(path).read_text().splitlines() if Path(path).exists() else []:
         with contextlib.suppress(json.JSONDecodeError):
@@ -316,9 +302,7 @@ def last_tenth(log, steps):
 
 
 def load_checkpoint(path, paper=None):
-    """The checkpoint's dict, on the CPU. Damaged files, and other folders' where `paper` is given,
-    are refused.
-    """
+    """The checkpoint's dict, on the CPU. UserError if it is damaged, or of another paper."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
@@ -347,17 +331,14 @@ def load_checkpoint(path, paper=None):
 
 
 def load_state(target, state, what):
-    """target.load_state_dict(state), with one line instead of torch's page when names or shapes
-    differ.
-    """
+    """target.load_state_dict(state); one line, not torch's page, when names or shapes differ."""
     try:
         target.load_state_dict(state)
     except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as e:
         why = differences(target.state_dict(), state) or summary(e)
         raise UserError(
             f"{what} doesn't fit the networks that this code builds, so another version of it has "
-            "saved "
-            f"it: {why}"
+            f"saved it: {why}"
         ) from None
     if isinstance(target, torch.optim.Optimizer):
         lay_out_as_weights(target)
@@ -375,9 +356,7 @@ def lay_out_as_weights(optimiser):
 
 
 def differences(here, there):
-    """The first difference of two dicts of tensors in words, and how many more there are; "" if
-    there is none.
-    """
+    """The first difference of two dicts of tensors in words, and how many more; "" if none."""
     if not (isinstance(here, dict) and isinstance(there, dict)):
         return ""
     ours, theirs = (

@@ -1,6 +1,4 @@
-"""Many runs for one table or figure: train and measure each, several at a time, going on where it
-was stopped.
-"""
+"""Many runs for one table or figure: train and measure each, resumably, several at a time."""
 
 import argparse
 import contextlib
@@ -91,9 +89,8 @@ def sweep(cells, train, measure, args, folder, shared=()):
     done = list(there.values())
     missing = [cell for cell in cells if cell["name"] not in there]
     print(
-        f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, {args.jobs} "
-        "at a time, each "
-        f"with: {shlex.join(shared) or 'the default flags'}",
+        f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, "
+        f"{args.jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}",
         file=sys.stderr,
     )
     results = _in_parallel(missing, train, measure, args, folder, shared)

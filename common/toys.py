@@ -63,9 +63,7 @@ def mixture(name: str, standardised: bool = True) -> Mixture:
 
 
 class SwissRoll:
-    """WGAN-GP's third toy set: t (cos t, sin t), t uniform in [1.5π, 4.5π], plus noise of sd 0.25,
-    all over 7.5.
-    """
+    """WGAN-GP's third toy: (t (cos t, sin t) + N(0, 0.25²)) / 7.5, t uniform in [1.5π, 4.5π]."""
 
     name = "swissroll"
     batch = Mixture.batch

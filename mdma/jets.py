@@ -102,9 +102,8 @@ def _epoch(n, batch_size, seed, epoch, stretch):
         rng = np.random.default_rng((seed, epoch))
         counts, batches = n.cpu().numpy(), len(n) // batch_size
         order = rng.permutation(len(n))[: batches * batch_size]
-        for part in np.split(
-            order, range(stretch * batch_size, len(order), stretch * batch_size)
-        ):  # views
+        stretches = np.split(order, range(stretch * batch_size, len(order), stretch * batch_size))
+        for part in stretches:  # views of order
             part[:] = part[np.argsort(counts[part], kind="stable")]
         order = order.reshape(batches, batch_size)[rng.permutation(batches)]
         _epoch.n, _epoch.key, _epoch.order = n, key, torch.from_numpy(order)
@@ -204,8 +203,7 @@ def _fetch(jet_type, name, folder):
         if not file.exists():
             raise UserError(
                 f"JetNet is downloaded by jetnet, which can't be imported ({e}). "
-                "pip install jetnet "
-                f"(Python before 3.13), or {by_hand}"
+                f"pip install jetnet (Python before 3.13), or {by_hand}"
             ) from None
     else:
         record = int(ZENODO[maximum].rpartition("/")[2])
@@ -215,22 +213,19 @@ def _fetch(jet_type, name, folder):
         except RuntimeError as e:  # jetnet's: the MD5 sum of what is there differs
             raise UserError(
                 f"{file} isn't JetNet's file: its download was damaged or cut short, or it is "
-                "another. Move it away and start again, or "
-                f"{by_hand}"
+                f"another. Move it away and start again, or {by_hand}"
             ) from e
         except (requests.RequestException, KeyError, StopIteration) as e:
             if not file.exists():
                 raise UserError(
                     f"can't download JetNet from {ZENODO[maximum]} ({type(e).__name__}): "
-                    "try again later, "
-                    f"or {by_hand}"
+                    f"try again later, or {by_hand}"
                 ) from None
     particles, mask = _read(file)
     if len(particles) != JETNET_SIZES[jet_type]:
         raise UserError(
             f"{file} has {len(particles):,} jets, JetNet {JETNET_SIZES[jet_type]:,}: "
-            "delete the file and "
-            f"start again, or {by_hand}"
+            f"delete the file and start again, or {by_hand}"
         )
     return particles, mask
 

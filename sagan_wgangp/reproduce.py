@@ -152,7 +152,7 @@ DIGITS = {  # the table's columns
     "L_D drift": ".2f",
     "L_G drift": ".2f",
     "L_D ~ FID": ".2f",
-    "s a run": ".0f",
+    "seconds per run": ".0f",
 }
 
 
@@ -170,7 +170,7 @@ def columns(metrics):
         "L_D drift": metrics["L_D"]["drift"],
         "L_G drift": metrics["L_G"]["drift"],
         "L_D ~ FID": metrics["L_D_versus_FID"],
-        "s a run": metrics["train_seconds"],
+        "seconds per run": metrics["train_seconds"],
     }
 
 

@@ -244,7 +244,9 @@ def main(argv=None):
         theirs, _ = seconds(generate, args.repeats)
         ours, _ = seconds(lambda jets=jets, N=N, G=G: sample_jets(G, jets, N), args.repeats)
         row(
-            f"generating, {N} particles, µs a jet", 1e6 * theirs / len(jets), 1e6 * ours / len(jets)
+            f"generating, {N} particles, µs per jet",
+            1e6 * theirs / len(jets),
+            1e6 * ours / len(jets),
         )
 
         batches = [bucketed_indices(n, 128, 0, step) for step in range(args.steps)]
@@ -260,7 +262,7 @@ def main(argv=None):
             seconds(lambda step=step, trim=trim: train(step, trim), args.repeats)[0] / args.steps
             for step, trim in ((plain_step, False), (our_step, True))
         )
-        row(f"training, {N} particles, ms a step", 1e3 * theirs, 1e3 * ours)
+        row(f"training, {N} particles, ms per step", 1e3 * theirs, 1e3 * ours)
     print(f"load at the end {os.getloadavg()[0]:.1f}")
 
 

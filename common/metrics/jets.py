@@ -225,9 +225,7 @@ def w1(real: Tensor, fake: Tensor, draws: list) -> Tensor:
 
 
 def w1p(real: Tensor, fake: Tensor, draws: list) -> Tensor:
-    """W1 of eta_rel, phi_rel, pt_rel over the particles that are there, in each draw: (draws, 3)
-    float64.
-    """
+    """W1 of eta_rel, phi_rel, pt_rel over the real particles, in each draw: (draws, 3) float64."""
 
     def features(particles):
         return particles[present(particles)].T.contiguous()  # (3, number of particles)
@@ -242,9 +240,7 @@ def _on(device, draws):
 
 
 def w1m_disjoint(real_mass: Tensor, fake_mass: Tensor, batches: int = 10) -> tuple[float, float]:
-    """W1 of jet masses (J,), (K,): mean and standard deviation over `disjoint` batches. Cheap:
-    picks checkpoints.
-    """
+    """W1 of jet masses (J,), (K,): mean and sd over `disjoint` batches. Cheap: it picks best.pt."""
     values = w1(real_mass[None], fake_mass[None], disjoint(len(real_mass), len(fake_mass), batches))
     return values.mean().item(), values.std(correction=0).item()
 
@@ -280,9 +276,7 @@ def fpd(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple[float, float]:
-    """Fréchet physics distance of features (J, 36), (K, 36) as jetnet fits it: value and error,
-    `jetnet_intercept`.
-    """
+    """Fréchet physics distance of features (J, 36), (K, 36), and its error: `jetnet_intercept`."""
     return jetnet_intercept(
         *frechet_curve(real, fake, min_samples, max_samples, batches, points, normalise, seed)
     )
@@ -351,9 +345,7 @@ def jetnet_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, f
 
 
 def line_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, float]:
-    """The same extrapolation by ordinary least squares, and its standard error; may be slightly
-    negative, as KPD.
-    """
+    """The same by ordinary least squares, and its standard error; can be negative, as KPD can."""
     fit, covariance = np.polyfit(1 / sizes, distances, 1, cov=True)
     return float(fit[1]), float(covariance[1, 1] ** 0.5)
 
@@ -370,9 +362,7 @@ def frechet_of_all(real: Tensor, fake: Tensor) -> float:
 
 
 def _scaled(real, fake):
-    """Both divided by the largest |real| feature, float64; a feature that is always 0 stays as it
-    is.
-    """
+    """Both over the largest |real| feature, float64; a feature that is always 0 stays."""
     real, fake = float64(real), float64(fake)
     largest = real.abs().amax(0)
     largest[largest == 0] = 1
@@ -447,8 +437,7 @@ def fpnd(particles: Tensor, jet_type: str) -> float:
     if jet_type not in FPND_TYPES or particles.shape[1] != 30:
         raise UserError(
             f"FPND has statistics for jets of 30 particles and the types {', '.join(FPND_TYPES)}, "
-            "not for "
-            f"{particles.shape[1]} particles of type {jet_type!r}: leave it out"
+            f"not for {particles.shape[1]} particles of type {jet_type!r}: leave it out"
         )
     blocks, head, mu, sigma = _fpnd_files(jet_type)
     blocks = [
@@ -466,9 +455,7 @@ def fpnd(particles: Tensor, jet_type: str) -> float:
 
 @functools.cache
 def _fpnd_files(jet_type):
-    """ParticleNet's three blocks of three linear layers (W, b), its head (W, b), and real jets'
-    moments.
-    """
+    """ParticleNet: three blocks of three linear layers (W, b), a head (W, b); real moments."""
     # finds it without importing it, which takes seconds
     package = importlib.util.find_spec("jetnet")
     folder = (
@@ -488,9 +475,8 @@ def _fpnd_files(jet_type):
             "pip install jetnet, or leave FPND out"
         ) from e
 
-    def layer(
-        prefix, linear
-    ):  # a linear layer and the frozen BatchNorm after it are one linear layer
+    def layer(prefix, linear):
+        """Weight and bias of a linear layer and the frozen BatchNorm after it, as one layer."""
         weight, bias = (state[f"{prefix}.{linear}.{name}"] for name in ("weight", "bias"))
         gain, shift, mean, var = (
             state[f"{prefix}.{linear + 1}.{name}"]

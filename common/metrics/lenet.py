@@ -85,9 +85,7 @@ def match_channels(images: Tensor, channels: int) -> Tensor:
 
 
 def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor:
-    """Each image moved by up to `most` pixels in both directions; background (-1) enters at the
-    border.
-    """
+    """Each image moved by up to `most` pixels both ways; background (-1) enters at the border."""
     batch, _, height, width = images.shape
     # (B, H)
     rows = torch.arange(height) + torch.randint(2 * most + 1, (batch, 1), generator=generator)

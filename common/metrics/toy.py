@@ -32,9 +32,7 @@ def mmd2(x: Tensor, y: Tensor, bandwidth: float, unbiased: bool) -> float:
 
 
 def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
-    """{bandwidth: {"biased": MMD², "unbiased": MMD²}}, as `mmd2`; pairs of points are measured once
-    for all.
-    """
+    """{bandwidth: {"biased": MMD², "unbiased": MMD²}} of `mmd2`, each pair measured only once."""
     if min(len(x), len(y)) < 2:
         raise ValueError(f"MMD² needs two samples or more of each kind, got {len(x)} and {len(y)}")
     x, y = float64(x), float64(y)
