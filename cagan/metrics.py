@@ -1,5 +1,5 @@
-"""Scores of a class-conditional generator: FID in two forms, and whether a classifier sees in its
-samples what was asked for. Sampling, and the curves of a run.
+"""Scores of a class-conditional generator: FID in two forms, and whether its samples show what was
+asked for. Sampling, and the curves of a run.
 """
 
 import sys

@@ -142,8 +142,7 @@ class ImageSet:
         return self.images_at(indices, device), labels
 
     def fingerprint(self):
-        """64 hex digits that change with any pixel, label or order, with size and with channels: a
-        key for caches.
+        """A key for caches: 64 hex digits that change with any pixel, label, order or shape.
 
         Images in memory are hashed themselves, whole (about a second per GB), so that a slice of
         `images` is seen. Of lazily decoded ones it is each file's name below their common folder,
@@ -180,8 +179,7 @@ def luminance(images):
 
 
 def batch_indices(n, batch_size, seed, step):
-    """int64 (batch_size,): places [step·B, (step+1)·B) of one endless sequence, a fresh permutation
-    an epoch.
+    """int64 (batch_size,): the places of step's batch in a sequence of permutations, one per epoch.
 
     A pure function of its arguments, the same on every device. A batch may straddle epochs, so no
     sample is dropped, and may be larger than n.
@@ -217,8 +215,7 @@ def load_images(
     limit_seed=None,
     skip_bad=False,
 ):
-    """An ImageSet of `name`: one of DATASETS, or "synthetic" (512 drawn shapes in 10 classes, for
-    --smoke).
+    """The ImageSet `name`: of DATASETS, or "synthetic" (512 drawn shapes of 10 classes).
 
     split: "train" or "test". size: None is native (28, 28, 32, CelebA's centre crop of 178,
     synthetic 32); a folder has none. channels: None is native; 1 makes colour luminance; 3 repeats

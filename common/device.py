@@ -101,8 +101,7 @@ def fused_adam(params, device, **kwargs):
 
 @torch.no_grad()
 def check_batch_norm(flag, value, world, *networks):
-    """Refuse a batch that leaves a process one sample, where BatchNorm has then one value a channel
-    in train mode.
+    """Refuse a batch of one sample per process if BatchNorm has one value per channel then.
 
     networks: (net, shapes of one sample's inputs). Where maps are larger than 1x1 one image is
     enough, so each net is tried, as a copy: neither its statistics nor random numbers change.

@@ -1,5 +1,4 @@
-"""FashionMNIST, MNIST, CIFAR-10: find the files under the data directory or on the system, or fetch
-them.
+"""FashionMNIST, MNIST, CIFAR-10: find their files on this machine, or fetch them.
 
 Every file is held to its published checksum before it is read, so that a damaged one, or another
 data set's in its place, can't be taken silently. Copies that can't be written to are read where
@@ -177,8 +176,7 @@ def _md5(raw):
 
 
 def _fetch(name, need, folders, tried):
-    """Download all files of `name` and keep them in the first folder where no damaged file is in
-    the way.
+    """Download all files of `name` into the first folder where no damaged file is in the way.
 
     They are checked in a temporary folder beside, then renamed into place: a kill leaves no half
     file under a good name, and no file of the user's is overwritten. None if every source failed;

@@ -234,8 +234,7 @@ def _weights(value, dtype):
 
 
 def format_mean_sd(values, digits=".3g", scale=1):
-    """ "mean ± standard deviation" of the values that are numbers, e.g. of seeds; "–" where there
-    is none.
+    """ "mean ± standard deviation" of values that are numbers, e.g. of seeds; "–" if there is none.
 
     digits: a format, ".3g" or ".2f". One value has no deviation.
     """

@@ -73,8 +73,7 @@ class Run:
     # --- checkpoints
 
     def resume(self, **state):
-        """Load last.pt into the objects given by name, restore the generators. Returns (step, other
-        values).
+        """Restore the objects given by name and random states. Returns (step, other values).
 
         Without --resume, and for a run that was killed before its first checkpoint: (0, {}).
         """

@@ -40,8 +40,7 @@ MEASURING = (
 
 
 def sweep(cells, train, measure, args, folder, shared=()):
-    """Train and measure every cell that `folder` has no result of. Returns the results of `cells`
-    in their order.
+    """Train and measure every cell that `folder` has no result of. Returns all, in their order.
 
     cells: dicts with name (the run's directory in `folder`, its identity), seed, flags, and what
     else the table needs.

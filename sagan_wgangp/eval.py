@@ -108,8 +108,7 @@ def intra_batch_diversity(real, fake, batch=64):
 
 
 def measure(G, trained, args, device, real_set=None, extractor=None):
-    """Toys: MMD² and modes. Images: FID (Eq. 6), KID, IS (Eq. 5), precision, recall, classes,
-    diversity within a batch.
+    """Toys: MMD² and modes. Images: FID (Eq. 6), KID, IS (Eq. 5), precision, recall, diversity.
 
     real_set, extractor: of common.evaluate.reference; a toy needs none.
     """

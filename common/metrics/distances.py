@@ -121,8 +121,7 @@ def _rows(others):
 
 
 def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, float]:
-    """Precision: share of fakes inside the manifold of reals; recall: share of reals inside the
-    fakes'.
+    """Shares of fakes inside the manifold of reals (precision), of reals inside fakes' (recall).
 
     Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the
     balls around its points, each as large as the distance to its k-th nearest neighbour. real (N,
@@ -180,8 +179,7 @@ def inception_score(logits: Tensor, splits: int = 1) -> tuple[float, float]:
 
 
 def class_histogram(logits: Tensor) -> dict:
-    """How the classes that the classifier sees (argmax) are filled by samples with logits (N,
-    classes).
+    """How samples with logits (N, classes) fill the classes that the classifier sees (argmax).
 
     counts: list of `classes` ints; entropy: of the shares, in nats, at most log(classes);
     coverage: share of classes that hold at least 1 % of the samples, in [0, 1].

@@ -19,8 +19,7 @@ SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class EfficientNetLite0(nn.Module):
-    """Images (B, 1 or 3, H, W) in [-1, 1] -> pooled features (B, 1280) >= 0 and ImageNet's logits
-    (B, 1000).
+    """Images (B, 1 or 3, H, W) in [-1, 1] -> pooled features (B, 1280) >= 0, logits (B, 1000).
 
     Images are resized to 224 x 224, and pixels from 0 to 255 become (pixel - 127) / 128, as in the
     TensorFlow code that the Lite networks were trained with (the other EfficientNets take

@@ -46,8 +46,7 @@ def load_extractor(
     download: bool = True,
     labelled: bool = True,
 ) -> nn.Module | None:
-    """The frozen feature extractor `kind`, one of KINDS or a file (scripted.py), in eval mode on
-    `device`.
+    """The frozen feature extractor `kind`, one of KINDS or a file (scripted.py), in eval mode.
 
     It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1]
     to features (B, dim) and logits (B, classes). A LeNet belongs to a data set;

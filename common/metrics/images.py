@@ -1,5 +1,4 @@
-"""Scores of generated images: Fréchet distance, KID, Inception score, precision and recall, class
-coverage.
+"""Scores of generated images: FID, KID, Inception score, precision, recall, class coverage.
 
 A number means nothing without its feature extractor, sample count and split, so every key of
 `image_metrics` names the three: `fid_lenet_10k_test`. The extractors are in extractors.py, the
@@ -93,14 +92,13 @@ def real_features(
     device="cpu",
     cache_dir=None,
 ) -> tuple[Tensor, Tensor]:
-    """Features (N, dim) and logits of `n` random images of `image_set` (all, in order, if None or
-    too many).
+    """Features (N, dim) and logits of `n` random images of `image_set`, of all in order if None.
 
     image_set: has `len`, .name .split .size .channels, images_at(index, device) -> (B, C, H, W) in
     [-1, 1] and fingerprint() -> str, which sees every image. Take it at the model's own resolution,
-    or the distance also measures the resizing. With cache_dir the result is kept there, if that can
-    be written; the file's name holds everything it depends on, and a damaged file is computed
-    again.
+    or the distance also measures the resizing. All are taken if it has fewer than n. With cache_dir
+    the result is kept there, if that can be written; the file's name holds everything it depends
+    on, and a damaged file is computed again.
     """
     total = len(image_set)
     n = total if n is None else min(n, total)
@@ -183,8 +181,7 @@ def image_metrics(
     seed: int = 0,
     max_neighbours: int = 10_000,
 ) -> dict[str, float]:
-    """All scores of `fake` against `real`, each a (features, logits) pair of `collect` or
-    `real_features`.
+    """All scores of `fake` against `real`, each a pair (features, logits).
 
     Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5,
     "is_lenet_10k": …}. Precision and recall compare all pairs, so they use a random

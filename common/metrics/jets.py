@@ -43,11 +43,11 @@ def present(particles: Tensor) -> Tensor:
 
 
 def jet_mass(particles: Tensor) -> Tensor:
-    """m = ((Σ E)² − |Σ p|²)^½ of massless particles, (J,) float64, in units of the jet's pt; never
-    NaN for finite jets.
+    """m = ((Σ E)² − |Σ p|²)^½ of massless particles, (J,) float64, in units of the jet's pT.
 
-    A boost along the beam and a turn around it don't change m, so the hardest particle is put at
-    eta = phi = 0: that leaves less to cancel, and gives exactly 0 for one particle.
+    Never NaN for finite jets. A boost along the beam and a turn around it don't change m, so the
+    hardest particle is put at eta = phi = 0: that leaves less to cancel, and gives exactly 0 for
+    one particle.
     """
     # a few hundred MB at 150 particles
     return torch.cat([_mass(jets) for jets in particles.split(50_000)])
@@ -70,8 +70,7 @@ def observables(particles: Tensor) -> Tensor:
 
 
 def efps(particles: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    """All 36 energy flow polynomials of at most 4 edges, (J, 36), Komiske et al. 2018
-    (arXiv:1712.07124), eq. 1.
+    """The 36 energy flow polynomials of at most 4 edges, (J, 36): arXiv:1712.07124, eq. 1.
 
     EFP_G = Σ_{i₁…i_n} z_{i₁} ⋯ z_{i_n} Π_{(k,l) ∈ G} θ_{i_k i_l}, z = pt, θ² = Δeta² + Δphi²:
     EnergyFlow's measure "hadr", beta = 1, not normed, in EnergyFlow's order (0 … 20 connected, then
@@ -196,8 +195,7 @@ def _sorted(x):
 def bootstrap(
     n_real: int, n_fake: int, size: int, rng: np.random.Generator, batches: int = 5
 ) -> list:
-    """Indices (real, fake) of `batches` samples of `size` jets a side, with replacement: jetnet's
-    draws from `rng`.
+    """Indices (real, fake) of `batches` draws of `size` jets each, with replacement, as jetnet's.
 
     Drawing both sides makes W1 too large: it is not 0 even if real and fake jets are the same ones.
     """
@@ -246,8 +244,7 @@ def w1m_disjoint(real_mass: Tensor, fake_mass: Tensor, batches: int = 10) -> tup
 
 
 def variance_weighted_mean(values: Tensor, errors: Tensor) -> tuple[float, float]:
-    """Σ(x/s²) / Σ(1/s²) ± Σ(1/s) / Σ(1/s²): how MDMA's Table 1 makes one number of a W1P or W1EFP
-    per feature.
+    """Σ(x/s²) / Σ(1/s²) ± Σ(1/s) / Σ(1/s²): how MDMA's Table 1 makes features' W1 one number.
 
     values x, errors s (F,). The error is not the 1/√Σ(1/s²) of independent x: it is that weighted
     mean's error if all x err together (Σ w s / Σ w with w = 1/s²), as features of the same jets
@@ -292,8 +289,7 @@ def frechet_curve(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple:
-    """Fréchet distance of features (J, 36), (K, 36) against sample size: sizes and distances,
-    arrays (points,).
+    """Fréchet distance of features (J, 36), (K, 36) over sample sizes: sizes, distances (points,).
 
     The sizes are equidistant in 1/size from min_samples to max_samples, each distance is the mean
     of `batches` draws with replacement. max_samples None: the smaller sample N; min_samples None:
@@ -351,8 +347,7 @@ def line_intercept(sizes: np.ndarray, distances: np.ndarray) -> tuple[float, flo
 
 
 def frechet_of_all(real: Tensor, fake: Tensor) -> float:
-    """FPD's Fréchet distance of features (J, 36), (K, 36) at their full size, which biases it
-    upwards.
+    """FPD's Fréchet distance of features (J, 36), (K, 36) at full size, which biases it upwards.
 
     `fpd` is the intercept of a line, which can be 0 where a few wild jets make its points scatter.
     Picks checkpoints.
@@ -427,8 +422,7 @@ def kpd(
 
 
 def fpnd(particles: Tensor, jet_type: str) -> float:
-    """Fréchet ParticleNet distance to the real JetNet jets of a type (g, q or t), arXiv:2106.11535,
-    §5.
+    """Fréchet ParticleNet distance to real JetNet jets of type g, q or t: arXiv:2106.11535, §5.
 
     particles (J, 30, 3). At most 50,000 jets are used, fewer give larger values. Weights and real
     statistics are the files that the installed jetnet package ships. Raises UserError if it isn't
@@ -490,8 +484,7 @@ def _fpnd_files(jet_type):
 
 
 def _particlenet(x: Tensor, blocks, head) -> Tensor:
-    """ParticleNet (Qu & Gouskos 2020, arXiv:1902.08570) as trained for FPND: scaled jets (B, N, 3)
-    -> (B, 256).
+    """ParticleNet (arXiv:1902.08570) as trained for FPND: scaled jets (B, N, 3) -> (B, 256).
 
     Three EdgeConv blocks: the mean of MLP([x_i, x_j − x_i]) over the 16 nearest j, appended to x_i.
     Nearness is in eta, phi first, then in all features. After them: mean over all slots, padded

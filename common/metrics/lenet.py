@@ -37,8 +37,7 @@ class Unfit(UserError):
 
 
 class LeNet(nn.Module):
-    """Three convolutions, each pooled by 2, - 64 features - classes: LeCun et al. 1998, with
-    BatchNorm, ReLU.
+    """LeCun et al. 1998 with BatchNorm and ReLU: three pooled convolutions, 64 features, classes.
 
     channels, size: of the images it was trained on; others are averaged / repeated and resized to
     these. `forward` takes images (B, C, H, W) in [-1, 1] and returns features (B, 64) >= 0 (after

@@ -1,5 +1,4 @@
-"""How well samples match two-dimensional toy data (common/toys.py): MMD², and of mixtures the modes
-covered.
+"""How well samples match toy data in the plane (common/toys.py): MMD², and modes covered.
 
     toy_metrics(samples, data)        # {"mmd2_unbiased_s1_2k": …, "modes_2k": …, …}
 
