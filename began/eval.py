@@ -84,7 +84,7 @@ def measure(G, trained, args, device, real_set, extractor):
 
 @torch.no_grad()
 def draw_samples(G, D, trained, args, device, real_set, where):
-    """64 samples; rows of real images, D's of them, generated images, D's of them."""
+    """64 samples; rows of real images and D's reconstructions, of generated ones and D's."""
     images = torch.cat(list(sample(G, 64, trained, device, args.seed)))
     zoom = max(1, 64 // trained.size)
     plots.save_grid(images, where / "samples.png", zoom=zoom)

@@ -11,11 +11,12 @@ from .model import ResNet18Encoder
 
 # torchvision's ResNet18_Weights.DEFAULT
 IMAGENET = "https://download.pytorch.org/models/resnet18-f37072fd.pth"
+NOT_HAD = "none (imagenet could not be had)"  # as args.json records it
 
 
 def encoder_weights(which):
     """(state dict or None, what was really used) for --encoder-weights imagenet, none or a file."""
-    if which.startswith("none"):
+    if which in ("none", NOT_HAD):
         return None, which
     if which == "imagenet":
         return fetch_imagenet()
@@ -32,7 +33,7 @@ def encoder_weights(which):
 
 
 def fetch_imagenet():
-    """As encoder_weights; without network a warning, and random weights."""
+    """As encoder_weights; without a network a warning, and None: random weights."""
     try:
         state = torch.hub.load_state_dict_from_url(
             IMAGENET, map_location="cpu", progress=False, check_hash=True, weights_only=True
@@ -43,5 +44,5 @@ def fetch_imagenet():
             "weights. By hand: --encoder-weights FILE with torchvision's resnet18-f37072fd.pth",
             file=sys.stderr,
         )
-        return None, "none (imagenet could not be had)"
+        return None, NOT_HAD
     return state, "imagenet"

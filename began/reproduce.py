@@ -129,7 +129,7 @@ def main(argv=None):
             "flags": ["--gamma", str(gamma)],
         }
         for seed in range(args.seeds)
-        for gamma in args.gammas
+        for gamma in dict.fromkeys(args.gammas)  # a γ given twice is one run
     ]
     shared = ["--quick"] * args.reduced + shlex.split(args.train_flags)
     measuring = argparse.Namespace(**vars(args), amp="off")

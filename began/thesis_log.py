@@ -29,9 +29,14 @@ THESIS_LOG = [
 ]
 
 
+SAME = dict(
+    arch="thesis", encoder="resnet18", width=64, size=64, dataset="fashion-mnist", batch_size=64
+)
+
+
 def comparable(args):
-    """Whether a step of this run is a step of the thesis: of its networks, on as many images."""
-    return args.arch == "thesis" and args.batch_size == 64
+    """Whether a step of this run is a step of the thesis: its images, networks and batch size."""
+    return all(getattr(args, name) == value for name, value in SAME.items())
 
 
 def draw_curves(log, args, path):
@@ -45,7 +50,7 @@ def draw_curves(log, args, path):
 
 
 def thesis_table(log):
-    """[{epoch, M_ours, M_thesis}, …] of the epochs that `log` has reached step 900 of.
+    """[{epoch, M_ours, M_thesis}, …], one for each epoch whose step 900 `log` has reached.
 
     M_ours is the mean of the logged batches in the 100 steps up to there, M_thesis one batch's.
     """

@@ -62,7 +62,7 @@ class Args(ImageRunArgs):
     lr_g: float = 1e-4  # Adam's learning rate for G, in [0, ∞) (appendix)
     lr_d: float = 1e-5  # Adam's learning rate for D, in [0, ∞) (appendix)
     beta1: float = 0.5  # Adam's β₁ in [0, 0.999] (appendix); β₂ is 0.999
-    # steps after which both rates are halved if M's mean over them did not fall, in [0, ∞);
+    # both rates are halved after each so many steps whose mean M is no new minimum, in [0, ∞);
     # 0: never (arXiv §4.1: halved when M stalls; over how many steps is not given)
     lr_halve_patience: int = 0
 

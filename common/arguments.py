@@ -102,7 +102,7 @@ class SweepArgs:
 
     # --- runs
     jobs: int = os.cpu_count()  # runs at a time
-    threads: int = 1  # of each run
+    threads: int = 1  # CPU threads of each run
     part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'
 
@@ -124,6 +124,8 @@ def parse_args(table, doc, argv=None, presets=None, retired=None):
     add_flags(parser, table)
     args = parse(parser, argv, presets, retired)
     refuse_out_of_range(args, table)
+    if hasattr(args, "sample_every"):  # what is measured at sample steps needs a log line there
+        args.log_every = math.gcd(args.log_every, args.sample_every)
     return table(**vars(args))
 
 

@@ -1,15 +1,14 @@
-"""The command line that every script shares: run flags, and errors a user can act on."""
+"""The command line that every script shares: parsing, presets, --resume, one-line errors."""
 
 import argparse
 import difflib
 import json
-import math
 import os
 import re
 import sys
 from pathlib import Path
 
-from .errors import ADVICE, UserError  # scripts take UserError from here
+from .errors import ADVICE, UserError
 
 
 def _fail(message):
@@ -140,8 +139,6 @@ def parse(parser, argv=None, presets=None, retired=None):
                 print(f"--{flag} changes the paper's settings: {changes}", file=sys.stderr)
             values |= changed
     values |= typed
-    if "sample_every" in values:  # what is measured at sample steps needs a line of the log there
-        values["log_every"] = math.gcd(values["log_every"], values["sample_every"])
     if values.get("amp") == "bf16":
         from .device import check_bf16  # torch, which not every script needs
 

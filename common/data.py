@@ -111,7 +111,7 @@ class ImageSet:
         return self
 
     def images_at(self, indices, device="cpu"):
-        """float32 (B, channels, size, size) in [-1, 1] on `device`.
+        """float32 (B, channels, size, size) in [-1, 1] on `device`; size None: (B, channels, H, W).
 
         Resizing is bilinear with antialias, as PIL does it, and so torchvision's Resize on PIL
         images: within 2/255 of them (they round to uint8). Raises UserError for a file that no
@@ -226,9 +226,9 @@ def load_images(
     downloaded into data_dir unless `download` is False. CelebA must be put there by hand.
 
     "folder" is any tree of images under data_dir: the largest centred square of each, resized.
-    Splits: images in train/ are trained on, and those in test/ (without it val/, valid/ or
-    validation/, in upper or lower case) are the test split. Without such folders, or with train/
-    alone, both splits are the same.
+    Splits: images in train/ (or training/) are trained on, and those in test/ (without it testing/,
+    val/, valid/ or validation/) are the test split, in upper or lower case. Without such folders,
+    or with train/ alone, both splits are the same.
     Labels: the folders below the split's are its classes, numbered as in the training split, which
     has them all. Stray images beside them are left out. Without two such folders, or where the
     strays are the majority, all images are used, without labels.
@@ -289,11 +289,8 @@ def _synthetic(n, size, channels, seed):
         :, :, None, None
     ]
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2 / size) - 1
-    # (n, 1, size), (n, size, 1)
-    u, v = (
-        (grid[None, None, :] - x) / r,
-        (grid[None, :, None] - y) / r,
-    )
+    u = (grid[None, None, :] - x) / r  # (n, 1, size)
+    v = (grid[None, :, None] - y) / r  # (n, size, 1)
     shapes = (
         lambda u, v: u**2 + v**2 < 1,
         lambda u, v: abs(u**2 + v**2 - 0.7) < 0.3,
@@ -310,7 +307,7 @@ def _synthetic(n, size, channels, seed):
     inside = np.empty((n, 1, size, size), bool)
     for k, shape in enumerate(shapes):
         inside[labels == k, 0] = shape(u[labels == k], v[labels == k])
-    # of the shape, of its ground
+    # of each channel: the shape's brightness, 150 to 255, and the ground's, 0 to 59
     colours = rng.integers((150, 0), (256, 60), (n, channels, 2), np.uint8)
     return np.where(inside, *colours.transpose(2, 0, 1)[..., None, None]), labels
 

@@ -55,11 +55,11 @@ def bf16_if_fast(name="auto"):
     if without_bf16(device):
         print(f"{device_name(device)} has no bf16 convolutions: --amp stays off", file=sys.stderr)
         return "off"
-    has = (
-        getattr(torch.cpu, name, bool)()
-        for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    )
-    return "bf16" if device.type == "cuda" or (device.type == "cpu" and any(has)) else "off"
+    if device.type == "cuda":
+        return "bf16"
+    checks = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    fast = any(hasattr(torch.cpu, check) and getattr(torch.cpu, check)() for check in checks)
+    return "bf16" if device.type == "cpu" and fast else "off"
 
 
 def check_bf16(name):

@@ -34,10 +34,8 @@ SYSTEM_DIR = Path("/usr/share/datasets")  # where Debian's package dataset-fashi
 CUT_OFF = (EOFError, zlib.error)
 
 
-# md5 sums of the unpacked contents: Debian's .gz files are torchvision's less the header's name and
-# time.
-# (Put back, those give torchvision's published sums of all four .gz: Debian's FashionMNIST is the
-# original.)
+# md5 sums of the unpacked files. The .gz files differ: Debian's leave name and time out of their
+# headers. With these put back all four have torchvision's published sums: the same FashionMNIST.
 MD5 = {
     "fashion-mnist": {
         "train-images-idx3-ubyte": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
@@ -94,9 +92,8 @@ def read_cifar(name, split, data_dir, download):
     files = _find_files(name, split, need, data_dir, download)
     with warnings.catch_warnings():  # these pickles are older than numpy 2, which says so
         warnings.simplefilter("ignore")
-        batches = [
-            pickle.loads(files[file], encoding="latin1") for file in need
-        ]  # safe: the md5 was checked
+        # safe: the md5 was checked
+        batches = [pickle.loads(files[file], encoding="latin1") for file in need]
     images = np.concatenate([batch["data"] for batch in batches]).reshape(-1, 3, 32, 32)
     return images, np.concatenate([np.array(batch["labels"], np.int64) for batch in batches])
 
@@ -141,9 +138,8 @@ def _read_place(place, need, md5):
         return {file: _read_file(place, file, md5[file]) for file in need}
     raw = {}
     try:
-        with tarfile.open(
-            place, "r|gz"
-        ) as tar:  # one pass: going back in a .gz means unpacking it again
+        # one pass: going back in a .gz means unpacking it again
+        with tarfile.open(place, "r|gz") as tar:
             for member in tar:
                 file = Path(member.name).name
                 if file in need:
@@ -197,11 +193,10 @@ def _fetch(name, need, folders, tried):
             except Exception as e:  # network, mirror, apt: the next source may work
                 tried.append(f"{source}: {' '.join(str(e).split())[:300] or type(e).__name__}")
                 continue
-            for path in (
-                [folder / f"{file}{end}" for file in files for end in (".gz", "")] if target else []
-            ):
-                if path.exists() and not (target / path.name).exists():
-                    os.replace(path, target / path.name)
+            for file in files if target else ():
+                for path in (folder / f"{file}.gz", folder / file):
+                    if path.exists() and not (target / path.name).exists():
+                        os.replace(path, target / path.name)
             say(f"{name} came from {source}, " + (f"kept in {target}" if target else "not kept"))
             return {file: files[file] for file in need}
 

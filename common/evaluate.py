@@ -134,9 +134,9 @@ def reference(load_data, trained, args, device):
 def image_scores(extractor, real_set, batches, n, device, data_dir, keep=None, split=None):
     """({key: value}, features of real images, features of generated ones).
 
-    The scores of image_metrics; by a LeNet also how the classes are filled that it sees. Without an
-    extractor ({}, None, None). batches: n images in [-1, 1]. keep: which real images count (mask,
-    none: all); split: what keys call them then.
+    The scores of image_metrics; with a LeNet also how many samples it sees in each class. Without
+    an extractor: ({}, None, None). batches: n images in [-1, 1]. keep: which real images count
+    (mask, none: all); split: what keys call them then.
     """
     if extractor is None:
         return {}, None, None

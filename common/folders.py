@@ -204,13 +204,13 @@ def celeba_files(data_dir, split):
 def attempt(function, things, title):
     """[what function(thing) returns, or the BadImage that it raises], by the pool's threads."""
 
-    def attempt(thing):
+    def result_of(thing):
         try:
             return function(thing)
         except BadImage as e:
             return e
 
-    done = thread_pool().map(attempt, things)
+    done = thread_pool().map(result_of, things)
     if len(things) > 2000:
         from tqdm import tqdm
 

@@ -149,7 +149,7 @@ class Run:
                     self.stop = self._agree_on_stop(step)
                 yield step
                 self._bar.update()
-                # not saved: the signal came after `due` said no
+                # else the signal came after `due` said no, and the next step is saved
                 if self.stop and self.saved_step == step < total:
                     self._bar.close()
                     if self.rank == 0:
@@ -169,10 +169,13 @@ class Run:
         return step % every == 0 or step == self.total or self.stop is not None
 
     def check(self, step, **values):
-        """Stop the run if a value isn't finite. Call with the losses before anything is drawn or
-        measured, then with what is drawn: samples=(B, …). They are read (a device sync) at log
-        steps only, which sample steps are, on a CPU at each step. Returns the scalars as floats, {}
-        where none was read."""
+        """Stop the run if a value isn't finite.
+
+        Call it with the losses before anything is drawn or measured, then with what is drawn:
+        samples=(B, …). On a CPU values are read at each step; elsewhere, where reading waits for
+        the device, at log steps only (each sample step is one). Returns the scalars as floats, {}
+        where none was read.
+        """
         found = {}
         if self.device.type != "cpu" and not self.due(step, self.args.log_every):
             return found
@@ -193,9 +196,10 @@ class Run:
             yield samples
 
     def log(self, step, **values):
-        """Check scalars at each step; at log steps write them to log.jsonl and into the bar."""
+        """Check scalars (see `check`); at log steps write them to log.jsonl and into the bar."""
         values = self.check(step, **values)
-        if self.rank or not self.due(step, self.args.log_every):
+        # without values they were not read, and a signal has come since
+        if self.rank or not values or not self.due(step, self.args.log_every):
             return
         self.metrics = {"step": step, **values}
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
@@ -236,12 +240,8 @@ class Run:
     def _say_eta(self, step, seconds):
         if self.rank == 0:
             left = (self.total - step) * seconds
-            tqdm.write(
-                f"{seconds:.3g} s per step: about {left / 3600:.1f} h to go"
-                if left > 5400
-                else f"{seconds:.3g} s per step: about {left / 60:.0f} min to go",
-                file=sys.stderr,
-            )
+            time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
+            tqdm.write(f"{seconds:.3g} s per step: about {time_left} to go", file=sys.stderr)
 
     def _drop_log_after(self, step):
         """Drop what a killed run logged past its checkpoint: those steps will be done again."""
@@ -391,14 +391,13 @@ def first_nonfinite(value, name="state"):
         return None if math.isfinite(value) else name
     if torch.is_tensor(value):
         return name if value.is_floating_point() and not bool(value.isfinite().all()) else None
-    items = (
-        value.items()
-        if isinstance(value, dict)
-        else enumerate(value)
-        if isinstance(value, (list, tuple))
-        else ()
-    )
-    return next((bad for k, v in items if (bad := first_nonfinite(v, f"{name}.{k}"))), None)
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if isinstance(value, dict):
+        for key, part in value.items():
+            if bad := first_nonfinite(part, f"{name}.{key}"):
+                return bad
+    return None
 
 
 def environment(device):

@@ -26,7 +26,7 @@ def select_rows(rows, names):
     return {name: flags for name, flags in rows.items() if not names or name in names}
 
 
-# flags of eval.py
+# arguments of a reproduce.py that change what is measured
 MEASURING = (
     "n",
     "extractor",
@@ -191,7 +191,7 @@ def _checkpoint(where):
 
 
 def _finished(where):
-    """Whether the run in `where` has done all its steps, if it was not measured yet."""
+    """Whether the run in `where` has done all its steps, measured or not."""
     if not (where / "last.pt").exists():
         return False
     checkpoint = _checkpoint(where)

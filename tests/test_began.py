@@ -541,8 +541,10 @@ def test_encoder_weights_fall_back_with_one_warning(monkeypatch, capsys):
     state, used = pretrained.encoder_weights("imagenet")
     assert state is None and used.startswith("none")
     assert capsys.readouterr().err.count("\n") == 1
-    with pytest.raises(UserError, match="existing file"):
-        pretrained.encoder_weights("no-such-file.pth")
+    assert pretrained.encoder_weights(used) == (None, used)  # of a run that goes on
+    for name in ("no-such-file.pth", "none_v2.pth"):
+        with pytest.raises(UserError, match="existing file"):
+            pretrained.encoder_weights(name)
 
 
 def test_encoder_weights_from_a_file(tmp_path):
@@ -662,7 +664,15 @@ def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():
 
 
 @pytest.mark.parametrize(
-    "flags, dots", [("", dict(L_D=8, L_G=8, k=8, M=8)), ("--quick", {}), ("--arch berthelot", {})]
+    "flags, dots",
+    [
+        ("", dict(L_D=8, L_G=8, k=8, M=8)),
+        ("--quick", {}),
+        ("--arch berthelot", {}),
+        ("--encoder conv", {}),
+        ("--dataset mnist", {}),
+        ("--size 32", {}),
+    ],
 )
 def test_curves_show_the_thesis_values_where_steps_are_the_same(flags, dots, monkeypatch):
     drawn = []
@@ -727,7 +737,10 @@ def test_reduced_gammas_are_runs_of_quick(here, monkeypatch):
     monkeypatch.setattr(reproduce, "sweep", only_looking)
     with pytest.raises(UserError, match="no run came through: gamma0.3-0: no such data"):
         reproduce.main(["--reduced", "--train-flags=--steps 7"])
-    cells, (*_, folder, shared) = taken
+    with pytest.raises(UserError):
+        reproduce.main(["--reduced", "--gammas", "0.3", "0.5", "0.3"])
+    assert len(taken[2]) == 6
+    cells, (*_, folder, shared) = taken[:2]
     assert shared == ["--quick", "--steps", "7"] and folder == Path("runs/began/gammas-reduced")
     assert len(cells) == 9 == len({cell["name"] for cell in cells})
     assert train.parse_args([*shared, *cells[1]["flags"]]).gamma == 0.5

@@ -207,6 +207,12 @@ def test_each_sample_step_is_a_log_step():
     assert flags("--log-every", "10", "--sample-every", "30").log_every == 10
 
 
+@pytest.mark.parametrize("steps", ["0", "-20"])
+def test_a_log_interval_below_one_is_refused(steps):
+    with pytest.raises(UserError, match="--log-every .* at least 1"):
+        flags(f"--log-every={steps}")
+
+
 # --- --resume
 
 

@@ -265,6 +265,13 @@ def test_npz_of_another_form(here, arrays, message):
     assert "\n" not in str(e.value)
 
 
+def test_too_few_real_images_are_named_as_such(here):
+    np.savez("A.npz", images=noise(20, 8, 8))
+    np.savez("B.npz", images=noise(3, 8, 8))
+    with pytest.raises(UserError, match="20 samples, 3 real images: .* and as many real images"):
+        cli.main(["A.npz", "B.npz", *LENET])
+
+
 def test_files_that_are_no_images(here):
     write_images("A", noise(5, 8, 8))
     np.savez("B.npz", images=noise(20, 8, 8))

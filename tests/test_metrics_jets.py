@@ -333,7 +333,7 @@ def test_fpnd_says_what_it_cannot_do(monkeypatch):
         m.fpnd(toy_jets(10, 30), "w")
     monkeypatch.setattr(m.importlib.util, "find_spec", lambda name: None)
     m._fpnd_files.cache_clear()
-    with pytest.raises(UserError, match="pip install jetnet"):
+    with pytest.raises(UserError, match="the jetnet package ships: pip install jetnet"):
         m.fpnd(toy_jets(10, 30), "q")
 
 

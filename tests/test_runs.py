@@ -704,6 +704,20 @@ def test_each_batch_of_samples_is_checked(here):
         list(run.checked(1, batches))
 
 
+def test_a_signal_after_a_step_that_was_not_read_logs_no_empty_line(here):
+    run = toy_run("x")
+    run.total, run.args.log_every = 4, 2
+    run.device = torch.device("cuda")  # where values are read at log steps only
+
+    def then_a_signal(step, **values):
+        run.stop = signal.SIGTERM  # after `check` found nothing due
+        return {}
+
+    run.check = then_a_signal
+    run.log(1, L=torch.tensor(1.0))
+    assert not (run.dir / "log.jsonl").exists()
+
+
 def toy_run(out, **more):
     args = Namespace(out=str(out), resume=None, seed=0, steps=4, log_every=1, save_every=2, **more)
     return Run("toy", args, torch.device("cpu"))

@@ -7,7 +7,7 @@
 
 A, B: a folder, of which all images below it are taken, or an NPZ with uint8 images (N, H, W, C) or
 (N, H, W), called `images`, as --export writes, or `arr_0`. Prints FID, KID, Inception score,
-precision and recall, and with a LeNet how the classes are filled that it sees: the numbers that
+precision and recall, and with a LeNet how many images it sees in each class: the numbers that
 eval.py prints for the same images. A key ends with the name of B. Features of B are kept in
 DATA_DIR/cache.
 

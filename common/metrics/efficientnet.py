@@ -26,7 +26,7 @@ class EfficientNetLite0(nn.Module):
     ImageNet's mean and standard deviation).
     """
 
-    kind, name, dim = "efficientnet", "effnet_lite0", 1280
+    kind, name = "efficientnet", "effnet_lite0"
     at_once = 32  # images: its maps are large
 
     def __init__(self):

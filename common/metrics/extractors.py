@@ -48,8 +48,8 @@ def load_extractor(
 ) -> nn.Module | None:
     """The frozen feature extractor `kind`, one of KINDS or a file (scripted.py), in eval mode.
 
-    It has `.kind`, `.name` (for metric keys), `.dim`, and maps images (B, 1 or 3, H, W) in [-1, 1]
-    to features (B, dim) and logits (B, classes). A LeNet belongs to a data set;
+    It has `.kind` and `.name` (for metric keys), and maps images (B, 1 or 3, H, W) in [-1, 1]
+    to features (B, D) and logits (B, classes). A LeNet belongs to a data set;
     `dataset="synthetic"` gives one of fixed random weights, for smoke tests. Draws nothing from the
     global random generators. Raises UserError if the weights are missing or damaged, or a LeNet is
     too inaccurate to be trusted.

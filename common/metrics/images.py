@@ -56,21 +56,20 @@ def quantise(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def collect(
-    extractor: nn.Module, batches: Iterable[Tensor], n: int | None = None, amp: bool = False
+    extractor: nn.Module, batches: Iterable[Tensor], n: int | None = None
 ) -> tuple[Tensor, Tensor]:
     """Features (N, dim) and logits (N, classes), float32 on the CPU, of image batches in [-1, 1].
 
     Images are read as they come, quantised and dropped, so `batches` may be a generator of 50,000
     samples. Takes the first `n` images and asks for no batch beyond them; ValueError if there are
-    fewer. amp: bfloat16 autocast.
+    fewer.
     """
     extractor.eval()
     device = next(extractor.parameters()).device
     features, logits, count = [], [], 0
     for images in batches:
         images = quantise(images[: None if n is None else n - count].to(device))
-        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
-            f, l = extractor(images)
+        f, l = extractor(images)
         features.append(f.float().cpu())
         logits.append(l.float().cpu())
         count += len(images)
@@ -154,7 +153,7 @@ def _read_cache(path, n):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if len(saved["features"]) == len(saved["logits"]) == n:
             return saved["features"], saved["logits"]
-        cause = "it holds another number of samples"
+        why = "it holds another number of samples"
     except (
         OSError,
         EOFError,
@@ -164,8 +163,8 @@ def _read_cache(path, n):
         TypeError,
         pickle.UnpicklingError,
     ) as e:
-        cause = type(e).__name__
-    warnings.warn(f"{path} is damaged ({cause}); its features are computed again", stacklevel=3)
+        why = type(e).__name__
+    warnings.warn(f"{path} is damaged ({why}); its features are computed again", stacklevel=3)
     return None
 
 
@@ -191,7 +190,7 @@ def image_metrics(
     if min(len(real_f), len(fake_f)) < 4:
         raise UserError(
             f"{len(fake_f)} samples, {len(real_f)} real images: precision and recall look at three "
-            "neighbours of each. Give --n 4 or more"
+            "neighbours of each, so four of both are needed: --n 4 or more, and as many real images"
         )
     generator = torch.Generator().manual_seed(seed)
     near = [

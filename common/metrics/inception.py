@@ -24,7 +24,7 @@ class InceptionTF(nn.Module):
 
     def __init__(self, name: str = "inception_tf"):
         super().__init__()
-        self.name, self.dim = name, 2048
+        self.name = name
         self.net = build_network()
         self.fc = self.net.fc
         self.net.fc = nn.Identity()

@@ -255,9 +255,9 @@ def variance_weighted_mean(values: Tensor, errors: Tensor) -> tuple[float, float
     if (errors == 0).any():
         return values[errors == 0].mean().item(), 0.0
     weights = errors**-2
-    return ((values * weights).sum() / weights.sum()).item(), (
-        (1 / errors).sum() / weights.sum()
-    ).item()
+    mean = (values * weights).sum() / weights.sum()
+    error = (1 / errors).sum() / weights.sum()
+    return mean.item(), error.item()
 
 
 # --- FPD and KPD
@@ -380,7 +380,7 @@ def _drawn_moments(x, often):
     sums = 0
     for part, block in zip(often.split(1024, dim=1), x.T.contiguous().split(1024, dim=1)):
         sums = sums + part @ (block[row] * block[column]).T
-    covariances = x.new_empty(len(often), *2 * x.shape[1:])
+    covariances = x.new_empty(len(often), x.shape[1], x.shape[1])
     covariances[:, row, column] = covariances[:, column, row] = sums
     covariances -= size[..., None] * means[:, :, None] * means[:, None]
     return zip(centre + means, covariances / (size[..., None] - 1))
@@ -452,11 +452,12 @@ def _fpnd_files(jet_type):
     """ParticleNet: three blocks of three linear layers (W, b), a head (W, b); real moments."""
     # finds it without importing it, which takes seconds
     package = importlib.util.find_spec("jetnet")
-    folder = (
-        Path(package.origin).parent / "evaluation/fpnd_resources/jetnet/30_particles"
-        if package
-        else Path()
-    )
+    if package is None:
+        raise UserError(
+            "FPND needs ParticleNet's files, which the jetnet package ships: pip install jetnet, "
+            "or leave FPND out"
+        )
+    folder = Path(package.origin).parent / "evaluation/fpnd_resources/jetnet/30_particles"
     try:
         state = torch.load(folder / "pnet_state_dict.pt", map_location="cpu", weights_only=True)
         mu, sigma = (
@@ -517,22 +518,23 @@ def jet_metrics(
     protocols=("bootstrap5", "disjoint10"),
     fpnd_type: str | None = None,
 ) -> dict[str, float]:
-    """Every score of fake (K, N, 3) against real jets (J, N', 3); for each key also `key_err`, but
-    the exact W1.
+    """Every score of fake (K, n, 3) against real jets (J, n', 3), most with an error, `<key>_err`.
 
-    <protocol>_<size> is the size of a batch, e.g. `bootstrap5_26k`; with too few fakes disjoint10
-    becomes disjoint4 or what there is, see `disjoint`. - w1m, w1n, w1sumpt: W1 of mass, number of
-    particles, sum of pt (all in jet units); each also `…_exact_<J>_<K>`,
-      of all jets as they are, which is 0 for equal samples.
-    - w1p_eta, w1p_phi, w1p_pt; w1p_mean, their plain mean; w1p_paper, `variance_weighted_mean`. -
-    w1efp_12 … w1efp_17 (`PRIME4`), w1efp_mean, w1efp_paper. - fpd_<min>_<max>_of_<N> (jetnet's fit)
-    and fpd_line_… (least squares) of the first N = min(J, K) jets: sizes up to
-      N, and also jetnet's default 20k_50k if N is at least 20,000.
-    - kpd_<batches>x<size>_of_<N>; fpnd_<type>_<jets used> if fpnd_type is given (30 particles only;
-    no error). bootstrap5 draws from all fakes for w1m … w1p, but from the first J for w1efp, as the
-    paper's evaluation does.
-    seed: of the bootstrap; 0 gives FPD and KPD jetnet's own default draws. Raises ValueError for
-    what isn't jets.
+    The size in <protocol>_<size>, as in `bootstrap5_26k`, is that of a batch. With too few fakes
+    disjoint10 becomes disjoint4, or as many as there are: see `disjoint`. Keys:
+
+    - w1m, w1n, w1sumpt: W1 of mass, number of particles, sum of pt (all in jet units); each also
+      `…_exact_<J>_<K>`, of all jets as they are: 0 for equal samples, and without an error.
+    - w1p_eta, w1p_phi, w1p_pt; w1p_mean, their plain mean; w1p_paper, `variance_weighted_mean`.
+    - w1efp_12 … w1efp_17 (`PRIME4`), w1efp_mean, w1efp_paper.
+    - fpd_<min>_<max>_of_<N> (jetnet's fit) and fpd_line_… (least squares), of the first
+      N = min(J, K) jets: sizes up to N, and jetnet's default 20k_50k too if N is at least 20,000.
+    - kpd_<batches>x<size>_of_<N>.
+    - fpnd_<type>_<jets used>, without an error, if fpnd_type is given (30 particles only).
+
+    bootstrap5 draws from all fakes for w1m … w1p, but from the first N for w1efp, as the paper's
+    evaluation does. seed: of the bootstrap; 0 gives FPD and KPD jetnet's own default draws. Raises
+    ValueError for what isn't jets.
     """
     for name, particles in (("real", real), ("fake", fake)):
         if particles.ndim != 3 or particles.shape[2] != 3 or len(particles) < 10:
@@ -570,14 +572,12 @@ def jet_metrics(
         note(f"{name}_exact_{count_tag(n)}_{count_tag(k)}", value)
     for protocol in protocols:
         if protocol == "bootstrap5":
-            suffix, draws = (
-                f"bootstrap5_{count_tag(n)}",
-                bootstrap(n, k, n, np.random.default_rng(seed)),
-            )
+            suffix = f"bootstrap5_{count_tag(n)}"
+            draws = bootstrap(n, k, n, np.random.default_rng(seed))
             efp_draws = bootstrap(n, common, n, np.random.default_rng(seed))
         else:
-            suffix, draws = f"disjoint{len(splits)}_{count_tag(min(n, k))}", splits
-            efp_draws = draws
+            suffix = f"disjoint{len(splits)}_{count_tag(common)}"
+            draws = efp_draws = splits
         values = w1(real_jet, fake_jet, draws)
         for name, x, s in zip(
             ("w1m", "w1n", "w1sumpt"), values.mean(0), values.std(0, correction=0)
@@ -590,14 +590,12 @@ def jet_metrics(
         note_features("w1efp", PRIME4, values, suffix)
 
     x, y, of = real_efp[:common], fake_efp[:common], f"of_{count_tag(common)}"
-    limits = {(min(10_000, common * 2 // 5), common)} | (
-        {(20_000, 50_000)} if common >= 20_000 else set()
-    )
+    limits = {(min(10_000, common * 2 // 5), common)}
+    if common >= 20_000:
+        limits.add((20_000, 50_000))
     for low, high in sorted(limits):
-        curve, sizes = (
-            frechet_curve(x, y, low, high, seed=42 + seed),
-            f"{count_tag(low)}_{count_tag(high)}_{of}",
-        )
+        curve = frechet_curve(x, y, low, high, seed=42 + seed)
+        sizes = f"{count_tag(low)}_{count_tag(high)}_{of}"
         note(f"fpd_{sizes}", *jetnet_intercept(*curve))
         note(f"fpd_line_{sizes}", *line_intercept(*curve))
     note(f"kpd_10x{count_tag(min(5000, common))}_{of}", *kpd(x, y, seed=42 + seed))

@@ -28,7 +28,7 @@ from ..cli import file_path, new_parser, run_main
 from ..errors import UserError
 from ..runs import save_atomic
 
-FOLDER_SIZE = 32  # of the LeNet of an own folder, whose images have no size of their own
+FOLDER_SIZE = 32  # image side of a folder's LeNet: a folder has no size of its own
 FEWEST = 64  # training images
 
 
@@ -99,21 +99,14 @@ def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor
 def accuracy(
     net: nn.Module, image_set, places: Tensor | None = None, batch_size: int = 1000
 ) -> float:
-    """Share of the images at `places` (none: all) that `net` labels right, in eval mode.
-
-    An image without a label (-1) does not count.
-    """
+    """Share of the images at `places` (none: all) that `net` labels right, in eval mode."""
     net.eval()
     places = torch.arange(len(image_set.labels)) if places is None else places
-    places = places[image_set.labels[places] >= 0]
     right = 0
     for index in places.split(batch_size):
-        right += (
-            (net(image_set.images_at(index, "cpu"))[1].argmax(1) == image_set.labels[index])
-            .sum()
-            .item()
-        )
-    return right / max(len(places), 1)
+        _, logits = net(image_set.images_at(index, "cpu"))
+        right += (logits.argmax(1) == image_set.labels[index]).sum().item()
+    return right / len(places)
 
 
 def least_accuracy(classes: int) -> float:
@@ -185,9 +178,11 @@ def fit(
 
     size = size or (FOLDER_SIZE if dataset == "folder" else None)
     train_set = load_images(dataset, data_dir, split="train", size=size)
-    if train_set.labels is None or train_set.labels.min() < 0 or train_set.labels.max() < 1:
+    if train_set.labels is None or train_set.labels.max() < 1:
         raise Unfit(f"{dataset} has no class labels to train a LeNet on")
     test_set = load_images(dataset, data_dir, split="test", size=size, channels=train_set.channels)
+    if test_set.labels is None:
+        raise Unfit(f"the test images of {dataset} have no class labels to check a LeNet by")
     places, held_out = torch.arange(len(train_set)), torch.arange(len(test_set))
     if train_set.fingerprint() == test_set.fingerprint():
         shuffled = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(seed))
