@@ -1,9 +1,9 @@
-"""What users ask: do generated images of rare classes help a classifier that is trained on §6.3's
-unbalanced set more than oversampling, flips and shifts do?
+"""Do generated images of rare classes help a classifier more than oversampling, flips and shifts?
 
-Each arm of `training_places` is a training set for the same LeNet, which takes STEPS equal steps on
-it and is then measured on the balanced test set. reproduce.py --figures classifier trains the
-generators, and calls `measure` with each.
+Users ask this, not the paper; the classifier is trained on §6.3's unbalanced set. Each arm of
+`training_places` is a training set for the same LeNet, which takes STEPS equal steps on it and is
+then measured on the balanced test set. reproduce.py --figures classifier trains the generators, and
+calls `measure` with each.
 """
 
 import numpy as np
@@ -41,11 +41,13 @@ def training_places(labels: Tensor, asked: Tensor) -> dict[str, Tensor]:
     for c, count in enumerate(counts.tolist()):
         real = (labels == c).nonzero()[:, 0]
         made = (asked == c).nonzero()[:, 0] + len(labels)
-        if count == largest:
-            made = real
         repeated.append(cycle(real, largest))
-        filled += [real, cycle(made, largest - count)]
-        mixed += [cycle(real, largest - half), cycle(made, half)]
+        if count == largest:
+            filled.append(real)
+            mixed.append(real)
+        else:
+            filled += [real, cycle(made, largest - count)]
+            mixed += [cycle(real, largest - half), cycle(made, half)]
     repeated, filled, mixed = torch.cat(repeated), torch.cat(filled), torch.cat(mixed)
     return {
         "as it is": torch.arange(len(labels)),
