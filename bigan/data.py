@@ -33,10 +33,12 @@ def load_data(args, split="train"):
 
 def class_index(data, name):
     """Number of the class with this name or number."""
-    if data.labels is None or data.images is None:
+    if data.labels is None:
+        raise UserError(f"--hold-out {name}: {data.name} has no classes. Choose a set that has")
+    if data.images is None:
         raise UserError(
-            f"--hold-out {name}: {data.name} has no labels in memory. "
-            "Choose a data set with classes"
+            f"--hold-out {name}: the images of {data.name} don't fit into memory. Give a smaller "
+            "--size"
         )
     names = [c.lower() for c in data.classes]
     if name.lower() in names:

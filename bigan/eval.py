@@ -170,7 +170,7 @@ def measure(networks, data, test, extractor, trained, args, device, save=lambda 
     if D is not None:  # autoencoders give no distribution to draw z from
         batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
         keep, split = None, "test"
-        if held_out is not None:  # what G never saw it is not asked for
+        if held_out is not None:  # G is not asked for what it never saw
             keep, split = test.labels != held_out, f"test_without_class{held_out}"
         place = trained.data_dir
         metrics |= image_scores(extractor, test, batches, args.n, device, place, keep, split)[0]
@@ -206,7 +206,7 @@ def draw(networks, data, test, trained, args, device, where):
 
 @torch.no_grad()
 def draw_samples(G, E, trained, args, device):
-    """--grid-out: G(z), and of images test images x above G(E(x)), where they can be had."""
+    """--grid-out: G(z); for images also test images x above G(E(x)), where they can be had."""
     batches = sample(G, args.samples, trained, device, args.seed, args.batch_size)
     samples = torch.cat(list(batches))
     if trained.dataset in MIXTURES:

@@ -48,7 +48,8 @@ def linear_probe(
     gram, cross = 0, 0
     for rows, targets in zip(bank.split(4096), Y.split(4096)):
         X = (rows.double() - mean) / sd
-        gram, cross = gram + X.T @ X, cross + X.T @ (targets - Y.mean(0))
+        gram += X.T @ X
+        cross += X.T @ (targets - Y.mean(0))
     eye = torch.eye(len(mean), dtype=torch.float64, device=bank.device)
     W = torch.linalg.solve(gram / len(bank) + ridge * eye, cross / len(bank))
     answers = torch.cat(

@@ -6,8 +6,8 @@ V. Dumoulin et al., "Adversarially Learned Inference", ICLR 2017, arXiv:1606.007
 C. Li et al., "ALICE", NIPS 2017, arXiv:1709.01215v2: the cycle term.
 
 D sees pairs: real x with its code E(x), or a code z with its image G(z). Where D can't tell the two
-apart they have one joint distribution, and then E inverts G. In training E never sees G(z), nor G
-E(x). ALI: E is stochastic.
+apart they have one joint distribution, and then E inverts G. In training E never sees G(z), and G
+never sees E(x). ALI: E is stochastic.
 
 x (B, C, H, W) in [-1, 1] or (B, 2);  z (B, N_z) ~ p_z, "uniform" on [-1, 1] or "normal"
 G generator, E encoder (ALI's: μ + σ·ε, ε ~ N(0, 1)), D discriminator (logits), V(D, E, G) = −2·L_D
@@ -197,8 +197,8 @@ class ConvGenerator(nn.Module):
     def __init__(self, z_dim: int, size: int, channels: int, width: int):
         super().__init__()
         widths = conv_widths(size, channels, width)[::-1]
-        first, pairs = nn.Linear(z_dim, widths[0] * 16, bias=False), zip(widths, widths[1:])
-        up = [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in pairs]
+        first = nn.Linear(z_dim, widths[0] * 16, bias=False)
+        up = [nn.ConvTranspose2d(a, b, 4, 2, 1, bias=False) for a, b in zip(widths, widths[1:])]
         self.layers = nn.ModuleList([first, *up])
         norms = [nn.BatchNorm2d(n) for n in widths[1:-1]]
         self.norms = nn.ModuleList([nn.BatchNorm1d(widths[0] * 16), *norms])

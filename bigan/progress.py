@@ -12,7 +12,7 @@ from .figures import pair_rows, sample_rows, save_rows
 
 @torch.no_grad()
 def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
-    """1NN accuracies and the reconstruction error on a part of the data, in seconds.
+    """1NN accuracies and the reconstruction error on a part of the data, which takes seconds.
 
     Draws G(z), then x above G(E(x)), to `path`.
     """

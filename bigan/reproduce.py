@@ -1,8 +1,8 @@
 """The BiGAN paper's MNIST table, and other tables of many runs. From the repository's root:
 
-  python -m bigan.reproduce --table --dataset mnist  every method, 3 seeds, 400 epochs (a GPU's)
+  python -m bigan.reproduce --table --dataset mnist  each method, 3 seeds, 400 epochs (a GPU's work)
   python -m bigan.reproduce --table --reduced        on FashionMNIST: hours of two CPU cores
-  python -m bigan.reproduce --toy                    25 Gaussians: modes covered by ALI, a GAN
+  python -m bigan.reproduce --toy                    25 Gaussians: modes covered by ALI, GAN, ALICE
   python -m bigan.reproduce --anomaly --reduced      AUROC, each class held out once
 
 Each trains what it needs, --jobs runs at a time, under --out; started again, it goes on.

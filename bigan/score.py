@@ -24,7 +24,7 @@ def write_scores(G, E, D, trained, path, args, device):
     D None, or of an autoencoder, which never trained it: file and L_G.
     """
     if trained.dataset in MIXTURES:
-        raise UserError(f"--score: {path} was trained on {trained.dataset}, points and no images")
+        raise UserError(f"--score: {path} was trained on {trained.dataset}, points, not images")
     refuse_existing("--out", args.out)
     D = None if trained.method in AUTOENCODERS else D
     images = images_below(args.score, trained.size, trained.channels)

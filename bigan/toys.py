@@ -108,7 +108,10 @@ def toy_progress(G, E, data, z, args, path):
 
 @torch.no_grad()
 def measure_toy(G, E, samples, data, trained, seed, device):
-    """MMD² and modes of samples (N, 2), and the modes of as many reconstructions, by `seed`."""
+    """MMD² and modes of samples (N, 2), and the modes of as many reconstructions.
+
+    seed: fixes the points x that are reconstructed.
+    """
     n = len(samples)
     x, _ = data.sample(n, step_rng(seed, 0))
     reconstructions = G(toy_codes(E, x.to(device), trained)).cpu()

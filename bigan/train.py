@@ -6,7 +6,7 @@
   python -m bigan.train --method latent-regressor      a baseline; also joint-lr, ae-l1, ae-l2
   python -m bigan.train --method ali --arch conv       ALI's stochastic encoder, convolutions
   python -m bigan.train --method ali --dataset 25gaussians     ALI's toy
-  python -m bigan.train --hold-out Sandal      without a class, for bigan.eval an anomaly then
+  python -m bigan.train --hold-out Sandal      leave out a class; bigan.eval treats it as an anomaly
   python -m bigan.train --resume DIR           go on, exactly where last.pt stands
   torchrun --standalone --nproc-per-node=2 -m bigan.train …
 
@@ -66,9 +66,8 @@ class Args(ImageRunArgs):
     arch: Literal["mlp", "conv", "toy"] = "mlp"
     size: int = 28  # image side (§4.2: 28; conv: 32)
     channels: Literal[1, 3] | None = None  # none: the data set's own
-    width: int = (
-        64  # mlp: 1/16 of a layer's units (code: 64); conv: filters at half size; toy: units
-    )
+    # mlp: 1/16 of a layer's units (code: 64); conv: filters at half size; toy: units
+    width: int = 64
     z_dim: int = 50  # N_z (§4.2: 50)
     prior: Literal["uniform", "normal"] = "uniform"  # p_z: uniform on [-1, 1] (§4.2); normal: ALI
     # stochastic: z = μ(x) + σ(x)·ε (ALI)
@@ -181,8 +180,10 @@ def main(argv=None):
     nets = ((G, z_shape), (E, x_shape), (D, x_shape, z_shape))
     check_batch_norm("--batch-size", args.batch_size, world, *nets)
     adam = dict(lr=args.lr, betas=(args.beta1, 0.999), weight_decay=args.weight_decay)
-    params_D, params_GE = list(D.parameters()), [*G.parameters(), *E.parameters()]
-    opt_D, opt_GE = fused_adam(params_D, device, **adam), fused_adam(params_GE, device, **adam)
+    params_D = list(D.parameters())
+    params_GE = [*G.parameters(), *E.parameters()]
+    opt_D = fused_adam(params_D, device, **adam)
+    opt_GE = fused_adam(params_GE, device, **adam)
     fixed_z = sample_z(2000 if toy else 64, args, step_rng(args.seed, 0)).to(device)
 
     # --- resume
@@ -223,13 +224,15 @@ def main(argv=None):
                 real, fake = D(x).float(), D(image).float()
                 L_D = discriminator_loss(real, fake)
                 L_E = latent_loss(E.logits(image.detach()), z, args.prior)  # §4.1
-                L_GE, losses["L_E"] = generator_loss(fake) + L_E, L_E
+                L_GE = generator_loss(fake) + L_E
+                losses["L_E"] = L_E
             elif args.method == "joint-lr":
                 image = G(z)
                 real, fake = D(x).float(), D(image).float()
                 L_D = discriminator_loss(real, fake)
                 L_E = latent_loss(E.logits(image), z, args.prior)  # §4.1, G feels it, too
-                L_GE, losses["L_E"] = generator_loss(fake) + args.lr_weight * L_E, L_E
+                L_GE = generator_loss(fake) + args.lr_weight * L_E
+                losses["L_E"] = L_E
             else:
                 L_GE = reconstruction_loss(x, G(E(x)), AUTOENCODERS[args.method])  # §4.2
 

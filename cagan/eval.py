@@ -64,7 +64,7 @@ def load(path, device):
 def asked_for(n, groups):
     """cnd' (n, S): classes in turn, so that all are asked for equally often.
 
-    Of several groups uniform ones.
+    With several groups each group's condition is drawn at random, all equally often.
     """
     if len(groups) == 1:
         return torch.eye(groups[0])[torch.arange(n) % groups[0]]
@@ -92,9 +92,9 @@ def measure(G, trained, groups, args, device, real_set, extractor):
     if trained.attributes or extractor is None:
         return image_scores(extractor, real_set, images, args.n, device, trained.data_dir)[0]
     scores = ConditionalScores(real_set, device, trained.data_dir, extractor)
-    fake = features, logits = scores.collect(progress(images, args.n), args.n)
+    features, logits = scores.collect(progress(images, args.n), args.n)
     asked = cnd.argmax(1)
-    metrics = image_metrics(scores.real, fake, extractor.name, args.split)
+    metrics = image_metrics(scores.real, (features, logits), extractor.name, args.split)
     metrics |= scores(features, logits, asked)
     if extractor.kind == "lenet":
         metrics |= scores.details(logits, asked)
@@ -131,7 +131,7 @@ def draw_interpolation(G, trained, names, groups, device, path, seed=0):
 
 
 def draw_classes(axis, runs, names):
-    """Classes seen in images that were asked for equally often (dashed), and how rightly.
+    """How often each class is seen in samples, and how often rightly; dashed: as often as asked.
 
     runs: metrics of one run or several; bars show their means, thin lines their ranges.
     """
@@ -160,6 +160,7 @@ def main(argv=None):
     device = choose_device(args.device)
     path = checkpoint_path(args.ckpt, "cagan")
     G, trained, checkpoint = load(path, device)
+    trained.amp = args.amp  # of the samples, whatever the training's was
     names, groups = checkpoint["state"]["names"], checkpoint["state"]["groups"]
     if args.slim:
         return write_slim(args.slim, checkpoint, G=G, names=names, groups=groups)

@@ -1,5 +1,6 @@
-"""Scores of a class-conditional generator: FID in two forms, and whether its samples show what was
-asked for. Sampling, and the curves of a run.
+"""Scores of a class-conditional generator, its samples, and the curves of a run.
+
+The scores are FID in two forms, and whether samples show what was asked for.
 """
 
 import sys

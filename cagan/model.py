@@ -166,7 +166,7 @@ def ca_generator_loss(fake: Tensor, cnd_fake: Tensor, adv="lsgan") -> Tensor:
 
 
 def gradient_penalty(D, real: Tensor, fake: Tensor, epsilon: Tensor, active: Tensor) -> Tensor:
-    """Σ_c E[active_c (‖∇_x̂ D_c(x̂)‖₂ − 1)²], x̂ = ε x + (1 − ε) x': WGAN-GP's, named in §3.
+    """Σ_c E[active_c (‖∇_x̂ D_c(x̂)‖₂ − 1)²], x̂ = ε x + (1 − ε) x': WGAN-GP's, named in §1, §2.
 
     real, fake: (B, C, H, W), images of the same conditions. epsilon: (B,) in [0, 1]. active:
     (B, heads) in {0, 1}; CA-GAN: cnd; AC-GAN: 1 for D_adv, 0 for D_cls. Returns a scalar in fp32,
@@ -211,13 +211,13 @@ def discriminate(D, real: Tensor, fake: Tensor, share: float = 0.0) -> tuple[Ten
 
 
 def halvings(size: int) -> int:
-    """How often `size` is halved: while it is even and above 8. 28 -> 7, 32 -> 8, 64 -> 8."""
+    """How often `size` is halved: while it is even and above 8. 28: 2 times, to 7; 64: 3, to 8."""
     low, n = size, 0
     while low % 2 == 0 and low > 8:
         low //= 2
         n += 1
     if n == 0 or low > 16:
-        raise ValueError(f"image size {size} has no factors of 2 to go down to 16 or less")
+        raise ValueError(f"image size {size} must be even, above 8, and halve to 16 or less")
     return n
 
 

@@ -1,6 +1,6 @@
 """The paper's figures, by training what they need, and the numbers that it leaves to the eye:
 
-  python -m cagan.reproduce --reduced              all of the below and the toy, three seeds
+  python -m cagan.reproduce --reduced              all figures, classifiers and the toy, three seeds
   python -m cagan.reproduce --figures 14           Fig. 14 at the paper's size (a GPU's work)
   python -m cagan.reproduce --figures classifier --reduced    do generated images help a classifier?
 
@@ -304,7 +304,8 @@ def main(argv=None):
     results = []
     if configs or for_classifier:
         todo = cells(configs | {"classifier": for_classifier}, args.seeds)
-        # the last two stand in the settings.json of earlier sweeps, which so go on
+        # `reference` reads inception_weights. amp is in the settings.json of earlier sweeps, which
+        # can only go on with it; samples are drawn with the training's.
         measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
         results = sweep(todo, train.main, measure_run, measuring, folder, shared)
     end_sweep(args.part, results)

@@ -225,7 +225,7 @@ def main(argv=None):
     env = environment(choose_device("cpu"))
     write_json(folder / "toy.json", {**settings, "env": env, "runs": runs})
     print(text, end="")
-    return results
+    return runs
 
 
 if __name__ == "__main__":

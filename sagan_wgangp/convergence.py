@@ -12,7 +12,7 @@ def stability(log, key):
     """How quiet a loss is in the second half of a run, over its mean there: {"noise", "drift"}.
 
     noise: sd about the straight line through it; drift: that line's rise. A generator's Wasserstein
-    loss has no zero of its own: look at L_D. nan for fewer than 3 lines.
+    loss has no zero of its own: look at L_D. nan for fewer than 3 lines there.
     """
     rows = np.array([(line["step"], line[key]) for line in log if key in line])
     rows = rows[len(rows) // 2 :]

@@ -171,7 +171,7 @@ def main(argv=None):
         draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
         return say_written(args.grid_out)
     if args.export:
-        n = args.n or 10_000
+        n = args.n or (2000 if trained.dataset in TOYS else 10_000)
         batches = sample(G, n, trained, device, args.seed, args.batch_size, args.amp)
         return plots.export_samples(batches, args.export)
 

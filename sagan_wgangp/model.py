@@ -88,7 +88,10 @@ def wasserstein_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def wasserstein_generator_loss(fake: Tensor) -> Tensor:
-    """−E D(G(z)): what of Eq. 2 depends on G. Its zero is arbitrary: D + c has the same W."""
+    """−E D(G(z)): the part of Eq. 2 that depends on G.
+
+    Its zero is arbitrary: D + c has the same W.
+    """
     return -fake.mean()
 
 

@@ -2,7 +2,7 @@
 
   python -m sagan_wgangp.reproduce --compare       Figs. 2-4: the five methods, --quick, three seeds
   python -m sagan_wgangp.reproduce --ablation      Table 1: each ingredient added to GAN, and taken
-                                                   from SAGAN's
+                                                   away from SAGAN
   python -m sagan_wgangp.reproduce --compare --no-quick --train-flags '--dataset fashion-mnist …'
 
 Trains what is missing, --jobs runs at a time, under --out; started again, it goes on where it
@@ -43,7 +43,7 @@ from .eval import NAMES, load, measure, real_images, sample
 
 COMPARE = {name: f"--method {method}" for method, name in NAMES.items()}
 TTUR_MEAN, EQUAL = "2e-4", "1e-4"  # geometric mean of TTUR's rates; WGAN-GP's rate
-QUICK_TTUR_MEAN, QUICK_EQUAL = "6e-4", "5e-4"  # the same of --quick's
+QUICK_TTUR_MEAN, QUICK_EQUAL = "6e-4", "5e-4"  # the same for --quick
 
 
 def ablation(quick):
@@ -131,8 +131,8 @@ def train_rows(args, rows, folder, shared):
             sample_every = max(1, steps // args.points // log_every) * log_every
             flags += ["--log-every", str(log_every), "--sample-every", str(sample_every)]
             words = row.replace("−", "without").replace("+", "with").replace(",", "").split()
-            cells.append({"name": "-".join([*words, str(seed)]), "row": row, "seed": seed})
-            cells[-1]["flags"] = flags
+            name = "-".join([*words, str(seed)])
+            cells.append({"name": name, "row": row, "seed": seed, "flags": flags})
     results = sweep(cells, train.main, measure_run, args, folder, shared)
     end_sweep(args.part, results)
     results.sort(key=lambda result: result["seed"])

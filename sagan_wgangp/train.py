@@ -85,7 +85,8 @@ class Args(ImageRunArgs):
     z_dim: int = 128  # N_z, length of z (each method's authors' code)
     # both rates fall linearly to 0 at --steps (WGAN-GP's authors' code on CIFAR-10)
     lr_decay: bool = False
-    # channels at half size; doubled up to 8 times (DCGAN: 64); toys: units of each layer
+    # channels at half size, doubled at each halving up to 8 times as many (DCGAN: 64); toys: units
+    # of each layer
     width: int = 64
     size: int = 200  # image side, 6 or more (§4.2: 200)
     channels: Literal[1, 3] | None = None  # none: the data set's own
@@ -124,18 +125,24 @@ def parse_args(argv=None):
 
 
 def attention_sides(args, largest=32):
-    """The sides of --attention, checked against the pyramid of --size. Where a checkpoint has
-    "auto" instead of a side, it is an older one, and its map is the largest up to 32.
+    """The sides of --attention, checked against the pyramid of --size.
+
+    A checkpoint that has "auto" instead of a side is an older one: its map is the largest up to 32.
     """
     try:
         sides = pyramid(args.size)[1:]
-        if args.attention == "none":
-            return []
-        if args.attention == "auto":
-            return [next(side for side in sides if side <= largest)]
-        asked = [int(side) for side in args.attention.split(",")]
     except ValueError as e:
-        raise UserError(f"--size {args.size}, --attention {args.attention}: {e}") from None
+        raise UserError(f"--size {args.size}: {e}") from None
+    if args.attention == "none":
+        return []
+    if args.attention == "auto":
+        return [next(side for side in sides if side <= largest)]
+    try:
+        asked = [int(side) for side in args.attention.split(",")]
+    except ValueError:
+        raise UserError(
+            f"--attention {args.attention}: give none, auto, or sides such as 32,16"
+        ) from None
     if unknown := set(asked) - set(sides):
         raise UserError(
             f"--attention {args.attention}: images of side {args.size} have maps of side "
@@ -294,7 +301,8 @@ def main(argv=None):
             logged["peak_MiB"] = torch.tensor(peak_memory(device))
         run.check(step, **logged)
         if run.due(step, args.sample_every) and rank == 0:
-            G.eval(), D.eval()  # running BatchNorm statistics, no power iteration
+            for net in (G, D):
+                net.eval()  # running BatchNorm statistics, no power iteration
             with torch.no_grad():
                 samples = G(fixed_z)
                 run.check(step, samples=samples)
@@ -305,7 +313,8 @@ def main(argv=None):
                     z = sample_z(args.fid_samples, args, step_rng(args.seed, 0)).to(device)
                     images = (G(part).float() for part in z.split(250))
                     logged |= track(run.checked(step, images), args.fid_samples)
-            G.train(), D.train()
+            for net in (G, D):
+                net.train()
         run.log(step, **logged)
         if run.due(step, args.save_every):
             run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, batch=batch)

@@ -670,6 +670,12 @@ def test_hold_out_leaves_a_class_out_of_training_only():
     for wrong in ("Cube", "10", "-1"):
         with pytest.raises(UserError, match="disc, ring"):
             class_index(test, wrong)
+    test.images = None  # files that are read as they are needed
+    with pytest.raises(UserError, match="don't fit into memory. Give a smaller --size"):
+        class_index(test, "2")
+    test.labels = None
+    with pytest.raises(UserError, match="has no classes"):
+        class_index(test, "2")
 
 
 # --- eval.py

@@ -674,7 +674,7 @@ def test_norm_inner_spares_the_first_and_the_last_convolution_of_D():
 
 @pytest.mark.parametrize("size", [7, 4, 27, 34])
 def test_sizes_that_do_not_halve_are_refused(size):
-    with pytest.raises(ValueError, match="no factors of 2"):
+    with pytest.raises(ValueError, match="must be even, above 8"):
         Generator(size=size)
 
 
@@ -748,6 +748,21 @@ def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
     assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(
         draw(seed=1)[:, :3], draw(seed=2)[:, :3]
     )
+
+
+@pytest.mark.parametrize("amp", ["off", "bf16"])
+def test_eval_samples_as_its_own_flag_says(tmp_path, monkeypatch, amp):
+    train.main(["--smoke", "--amp", "bf16", "--out", str(tmp_path / "r")])
+    seen = []
+
+    def sample(G, cnd, args, *more):
+        seen.append(args.amp)
+        return metrics.sample(G, cnd, args, *more)
+
+    monkeypatch.setattr(cagan_eval, "sample", sample)
+    where = ["--ckpt", str(tmp_path / "r"), "--export", str(tmp_path / "new"), "--n", "20"]
+    cagan_eval.main([*where, "--amp", amp])
+    assert seen == [amp]
 
 
 def test_scores_ask_for_the_classes_in_turn():

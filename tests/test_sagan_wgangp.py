@@ -961,6 +961,8 @@ def test_toys_train_and_are_measured(tmp_path, dataset):
             str(tmp_path / "r"),
         ]
     )
+    sagan_eval.main(["--ckpt", str(tmp_path / "r"), "--export", str(tmp_path / "points")])
+    assert np.load(tmp_path / "points/samples.npz")["points"].shape == (2000, 2)
     metrics = sagan_eval.main(["--ckpt", str(tmp_path / "r/last.pt"), "--n", "300"])
     assert "mmd2_unbiased_s1_300" in metrics and ("modes_300" in metrics) == (
         dataset == "25gaussians"
