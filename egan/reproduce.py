@@ -2,7 +2,7 @@
 
   python -m egan.reproduce --table2 --reduced            Table II, an hour or two on two CPU cores
   python -m egan.reproduce --table2                      at the paper's settings: days on a CPU
-  python -m egan.reproduce --table3 --reduced --seeds 2  Table III, small, on FashionMNIST: an hour
+  python -m egan.reproduce --table3 --reduced --seeds 3  Table III, small, on FashionMNIST: an hour
                                                          of one CPU core
   python -m egan.reproduce --table3                      on CIFAR-10, the paper's: a GPU's work
   python -m egan.reproduce --robustness --dataset cifar10        weak G, weak D x the methods
@@ -82,7 +82,7 @@ REDUCED = (
 ).split()
 REDUCED_III = (
     "--size 16 --width-g 16 --width-d 16 --n-d 1 --eval-batch 64 --init he --lr-g 5e-4 --lr-d 5e-4 "
-    "--steps 4000"
+    "--steps 1000"
 ).split()
 
 
