@@ -4,7 +4,7 @@
   python -m egan.eval --ckpt DIR --n 10000               a run or a checkpoint, by 10,000 samples
   python -m egan.eval --ckpt … --samples 64 --grid-out grid.png    only draw samples
   python -m egan.eval --ckpt … --n 50000 --export DIR    only write samples, as DIR/samples.npz
-                                                         (images: and PNGs)
+                                                         (of images PNGs, too)
 
 Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of
 the last generation is evaluated (--individual for another). No network has train and eval modes

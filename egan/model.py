@@ -183,9 +183,10 @@ class ToyDiscriminator(nn.Sequential):
 
 
 class ConvGenerator(nn.Sequential):
-    """G: z (B, N_z) -> images (B, C, H, W) in [-1, 1]: 4/2/1 transposed convolutions, tanh.
+    """G: z (B, N_z) -> images (B, C, H, W) in [-1, 1]: transposed convolutions, tanh.
 
-    At size 32 and width 128 the maps are 512x4x4, 256x8x8, 128x16x16, Cx32x32.
+    Kernel 4, stride 2, padding 1. At size 32 and width 128 the maps are 512x4x4, 256x8x8,
+    128x16x16, Cx32x32.
     """
 
     def __init__(self, z_dim=100, size=32, channels=3, width=128, init="normal"):
@@ -198,9 +199,9 @@ class ConvGenerator(nn.Sequential):
 
 
 class ConvDiscriminator(nn.Sequential):
-    """l: images (B, C, H, W) -> (B,). 4/2/1 convolutions to 4x4, LeakyReLU(0.2), then linear.
+    """l: images (B, C, H, W) -> (B,). Convolutions down to 4x4, LeakyReLU(0.2), then linear.
 
-    norm: "batch", after all convolutions but the first, or "none".
+    Kernel 4, stride 2, padding 1. norm: "batch", after all convolutions but the first, or "none".
     """
 
     def __init__(self, size=32, channels=3, width=128, norm="batch", init="normal"):

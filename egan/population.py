@@ -55,7 +55,7 @@ class Loop:
     def offspring(self, n_m, mine=slice(None)):
         """n_m copies of every individual: weights, Adam's moments and step (departure 13).
 
-        mine: which of these children are made; all.
+        mine: a slice, which of these children are made; by default all.
         """
         parents = [parent for parent in self.individuals for _ in range(n_m)]
         return self.with_individuals([copy.deepcopy(parent) for parent in parents[mine]])
@@ -116,7 +116,7 @@ class Loop:
             state[moment] = {
                 name: torch.stack(
                     [
-                        opt.state[row[name]][moment] if opt.state else row[name].detach() * 0
+                        opt.state[row[name]][moment] if opt.state else torch.zeros_like(row[name])
                         for row, (_, opt) in zip(rows, self.individuals)
                     ]
                 )
@@ -342,7 +342,7 @@ def weights_and_moments(params, opt):
 
 
 def all_finite(tensors):
-    """Whether row r of all tensors (P, …) is finite, bool (P,). Seen from its sum: it is quick."""
+    """Whether row r of every tensor (P, …) is finite, bool (P,); told by its sum, to be quick."""
     return torch.stack([t.detach().reshape(len(t), -1).sum(1) for t in tensors]).isfinite().all(0)
 
 
@@ -356,11 +356,11 @@ def set_adam(opt, params, moments, step):
 
     They get their weight's memory format: fused Adam pairs numbers by their place in memory.
     """
-    where = "cpu" if not opt.defaults["fused"] else None  # fused Adam counts on the device
     for name, p in params.items():
+        device = p.device if opt.defaults["fused"] else "cpu"  # fused Adam counts on the device
         opt.state[p] = {
-            "step": torch.full((), step, dtype=torch.float32, device=where or p.device),
-            **{m: torch.empty_like(p).detach().copy_(moments[m][name]) for m in MOMENTS},
+            "step": torch.full((), step, dtype=torch.float32, device=device),
+            **{m: torch.empty_like(p).copy_(moments[m][name]) for m in MOMENTS},
         }
 
 

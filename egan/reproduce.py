@@ -11,7 +11,7 @@
                                                          and of E-GAN
 
 Trains what is missing, --jobs runs at a time, under --out; started again, it goes on where it
-stood. Writes there a table in Markdown and JSON, and a picture.
+stood. Writes there a table in Markdown and JSON, and pictures (--robustness: none).
 """
 
 import shlex
@@ -179,7 +179,7 @@ def table3(args):
     shared = ["--dataset", dataset, *reduced, *shlex.split(args.train_flags)]
     folder = Path(args.out or f"runs/egan/table3{'-reduced' * args.reduced}")
     args.n = args.n or 10_000
-    real = measure_real(shared, args)  # first: what it lacks every run lacks
+    real = measure_real(shared, args)  # first: without it no run could be measured
     cells = [
         cell("table3", method, seed, flags)
         for seed in range(args.seeds)

@@ -86,7 +86,7 @@ class Args(ImageRunArgs):
     beta1: float = 0.5  # Adam's β₁ for G, in [0, 1) (Algorithm 1)
     beta1_d: float = 0.0  # Adam's β₁ for D, in [0, 1) (Algorithm 1: 0.5; toys: authors' code)
     beta2: float = 0.999  # Adam's β₂, in [0, 1) (authors' code; Algorithm 1 prints 0.99)
-    size: int = 32  # image side: 32, 64, 128
+    size: int = 32  # image side: 8, 16, 32, 64 and so on, doubling
     channels: Literal[1, 3] | None = None  # none: the data set's own
 
     # --- run

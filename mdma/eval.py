@@ -42,7 +42,7 @@ from common.runs import load_checkpoint, load_state, read_log, replace_file
 
 from .features import JetGenerator, generate, noise_rows
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
-from .jets import JET_TYPES, export, load_jets
+from .jets import JET_TYPES, data_name, export, load_jets
 from .score import check_flags, score
 from .tables import metric_lines, table1
 from .train import NAMES, build
@@ -56,7 +56,8 @@ class Args:
     dataset: FilePath | None = None  # jets to compare with; none: those of the training
     # where the jets are; none: where they were for the training, else data
     data_dir: FilePath | None = None
-    n: int | None = None  # generated jets; none: 20 for each test jet (authors' code)
+    # generated jets; none: 20 for each jet of --split (authors' code), 50,000 with --export
+    n: int | None = None
     split: Literal["valid", "test"] = "test"  # real jets to compare with
     # jets per forward pass; none: as many as a CPU's caches hold, or 2 GB of a GPU's memory
     batch_size: int | None = None
@@ -73,7 +74,7 @@ class Args:
     generated: FilePath | None = None  # measure the jets in this file, not a checkpoint's
     reference: FilePath | None = None  # the jets to compare them with
     # of pT in both files: as shares of the jet's pT, or as they are (in GeV or whatever): then the
-    # pT of each jet are divided by their sum
+    # pT values of each jet are divided by their sum
     units: Literal["relative", "gev"] = "relative"
     # of both files, for the paper's rows in Table 1 and for --fpnd
     jet_type: Literal[*JET_TYPES] | None = None
@@ -163,13 +164,14 @@ def main(argv=None):
     if args.export:
         folder = Path(args.export)
         if folder.is_file() or (folder.exists() and any(folder.iterdir())):
-            raise UserError(f"--export {folder} is not empty")
+            raise UserError(f"--export {folder} is not empty: choose another folder")
         return export(jets(args.n or 50_000), jet_type, folder)
 
     # --- Table 1
-    print(f"{path}: {model}, step {step}, {trained.dataset} {jet_type}, up to {N} particles")
+    of = data_name(trained.dataset, jet_type)
+    print(f"{path}: {model}, step {step}, {of}, up to {N} particles")
     dataset = args.dataset or trained.dataset
-    named = dataset in ("jetnet", "pythia")  # an own file has no jet type
+    named = dataset in ("jetnet", "pythia")  # a file of your own has no jet type
     if args.fpnd and not (named and N == 30 and jet_type in FPND_TYPES):
         raise UserError(
             f"--fpnd: there are statistics for 30 particles of {', '.join(FPND_TYPES)} only. "
@@ -193,8 +195,8 @@ def main(argv=None):
     text = table1(label, kind, ours, inside, model)
     replace_file(where / "table1.md", text.encode())
     counts = dict(split=args.split, real_jets=len(real), generated_jets=len(fake))
-    trained_here = {"step": step, "args": vars(trained)}
-    write_eval(where, path, trained_here, ours, device, in_sample=inside, **counts)
+    checkpoint = {"step": step, "args": vars(trained)}
+    write_eval(where, path, checkpoint, ours, device, in_sample=inside, **counts)
 
     # --- Fig. 2
     shown = {f"{args.split} jets": real.particles, model: fake}

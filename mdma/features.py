@@ -80,11 +80,11 @@ def to_jets(x, mask, stats):
 def noise_rows(G, N):
     """How many rows the noise of N particles has: EPiC-GAN's begins with that of the jet."""
     extra = getattr(G, "global_rows", 0)
-    return N + extra if extra else N  # N may be a Dim of torch.export, which is another one plus 0
+    return N + extra if extra else N  # not N + 0: if N is a torch.export Dim, that is another Dim
 
 
 @torch.no_grad()
-def sample_jets(G, n, num_particles, features=3, chunk_size=None, generator=None):
+def sample_jets(G, n, num_particles, chunk_size=None, generator=None):
     """Jets of n[i] particles each: (J, num_particles, 3), standardised, and their mask.
 
     Jets are generated in chunks of like n, each padded to its largest n only, and put back in their
@@ -98,7 +98,7 @@ def sample_jets(G, n, num_particles, features=3, chunk_size=None, generator=None
         )
     device = next(G.parameters()).device
     rows = noise_rows(G, num_particles)
-    z = torch.randn(len(n), rows, features, device=device, generator=generator)
+    z = torch.randn(len(n), rows, len(FEATURES), device=device, generator=generator)
     jets = z[:, -num_particles:]  # each particle takes the place of its noise
     mask = lengths_to_mask(n.to(device), num_particles)
     padding_counts = getattr(G, "paper_code", False)
@@ -136,7 +136,7 @@ class JetGenerator(nn.Module):
     n = np.random.choice(len(counts), 1000, p=counts / counts.sum())  # particles of each jet
     mask = np.arange(len(counts) - 1) < n[:, None]
     noise = np.random.randn(*mask.shape, 3).astype(np.float32)
-    (jets,) = session.run(None, {"noise": noise, "mask": mask})  # (1000, N, 3), 0 where masked
+    (jets,) = session.run(None, {"noise": noise, "mask": mask})  # (1000, N, 3), 0 in the padding
     """
 
     def __init__(self, G, stats):

@@ -9,7 +9,7 @@ from common.metrics.jets import jet_mass, present
 from common.plots import plt, save_figure
 
 CURVES = [["L_D"], ["L_G", "L_match"], ["w1m_valid"], ["frechet_valid"]]  # panels of curves.png
-ETA, PHI = "Δη = η − η(jet), of particles", "Δφ = φ − φ(jet) in radian, of particles"
+ETA, PHI = "Δη = η − η(jet), of particles", "Δφ = φ − φ(jet) in radians, of particles"
 PT, COUNT = "p_T / p_T(jet), of particles", "particles per jet, n"
 MASS, SUM_PT = "jet mass / p_T(jet)", "Σ p_T / p_T(jet), per jet"
 LOGARITHMIC = (ETA, PHI, PT)  # densities over particles
@@ -78,7 +78,7 @@ def observables(x):
 def bin_edges(name, values):
     """50 edges, or one bin per n, over all but the outermost 0.1 % of the values."""
     low, high = np.quantile(values, [0.0005, 0.9995])
-    # as the mass of jets of one particle, or sums of pT that were divided by themselves
+    # All values are one: the masses of jets of one particle, sums of pT divided by themselves
     if high - low <= 1e-6 * (1 + abs(low)):
         low, high = low - 0.1 * (1 + abs(low)), high + 0.1 * (1 + abs(high))
     if name == PT:
@@ -153,5 +153,5 @@ def draw_jets(jets, path):
     handles.append(axes[0, 0].scatter([], [], **ring))
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=8)
     figure.supxlabel("Δη = η − η(jet)", fontsize=10)
-    figure.supylabel("Δφ = φ − φ(jet) in radian", fontsize=10)
+    figure.supylabel("Δφ = φ − φ(jet) in radians", fontsize=10)
     save_figure(figure, path)

@@ -56,9 +56,9 @@ JETNET_SIZES = {
 
 
 class Jets:
-    """Particles of jets, hardest first: particles (J, N, 3) float32, 0 where masked.
+    """Particles of jets, hardest first: particles (J, N, 3) float32, 0 in the padding.
 
-    mask: (J, N) bool, a prefix; n: (J,) int64.
+    mask: (J, N) bool, True in the first n slots, the real particles; n: (J,) int64.
     """
 
     def __init__(self, particles, mask):
@@ -73,7 +73,7 @@ class Jets:
 
 
 def hardest_first(particles):
-    """Generated jets (J, N, 3), padding 0, in JetNet's order: by falling pT, padding last."""
+    """Generated jets (J, N, 3), padding 0, in JetNet's order: by decreasing pT, padding last."""
     order = particles[..., 2].argsort(dim=1, descending=True, stable=True)
     return particles.gather(1, order[..., None].expand_as(particles))
 
@@ -122,10 +122,10 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     dataset: "jetnet" (downloaded), "pythia" (from simulate.py), "synthetic" (1,000 toy jets, always
     the same), or the path of a file of your own, for which jet_type is ignored.
     split: "train", "valid" or "test".
-    Raises UserError for bad arguments, missing or damaged files, jets without
-    particles, values that aren't finite, particles without positive pT, and files whose jets have
-    more than num_particles (JetNet's and JetClass's are cut to the hardest); and for files of your
-    own with columns in another order, or features that aren't relative to the jet.
+    Raises UserError for bad arguments, missing or damaged files, jets without particles, values
+    that aren't finite and particles without positive pT; and for files of your own whose jets have
+    more than num_particles (all others, JetClass's too, are cut to their hardest), whose columns
+    are in another order, or whose features aren't relative to the jet.
     """
     data_dir = Path(data_dir).expanduser()
     own = str(dataset).endswith(FILES)
@@ -141,7 +141,8 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     limit = None if own else MAX_PARTICLES
     if num_particles < 1 or (limit and num_particles > limit):
         raise UserError(
-            f"{num_particles} particles: from 1 to {limit or 'the largest number in your file'}"
+            f"--num-particles {num_particles}: must be from 1 to "
+            f"{limit or 'the largest number in your file'}"
         )
     if dataset == "jetnet":
         return _jetnet(jet_type, num_particles, data_dir, split)
@@ -149,11 +150,11 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
         return _split(*_toys(jet_type, num_particles), split, dataset)
     path = Path(dataset).expanduser() if own else data_dir / "pythia" / f"{jet_type}150.hdf5"
     if not path.exists():
+        if own:
+            raise UserError(f"no file {path}")
         where = "" if str(data_dir) == "data" else f" --data-dir {data_dir}"
         raise UserError(
-            f"no file {path}"
-            if own
-            else f"no PYTHIA jets in {path}: simulate them (some minutes) with "
+            f"no PYTHIA jets in {path}: simulate them (some minutes) with "
             f'make data-jets ARGS="--type {jet_type}{where}"'
         )
     particles, mask = _read(path)
@@ -171,6 +172,11 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     return _split(*_fit(particles, mask, num_particles), split, path)
 
 
+def data_name(dataset, jet_type):
+    """What a data set is called: a file of your own has no jet type."""
+    return dataset if str(dataset).endswith(FILES) else f"{dataset} {jet_type}"
+
+
 def _jetnet(jet_type, num_particles, data_dir, split):
     name = jet_type if num_particles <= 30 else f"{jet_type}150"
     cache = data_dir / "jetnet" / f"{name}.npz"
@@ -178,7 +184,8 @@ def _jetnet(jet_type, num_particles, data_dir, split):
         particles, mask = _read_compact(cache)
     else:
         particles, mask = _fetch(jet_type, name, cache.parent)
-        # nobody can take a particle out of a file whose sum is checked
+        # JetNet has particles of pT 0. They become padding: `clean` would refuse the file, and
+        # nobody can take them out of a file whose checksum is tested
         mask = mask & (particles[..., 2] > 0)
         particles, mask = clean(particles, mask, f"JetNet's {name}")
         try:
@@ -268,8 +275,8 @@ def read_for_scores(path, gev=False):
 
     But particles without positive pT, as in the real JetNet and of some generators, count as
     padding, and single wild jets are kept; a line says how many. A generator without any negative
-    η_rel is taken for columns in another order. gev: the pT of each jet are divided by their sum,
-    which then is 1 by construction, whatever the jet's own pT.
+    η_rel is taken for columns in another order. gev: the pT values of each jet are divided by
+    their sum, which then is 1 by construction, whatever the jet's own pT.
     """
     path = Path(path).expanduser()
     if not path.exists():
@@ -285,7 +292,10 @@ def read_for_scores(path, gev=False):
     particles, mask = clean(particles, mask & ~without_pt, path)
     if gev:
         total = particles[..., 2].sum(axis=1, dtype=np.float64)
-        _say(f"{path}: the pT of each jet are divided by their sum (median {np.median(total):.4g})")
+        _say(
+            f"{path}: the pT values of each jet are divided by their sum "
+            f"(median {np.median(total):.4g})"
+        )
         particles[..., 2] /= total[:, None]
     advice = (
         "--units gev divides the pT of both files by each jet's sum (are these GeV?); the columns "
@@ -315,7 +325,7 @@ def check_relative(particles, mask, where, advice=DIVIDE, wild_may_be=False):
     if far.mean() > 0.5 or (far.any() and not wild_may_be):
         raise UserError(
             f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
-            f"first is number {far.argmax()}. It must be in radian, relative to the jet"
+            f"first is number {far.argmax()}. It must be in radians, relative to the jet"
         )
     outside = (phi < -np.pi) | (phi >= np.pi)
     if outside.any():
@@ -409,21 +419,16 @@ def _read(path):
         raise UserError(f"{path} is a directory, not a file of jets")
     if path.suffix == ".root":
         return _read_jetclass(path)
+    keys = ("particle_features", "particles", "mask")
     try:
         if path.suffix == ".npz":
             with np.load(path) as f:
-                arrays = {
-                    key: f[key] for key in ("particle_features", "particles", "mask") if key in f
-                }
+                arrays = {key: f[key] for key in keys if key in f}
         else:
             import h5py
 
             with h5py.File(path) as f:
-                arrays = {
-                    key: f[key][()]
-                    for key in ("particle_features", "particles", "mask")
-                    if key in f
-                }
+                arrays = {key: f[key][()] for key in keys if key in f}
     except (
         OSError,
         EOFError,
@@ -453,7 +458,7 @@ def _read(path):
             "see mdma/jets.py's head"
         )
     if x.dtype.kind not in "fiub" or x.ndim != 3 or x.shape[2] != len(features):
-        hint = ", or has no mask" if len(features) == 4 and x.shape[-1] == 3 else ""
+        hint = ": the mask is missing" if len(features) == 4 and x.shape[-1:] == (3,) else ""
         raise UserError(
             f"{path} holds an array {x.shape} of {x.dtype}: expected numbers (jets, particles, "
             f"{len(features)}) with {', '.join(features)}{hint}"
@@ -504,7 +509,7 @@ def _read_jetclass(path):
 
 
 def clean(particles, mask, where):
-    """(J, N, 3) float32 and (J, N) bool arrays, checked, zeroed where masked and sorted by pT.
+    """(J, N, 3) float32 and (J, N) bool arrays: checked, padding zeroed, hardest first.
 
     Errors name `where`.
     """
@@ -567,7 +572,7 @@ def _read_compact(path):
 
 
 def _toys(jet_type, num_particles, jets=1000):
-    """Jets of two prongs, for tests and --smoke only. Other types, other prongs' distances."""
+    """Jets of two prongs, for tests and --smoke only; their distance depends on the type."""
     rng = np.random.default_rng(JET_TYPES.index(jet_type))
     n = np.clip(rng.normal(0.6, 0.2, jets) * num_particles, 1, num_particles).astype(int)
     mask = np.arange(num_particles) < n[:, None]

@@ -91,9 +91,9 @@ class MeanFieldAttention(nn.Module):
 class Block(nn.Module):
     """Fig. 1 as in plain_block; the residual connections are added by G's and D's blocks.
 
-    These also set linear and act, layer and activation, and down_act, the new mean field's.
-    Ablations (departure 11): aggregate "mean" or "sum" for "attention", update "add" for "layer",
-    and glu, by which n gates c.
+    Those also set `linear` (the kind of layer), `act` (the activation) and `down_act` (that of the
+    new mean field). Ablations (departure 11): aggregate "mean" or "sum" in place of "attention",
+    update "add" in place of "layer", and glu, by which n gates c.
     """
 
     def __init__(self, l, h, heads, n_mean, aggregate="attention", update="layer", glu=False):

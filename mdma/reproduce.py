@@ -177,13 +177,14 @@ def draw_curves(results, folder, asked):
     )
     for axis, question in zip(axes.flat, asked):
         for i, row in enumerate(QUESTIONS[question]):
-            logs = [read_log(folder / r["name"] / "log.jsonl") for r in results.get(row, [])]
-            lines = [[x for x in log if "w1m_valid" in x] for log in logs]
-            if not lines:
+            runs = [read_log(folder / r["name"] / "log.jsonl") for r in results.get(row, [])]
+            runs = [[line for line in log if "w1m_valid" in line] for log in runs]
+            if not runs:
                 continue
-            steps = [line["step"] for line in min(lines, key=len)]
-            w1m = 1000 * np.array([[x["w1m_valid"] for x in run[: len(steps)]] for run in lines])
-            axis.plot(steps, w1m.mean(0), color=f"C{i}", label=f"{row} ({len(lines)})")
+            steps = [line["step"] for line in min(runs, key=len)]
+            measured = [[line["w1m_valid"] for line in run[: len(steps)]] for run in runs]
+            w1m = 1000 * np.array(measured)
+            axis.plot(steps, w1m.mean(0), color=f"C{i}", label=f"{row} ({len(runs)})")
             axis.fill_between(steps, w1m.min(0), w1m.max(0), color=f"C{i}", alpha=0.2, lw=0)
         axis.set(title=question, yscale="log")
         axis.grid(alpha=0.3)

@@ -24,7 +24,7 @@ def check_flags(args):
     if args.units != "relative" and not args.generated:
         typed.append("--units")
     if typed and args.generated:
-        raise UserError(f"{', '.join(typed)}: of a checkpoint's jets, not with --generated")
+        raise UserError(f"{', '.join(typed)}: only for a checkpoint's jets, not with --generated")
     if typed:
         raise UserError(f"{', '.join(typed)}: only with --generated FILE, which scores that file")
     if args.generated and not args.reference:
@@ -56,9 +56,9 @@ def score(args):
         )
     if args.fpnd and (args.jet_type not in FPND_TYPES or fake.particles.shape[1] != 30):
         raise UserError(
-            f"--fpnd: there are statistics for 30 particles of {', '.join(FPND_TYPES)} only, "
-            f"and {generated} has {fake.particles.shape[1]}, --jet-type {args.jet_type}. "
-            "Leave it out"
+            f"--fpnd needs jets of 30 particles and --jet-type {' or '.join(FPND_TYPES)}, but "
+            f"{generated} has {fake.particles.shape[1]} particles per jet and --jet-type is "
+            f"{args.jet_type or 'missing'}. Give it, or leave --fpnd out"
         )
     where.mkdir(parents=True, exist_ok=True)
     if not os.access(where, os.W_OK):

@@ -15,13 +15,14 @@ It is a twin of JetNet, not JetNet: the hard process is PYTHIA's, not MadGraph's
 not 8.2.
 
 A file holds `particle_features` (jets, 150, 4): eta_rel, phi_rel, pt_rel, mask; hardest first,
-zero-padded; and `jet_features` (jets, 4): pT / GeV, eta, mass / GeV (both of all constituents),
-number of particles (at most 150).
-Jets come in shards of 1,000, each with a seed of its own made of
-(--seed, type, shard number): the number of workers or parts changes nothing, a killed run goes on
-where it was, and fewer jets are the first of more. Parts may run at once on machines that share
-DIR; of others, copy what is in DIR/pythia/shards into one. DIR/pythia/shards may be deleted when
-the jets are enough.
+zero-padded; and `jet_features` (jets, 4): pT / GeV, eta, mass / GeV (these three of all
+constituents), number of particles (at most 150).
+
+Jets come in shards of 1,000, each with a seed of its own made of (--seed, type, shard number): the
+number of workers or parts changes nothing, a killed run goes on where it was, and fewer jets are
+the first of more. Parts may run at once on machines that share --data-dir DIR; if they don't, copy
+what is in each DIR/pythia/shards into one of them. DIR/pythia/shards may be deleted once there are
+enough jets.
 """
 
 import multiprocessing
@@ -31,7 +32,7 @@ from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from textwrap import shorten
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import h5py
 import numpy as np
@@ -128,7 +129,8 @@ def isotropic_decays(rng):
         def doVetoResonanceDecays(self, process):
             for boson in process:
                 if abs(boson.id()) in (23, 24) and boson.daughter2() > boson.daughter1() > 0:
-                    theta, (phi, spin) = np.arccos(rng.uniform(-1, 1)), rng.uniform(0, 2 * np.pi, 2)
+                    theta = np.arccos(rng.uniform(-1, 1))
+                    phi, spin = rng.uniform(0, 2 * np.pi, 2)
                     for i in (boson.daughter1(), boson.daughter2()):
                         p = pythia8mc.Vec4(process[i].p())
                         p.bstback(boson.p())
@@ -164,6 +166,17 @@ def _pt_eta_phi(p):
 
 
 # --- shards to a file
+
+
+class Task(NamedTuple):
+    """A shard to simulate: simulate_shard's arguments, the shard's file and its attributes."""
+
+    jet_type: str
+    jets: int
+    seed: int
+    shard: int
+    path: Path
+    attributes: dict
 
 
 def simulate(jet_type, jets, data_dir="data", seed=0, workers=1, part=None):
@@ -205,22 +218,20 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1, part=None):
             return path
     shards.mkdir(parents=True, exist_ok=True)
     tasks = [
-        (
-            jet_type,
-            min(SHARD, jets - first),
-            seed,
-            first // SHARD,
-            shards / f"{first // SHARD:05d}.hdf5",
-            attributes,
-        )
-        for first in range(0, jets, SHARD)
+        Task(jet_type, min(SHARD, jets - first), seed, shard, file, attributes)
+        for shard, first in enumerate(range(0, jets, SHARD))
+        for file in [shards / f"{shard:05d}.hdf5"]
     ]
     tasks = part_of(tasks, part)
-    missing = [task for task in tasks if not (task[4].exists() and _look(task[4])[0] >= task[1])]
-    total = sum(task[1] for task in tasks)
+
+    def done(task):
+        return task.path.exists() and _look(task.path)[0] >= task.jets
+
+    missing = [task for task in tasks if not done(task)]
+    total = sum(task.jets for task in tasks)
     with tqdm(
         total=total,
-        initial=total - sum(task[1] for task in missing),
+        initial=total - sum(task.jets for task in missing),
         desc=f"{jet_type} jets",
         unit="jet",
         disable=None,
@@ -237,16 +248,16 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1, part=None):
     if part:
         return shards
     particles, features = (
-        np.concatenate(arrays) for arrays in zip(*(_read(task[4], task[1]) for task in tasks))
+        np.concatenate(arrays) for arrays in zip(*(_read(task.path, task.jets) for task in tasks))
     )
     _write(path, particles, features, attributes)
     return path
 
 
 def _make_shard(task):
-    jet_type, jets, seed, shard, path, attributes = task
-    _write(path, *simulate_shard(jet_type, jets, seed, shard), attributes)
-    return jets
+    particles, features = simulate_shard(task.jet_type, task.jets, task.seed, task.shard)
+    _write(task.path, particles, features, task.attributes)
+    return task.jets
 
 
 def _look(path):

@@ -3,6 +3,8 @@
 import math
 import re
 
+from common.evaluate import markdown_table
+
 COLUMNS = {
     "W1M (x 10³)": ("w1m", 1e3),
     "W1P (x 10³)": ("w1p_paper", 1e3),
@@ -68,21 +70,16 @@ def table1(jets, jet_type, ours, inside=None, model="MDMA"):
     ours: metrics of `model`'s jets; inside: of training jets, none: no such row.
     """
     measured = {model: ours} | ({"IN": inside} if inside else {})
-    lines = [
-        "| " + " | ".join(["jets", "model, protocol", *COLUMNS]) + " |",
-        "|---" * (len(COLUMNS) + 2) + "|",
+    rows = [
+        [f"{jet_type}, JetNet-150", f"{name}, paper", *entries]
+        for name, entries in TABLE_1.get(jet_type, {}).items()
     ]
-    for model, entries in TABLE_1.get(jet_type, {}).items():
-        lines.append(f"| {jet_type}, JetNet-150 | {model}, paper | " + " | ".join(entries) + " |")
     for protocol in ("bootstrap5", "disjoint"):
-        for model, metrics in measured.items():
-            tag = next(key for key in metrics if key.startswith(f"w1m_{protocol}")).removeprefix(
-                "w1m_"
-            )
-            lines.append(
-                f"| {jets} | {model}, ours, {tag} | " + " | ".join(row_of(metrics, protocol)) + " |"
-            )
-    return "\n".join(lines) + "\n"
+        for name, metrics in measured.items():
+            key = next(key for key in metrics if key.startswith(f"w1m_{protocol}"))
+            tag = key.removeprefix("w1m_")
+            rows.append([jets, f"{name}, ours, {tag}", *row_of(metrics, protocol)])
+    return markdown_table(["jets", "model, protocol", *COLUMNS], rows)
 
 
 def metric_lines(ours, inside=None):

@@ -10,9 +10,9 @@
   python -m mdma.train --model epic       EPiC-GAN, which the paper compares with
   python -m mdma.train --resume DIR       go on, exactly where last.pt stands
 
-Leaves in the run directory: log.jsonl, curves.png, samples/ (Fig. 2 in small), last.pt and best.pt:
-the lowest W1M on the validation jets among those that the Fréchet distance of EFPs does not veto
-(§3.1).
+Leaves in the run directory: log.jsonl, curves.png, samples/ (Fig. 2 at each validation), last.pt
+and best.pt: the lowest W1M on the validation jets among those that the Fréchet distance of EFPs
+does not veto (§3.1).
 """
 
 import math
@@ -42,7 +42,7 @@ from common.runs import Run, read_log
 from . import epic
 from .features import generate, noise_rows, standardise, statistics
 from .figures import CURVES, draw_features
-from .jets import FEATURES, JET_TYPES, bucketed_indices, load_jets
+from .jets import FEATURES, JET_TYPES, bucketed_indices, data_name, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching
 
 EPOCHS = 3000  # §3.1
@@ -51,7 +51,7 @@ EPOCHS = 3000  # §3.1
 @dataclass
 class Args(RunArgs):
     # --- paper (arXiv:2305.15254)
-    # epic: EPiC-GAN (Table 1; arXiv:2301.08128), of fixed size: it takes no flag of MDMA_ONLY
+    # epic: EPiC-GAN (Table 1; arXiv:2301.08128), of fixed size: it refuses flags of MDMA's networks
     model: Literal["mdma", "epic"] = "mdma"
     jet_type: Literal[*JET_TYPES] = "t"  # gluon, light quark, top, W, Z (Table 1)
     num_particles: int = 150  # N, the hardest ones of a jet (§2)
@@ -126,24 +126,37 @@ QUICK = dict(
 SMOKE = dict(
     dataset="synthetic",
     num_particles=8,
-    **dict(l=4, h_g=8, heads_g=2, blocks_g=2, h_d=8, heads_d=2),
-    **dict(batch_size=16, steps=12, lr_total=12, warmup=2, matching=6),
-    **dict(valid_batches=2, log_every=2, sample_every=6, save_every=6),
+    l=4,
+    h_g=8,
+    heads_g=2,
+    blocks_g=2,
+    h_d=8,
+    heads_d=2,
+    batch_size=16,
+    steps=12,
+    lr_total=12,
+    warmup=2,
+    matching=6,
+    valid_batches=2,
+    log_every=2,
+    sample_every=6,
+    save_every=6,
 )
 EPIC = dict(
     matching=0,
     beta1=0.9,  # with β₂ 0.999, lr 1e-4 and ε 1e-14 (EPiC-GAN's code)
     weight_decay=0.0,  # plain Adam (EPiC-GAN's code)
     # a constant learning rate (EPiC-GAN's code): the cosine doesn't come within any run
-    **dict(warmup=1, lr_total=10**12),
+    warmup=1,
+    lr_total=10**12,
 )
 # MDMA's networks and losses: these flags EPiC-GAN can't have
-MDMA_ONLY = [
-    *("l", "h_g", "blocks_g", "heads_g", "h_d", "blocks_d", "heads_d", "n_mean"),
-    *("aggregate", "update", "glu", "paper_code", "matching", "matching_weight"),
-]
+MDMA_ONLY = (
+    "l h_g blocks_g heads_g h_d blocks_d heads_d n_mean "
+    "aggregate update glu paper_code matching matching_weight"
+).split()
 NAMES = {"mdma": "MDMA", "epic": "EPiC-GAN"}
-# Flags of earlier runs. With these values they changed nothing, so that such a run can go on.
+# Flags that no longer exist. At these values they did nothing, so such a run can be resumed.
 RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 50_000}
 
 
@@ -156,10 +169,11 @@ def presets(args):
 
 def parse_args(argv=None):
     args = arguments.parse_args(Args, __doc__, argv, presets, RETIRED)
-    for name in MDMA_ONLY if args.model == "epic" else []:
-        if getattr(args, name) != EPIC.get(name, getattr(Args, name)):
-            flag = "--" + name.replace("_", "-")
-            raise UserError(f"{flag} is of MDMA only: leave it out with --model epic")
+    if args.model == "epic":
+        for name in MDMA_ONLY:
+            if getattr(args, name) != EPIC.get(name, getattr(Args, name)):
+                flag = "--" + name.replace("_", "-")
+                raise UserError(f"{flag} is for MDMA only: leave it out with --model epic")
     for side in "gd":
         h, heads = getattr(args, f"h_{side}"), getattr(args, f"heads_{side}")
         if h % heads:
@@ -190,7 +204,7 @@ def build(args):
 
 
 def lr_factor(step, warmup, total):
-    """Linear warm-up times cosine annealing, §3.1: 1 after `warmup` steps, 0 from `total` on."""
+    """min(1, step / warmup) · (1 + cos(π · step / total)) / 2, §3.1; 0 from `total` on."""
     return min(1, step / warmup) * (1 + math.cos(math.pi * min(1, step / total))) / 2
 
 
@@ -214,7 +228,7 @@ def choose_best(best, w1m, frechet, veto):
     """Whether this step becomes best.pt (§3.1), and `best` after it.
 
     It does if its W1M is lower than best.pt's, or best.pt is vetoed now, unless it is vetoed
-    itself. Vetoed is a Fréchet distance of more than `veto` times the lowest so far.
+    itself. A step is vetoed if its Fréchet distance is more than `veto` times the lowest so far.
     best: {"w1m", "frechet"} of best.pt and the "lowest" Fréchet distance of all steps.
     """
     lowest = min(best["lowest"], frechet)
@@ -272,12 +286,12 @@ def main(argv=None):
     for opt, lr in ((opt_G, lr_G), (opt_D, lr_D)):  # not the checkpoint's: the device may differ
         opt.param_groups[0].update(lr=lr, capturable=adam["capturable"], fused=adam["fused"])
     sizes = [sum(p.numel() for p in net.parameters()) for net in (G, D)]
+    data = data_name(args.dataset, args.jet_type)
     run.announce(
         f"{NAMES[args.model]}, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "
-        f"on {args.dataset} {args.jet_type} ({len(train):,} jets of up to {N} particles), "
+        f"on {data} ({len(train):,} jets of up to {N} particles), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + f" over {world} processes"
-        * (world > 1)
+        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§3.1, §3.2)
@@ -297,8 +311,8 @@ def main(argv=None):
         if not train_G:
             return L_D.detach(), *torch.zeros(2, device=device)
 
-        # Generator, against the updated critic. The real jets' mean fields are from before its
-        # update (§3.2).
+        # Generator, against the updated critic, with mean-field matching (§3.2): the real jets'
+        # mean fields are from before the critic's update.
         D.requires_grad_(False)
         fake_score, fake_field = D(fake, mask)
         L_G = objective.generator_loss(fake_score)

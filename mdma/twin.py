@@ -23,14 +23,15 @@ from common import arguments
 from common.arguments import FilePath
 from common.cli import run_main
 from common.errors import UserError
+from common.evaluate import markdown_table
 from common.metrics.jets import FPND_TYPES, fpnd, jet_mass, present, wasserstein1
 from common.runs import replace_file, write_json
 
 from .jets import JET_TYPES, SPLITS, load_jets
 
-# The real JetNet. mean and sd of eta, phi, pt and the sum of pt at 30 particles: stated in
-# EPiC-GAN's code; mass at 10, 50, 90 %: of jets of MPGAN, trained on it. n: published with MDMA,
-# in results/jetnet_multiplicity.json.
+# The real JetNet at 30 particles. sd of η and φ, mean and sd of pT: stated in EPiC-GAN's code; the
+# mass's quantiles at 10, 50 and 90 %: of jets of MPGAN, trained on it. n, of all particles:
+# published with MDMA, in results/jetnet_multiplicity.json.
 JETNET_30 = {
     "g": {
         "η sd": 0.0779,
@@ -91,7 +92,7 @@ def twin_row(jet_type, data_dir, fpnd_jets=10_000):
 
 def table(rows):
     """Markdown of twin_row's, JetNet's value in brackets."""
-    lines = ["| type | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 1) + "|"]
+    lines = []
     for row in rows:
         cells = [row["type"]]
         for column in COLUMNS:
@@ -99,8 +100,8 @@ def table(rows):
             if column in row["JetNet"]:
                 cell += f" ({text(row['JetNet'][column])})"
             cells.append(cell)
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append(cells)
+    return markdown_table(["type", *COLUMNS], lines)
 
 
 def text(value):

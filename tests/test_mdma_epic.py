@@ -294,7 +294,7 @@ def test_its_settings():
 def test_what_is_of_mdma_only_is_refused(words):
     flag = words.split()[0]
     for preset in ([], ["--quick"], ["--smoke"]):
-        with pytest.raises(UserError, match=f"^{flag} is of MDMA only: leave it out"):
+        with pytest.raises(UserError, match=f"^{flag} is for MDMA only: leave it out"):
             train.parse_args(["--model", "epic", *preset, *words.split()])
     assert train.parse_args(words.split()).model == "mdma"
 

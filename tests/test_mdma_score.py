@@ -151,8 +151,12 @@ def test_gev_is_refused_and_divided_by_the_sum_if_asked(files, half, monkeypatch
     assert not Path("out").exists()
     metrics = scored("gev.npz", "--units", "gev", out="out")
     err = capsys.readouterr().err
-    assert re.search(r"gev.npz: the pT of each jet are divided by their sum \(median 8\d\d", err)
-    assert re.search(r"b.hdf5: the pT of each jet are divided by their sum \(median 0\.9", err)
+    assert re.search(
+        r"gev.npz: the pT values of each jet are divided by their sum \(median 8\d\d", err
+    )
+    assert re.search(
+        r"b.hdf5: the pT values of each jet are divided by their sum \(median 0\.9", err
+    )
     relative = [part / part[..., 2].sum(1)[:, None, None] for part in (x, y)]
     for part, angles in zip(relative, (x, y)):
         part[..., :2] = angles[..., :2]
@@ -228,17 +232,20 @@ def test_sums_that_are_1_but_for_rounding_are_drawn_as_one_value():
         (["--reference", "b.hdf5"], "--reference: only with --generated FILE"),
         (["--units", "gev", "--out", "o"], "--out, --units: only with --generated"),
         (["--jet-type", "t"], "--jet-type: only with --generated"),
-        (["--generated", "a", "--reference", "b", "--ckpt", "x"], "--ckpt: of a checkpoint's"),
+        (
+            ["--generated", "a", "--reference", "b", "--ckpt", "x"],
+            "--ckpt: only for a checkpoint's",
+        ),
         (
             ["--generated", "a", "--reference", "b", "--n", "9", "--data-dir", "d"],
-            "--data-dir, --n: of a checkpoint's",
+            "--data-dir, --n: only for a checkpoint's",
         ),
         (["--generated", "no.npz", "--reference", "b.hdf5"], "no file no.npz"),
         (["--generated", "a.npz", "--reference", "."], ". is a directory, not a file of jets"),
-        (["--generated", "a.npz", "--reference", "b.hdf5", "--fpnd"], "--jet-type None"),
+        (["--generated", "a.npz", "--reference", "b.hdf5", "--fpnd"], "--jet-type is missing"),
         (
             ["--generated", "a.npz", "--reference", "b.hdf5", "--fpnd", "--jet-type", "w"],
-            "30 particles of g, q, t only, and a.npz has 30, --jet-type w",
+            "a.npz has 30 particles per jet and --jet-type is w",
         ),
         (["--generated", "few.npz", "--reference", "b.hdf5"], "9 in few.npz: .* ten of each"),
     ],
