@@ -32,7 +32,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 1073741824
 .DEFAULT_GOAL := help
 # of samples-<folder>: the shipped file, and how many samples
 SHIPPED = $(if $(filter mdma,$*),t30.pt,quick.pt)
-DRAWN = $(or $(N),$(DRAWN_$*),64)
+DRAWN = $(or $(DRAWN_$*),64)
 DRAWN_mdma := 12
 DRAWN_egan := 10000
 DRAWN_cagan := 100
@@ -144,6 +144,6 @@ findings: $(STAMP)  ## collect the folders' tables "What we found" in README.md
 bench: $(STAMP)  ## steps per second of every folder on this machine
 	$(PY) -m tests.bench $(ARGS)
 
-clean:  ## remove .venv and caches; runs/ and data/ stay
+clean:  ## remove .venv, caches and the reading pages; runs/ and data/ stay
 	rm -rf $(VENV) .pytest_cache .ruff_cache docs/node_modules docs/read
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

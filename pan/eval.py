@@ -7,13 +7,15 @@
   python -m pan.eval --ckpt … --n 1000 --export DIR                 only write x, T(x), y
 
 Writes eval_<step>.json and figures beside the checkpoint: PSNR, SSIM, UQI and VIF of T(x) against
-y, and input_… of x, untouched; FID where there is an extractor. T runs in eval mode (running
-BatchNorm statistics). Of in-painting whole images are compared, three quarters of which x shows.
+y, and input_… of x, untouched; FID where there is an extractor, but not of pairs of files. T runs
+in eval mode (running BatchNorm statistics). Of in-painting whole images are compared, of which T
+paints a quarter.
 """
 
 import argparse
 import sys
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -51,6 +53,7 @@ from .transform import transform_folder, write_graph
 class Args(EvalArgs):
     # --- one checkpoint
     n: int = 1000  # held-out pairs to measure, or all if there are fewer
+    split: Literal["train", "test"] = "test"  # pairs to measure
     transform: FilePath | None = None  # only write T of this folder's images into --out
     out: FilePath = "transformed"  # where --transform writes
     batch_size: int = 50  # images per forward pass
@@ -60,6 +63,7 @@ def load(path, device):
     """(T in eval mode, training args, checkpoint) from a checkpoint file alone."""
     checkpoint = load_checkpoint(path, "pan")
     trained = argparse.Namespace(**checkpoint["args"])
+    trained.no_jitter = True  # pairs are measured whole; real images then have T's size
     T, _ = build(trained)
     load_state(T, checkpoint["state"]["T"], f"T in {path}")
     return T.to(device).eval(), trained, checkpoint
@@ -79,10 +83,10 @@ def measure(T, pairs, trained, args, device):
     """Scores of T(x) against y and, as input_…, of x against y."""
     n = min(args.n, len(pairs))
     batches = transform_pairs(T, pairs, n, trained, args, device)
-    parts = [torch.cat(part) for part in zip(*(map(torch.Tensor.cpu, b) for b in batches))]
-    x, fake, y = parts
+    on_cpu = ([part.cpu() for part in batch] for batch in batches)
+    x, fake, y = (torch.cat(part) for part in zip(*on_cpu))
     extractor = None
-    if isinstance(pairs, TaskPairs) and n >= 4:  # a FID's covariance and neighbours need some
+    if isinstance(pairs, TaskPairs) and n >= 4:  # precision looks at three neighbours
         extractor = load_extractor(
             args.extractor,
             trained.dataset,

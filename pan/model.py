@@ -7,7 +7,7 @@ T turns an image x into T(x), which shall be its ground truth y. D tells y from 
 F_j of four of D's layers give the two a distance P: T lessens it, D keeps it above a margin m.
 Layers, λ_j and m are those of the authors' code.
 
-  x, y, T(x)   (B, C, H, W) in [-1, 1]        l      (B,) logits, D(·) = sigmoid(l)
+  x, y, T(x)   (B, C, H, W) in [-1, 1]        D(·)   (B,), the sigmoid of D's logits
   F_1 … F_4    Discriminator's features       P_j    (4,) distances, P = Σ_j λ_j P_j
   λ_j, m       LAMBDAS, MARGIN
 """
@@ -186,7 +186,7 @@ class Discriminator(nn.Module):
 class UNet(nn.Module):
     """T: (B, C, H, W) -> (B, C, H, W), H and W multiples of 2^depth; depth 8 (the default) or 6.
 
-    A skip is the mirrored convolution's raw output. dropout: of the first three layers upwards.
+    A skip is the mirrored convolution's raw output. dropout: after the first three deconvolutions.
     """
 
     def __init__(self, depth: int = 8, channels: int = 3, width: int = 64, dropout: float = 0.0):

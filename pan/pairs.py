@@ -9,11 +9,9 @@ A batch is a pure function of (seed, step): which pairs, their crops and flips, 
 import contextlib
 import os
 import shutil
-import sys
 import tarfile
 import tempfile
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +20,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.errors import UserError
+from common.errors import UserError, say
 from common.data import batch_indices, load_images
-from common.folders import IMAGE_SUFFIXES, BadImage, as_shown, opened_image
+from common.folders import (
+    BadImage,
+    as_shown,
+    image_kind,
+    list_images,
+    opened_image,
+    shape_as_shown,
+    thread_pool,
+)
 
 from .tasks import TASKS
 
@@ -119,8 +125,7 @@ class FilePairs(Pairs):
         return self
 
     def decoded(self, indices):
-        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-            return torch.stack(list(pool.map(self.decode, indices)))
+        return torch.stack(list(thread_pool().map(self.decode, indices)))
 
     def decode(self, index):
         """uint8 (2, C, load_size, load_size): A and B."""
@@ -169,8 +174,8 @@ def load_pairs(
     folders A and B with the same names. Held out is test/ or val/ beside train/, else every tenth
     pair. channels: None is the files' own, 1 luminance, 3 repeats grey. jitter, flip: the training
     split's random crops from 286/256 of the size (the authors') and mirroring. direction: AtoB,
-    BtoA or None, the set's own. limit: so many. skip_bad: a task leaves images out that can't be
-    decoded. Raises UserError, which names a file at fault.
+    BtoA or None, the set's own. limit: at most so many pairs. skip_bad: a task leaves images out
+    that can't be decoded. Raises UserError, which names a file at fault.
     """
     train = split == "train"
     load_size = round(size * 286 / 256) if jitter and train else size
@@ -180,11 +185,18 @@ def load_pairs(
             raise UserError(
                 f"{task} can't take {size} pixels: give a multiple of {TASKS[task].multiple}"
             )
+        if size <= 1024 < load_size:
+            raise UserError(
+                f"--size {size}: random crops need images of {load_size}, 1024 is the most. "
+                "Give --no-jitter, or a smaller size"
+            )
         images = load_images(
             dataset, data_dir, split, load_size, channels, download, limit, skip_bad=skip_bad
         )
         if TASKS[task].colour and images.channels != 3:
-            raise UserError(f"{task} needs colour images, and {dataset} is grey")
+            raise UserError(
+                f"{task} needs colour images: {dataset} is grey, or --channels 1 made it so"
+            )
         return TaskPairs(task, images, size, flip)
     if task != "pairs":
         raise UserError(f"unknown task {task!r}: choose one of {', '.join([*TASKS, 'pairs'])}")
@@ -233,13 +245,6 @@ def crop_and_flip(images: list[Tensor], size, flip, generators) -> list[Tensor]:
 # --- files
 
 
-def list_images(root):
-    """Images under `root`, sorted; hidden ones and hidden folders' are not listed."""
-    found = [file for file in root.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES]
-    visible = [f for f in found if not any(p.startswith(".") for p in f.relative_to(root).parts)]
-    return sorted(visible)
-
-
 def find_pairs(root):
     """{"train": pairs, "test": pairs}, a pair being (A, B) or (file, None)."""
     if not root.is_dir():
@@ -284,26 +289,27 @@ def side_by_side(root):
 
 def partners(a, b):
     """Files of the same name, but for the suffix, in two folders."""
-    named = []
-    for folder in (a, b):
-        files = list_images(folder) if folder.is_dir() else []
-        if not files:
-            raise UserError(
-                f"no images under {folder}: folders A and B need files of the same names"
-            )
-        named.append({})
-        for file in files:
-            name = file.relative_to(folder).with_suffix("")
-            if name in named[-1]:
-                raise UserError(
-                    f"{file} and {named[-1][name]} have one name: move one of them away"
-                )
-            named[-1][name] = file
-    for mine, theirs, folder in ((named[0], named[1], b), (named[1], named[0], a)):
+    in_a = by_name(a)
+    in_b = by_name(b)
+    for mine, theirs, folder in ((in_a, in_b, b), (in_b, in_a, a)):
         alone = [file for name, file in mine.items() if name not in theirs]
         if alone:
             raise UserError(f"{alone[0]} has no partner in {folder}: add it, or move the file away")
-    return [(file, named[1][name]) for name, file in named[0].items()]
+    return [(file, in_b[name]) for name, file in in_a.items()]
+
+
+def by_name(folder):
+    """{path below the folder, without suffix: file} of its images."""
+    files = list_images(folder) if folder.is_dir() else []
+    if not files:
+        raise UserError(f"no images under {folder}: folders A and B need files of the same names")
+    found = {}
+    for file in files:
+        name = file.relative_to(folder).with_suffix("")
+        if name in found:
+            raise UserError(f"{file} and {found[name]} have one name: move one of them away")
+        found[name] = file
+    return found
 
 
 def check_pairs(files, channels):
@@ -332,36 +338,35 @@ def check_pairs(files, channels):
 
 def header(file):
     """(width, height, grey or not) as the image is shown."""
-    with opened(file) as image:
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-        width, height = image.size
-        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I;16")
-    return (height, width, grey) if turned else (width, height, grey)
+    with without_skip_bad():
+        height, width = shape_as_shown(file)
+        return width, height, image_kind(file) != "colour"
 
 
 def open_image(file):
     """A decoded PIL image, as it is shown."""
-    with opened(file) as image:
+    with without_skip_bad(), opened_image(file) as image:
         return as_shown(image)
 
 
 @contextlib.contextmanager
-def opened(file):
-    """common.folders.opened_image, with an error that does not advise --skip-bad."""
+def without_skip_bad():
+    """A BadImage without its advice to give --skip-bad."""
     try:
-        with opened_image(file) as image:
-            yield image
+        yield
     except BadImage as e:
         raise UserError(
-            f"can't decode the image {file} ({e.reason}): replace it, or move it away"
+            f"can't decode the image {e.file} ({e.reason}): replace it, or move it away"
         ) from None
 
 
 def to_tensor(image, channels, size=None):
     """uint8 (C, H, W); with a size stretched to (C, size, size), bilinear with antialias."""
+    from PIL import Image
+
     image = image.convert("L" if channels == 1 else "RGB")
     if size is not None:
-        image = image.resize((size, size), resample=2)
+        image = image.resize((size, size), resample=Image.Resampling.BILINEAR)
     pixels = np.array(image).reshape(image.height, image.width, channels)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -396,7 +401,7 @@ def wrong_count(name, root):
 def fetch(name, root):
     """Download, unpack and count in a temporary folder beside, then rename: no half set is left."""
     url = URL.format(name)
-    print(f"data: {name} is not in {root.parent}: fetching {url}", file=sys.stderr)
+    say(f"{name} is not in {root.parent}: fetching {url}")
     try:
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=root.parent) as tmp:

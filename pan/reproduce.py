@@ -6,8 +6,8 @@
   python -m pan.reproduce --table3 --reduced --only PAN L2 --seeds 1
 
 Trains --jobs runs at a time under --out; started again, it goes on where it stood. All rows of a
-table take the same number of steps. Writes table<N>.md, table<N>.json and table<N>.png there: of
-the first held-out pairs x, each row's T(x), y.
+table take the same number of steps. Writes table<N>.md and table<N>.json there and, where all rows
+have one task (III, IV), table<N>.png: of the first held-out pairs x, each row's T(x), y.
 """
 
 import argparse
@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-
 if not __package__:  # started as a file
     print("error: start this from the repository's root: python -m pan.reproduce", file=sys.stderr)
     sys.exit(2)
@@ -28,9 +27,9 @@ from common.arguments import FilePath
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
-from common.evaluate import format_mean_sd, markdown_table, set_data_dir
+from common.evaluate import format_mean_sd, markdown_table, set_data_dir, write_result
 from common.metrics.pairs import SCORES
-from common.runs import last_tenth, read_log, replace_file, write_json
+from common.runs import last_tenth, read_log, replace_file
 from common.sweep import by_row, end_sweep, select_rows, sweep
 
 from . import train
@@ -127,7 +126,8 @@ class Args(arguments.SweepArgs):
     table3: bool = False  # de-raining; without a table's flag III and IV
     table4: bool = False  # in-painting
     table5: bool = False  # two of pix2pix's tasks
-    reduced: bool = False  # --quick's size: FashionMNIST, small networks, hours of two CPU cores
+    # small networks, hours of two CPU cores; III and IV: --quick's, on FashionMNIST
+    reduced: bool = False
     only: list[str] | None = None  # only these rows
     seeds: int = 3  # runs per row
     out: FilePath | None = None  # none: runs/pan/tables or tables-reduced
@@ -199,7 +199,7 @@ def find(metrics, score):
 
 
 def untouched(results):
-    """The row of x itself; its scores are every run's."""
+    """The row of x itself, whose scores are the same in every run."""
     metrics = {
         key.removeprefix("input_"): value
         for key, value in results[0]["metrics"].items()
@@ -208,18 +208,25 @@ def untouched(results):
     return numbers("x, untouched", [{"metrics": metrics}])
 
 
+def by_seed(line, score):
+    """{seed: score} of a row's runs that came through."""
+    return {run["seed"]: value for run, value in zip(line["results"], line[score])}
+
+
 def verdicts(table, lines):
     """A sentence per ordering of the paper and score: what all seeds agree on, or "partly"."""
-    by_row = {line["row"]: line for line in lines}
+    found = {line["row"]: line for line in lines}
     sentences = []
     for better, worse in table.orderings:
-        if better not in by_row or worse not in by_row:
+        if better not in found or worse not in found:
             continue
         for i, score in enumerate(SCORES):
             if table.printed[better][i] < table.printed[worse][i]:
                 continue  # the paper's own table says otherwise
-            gains = [a - b for a, b in zip(by_row[better][score], by_row[worse][score])]
-            gain = sum(gains) / len(gains)
+            ours = by_seed(found[better], score)
+            theirs = by_seed(found[worse], score)
+            gains = [ours[seed] - theirs[seed] for seed in ours if seed in theirs]
+            gain = sum(gains) / len(gains) if gains else math.nan
             if not math.isnan(gain):
                 wins = sum(g > 0 for g in gains)
                 verdict = {len(gains): "holds", 0: "does not hold"}.get(wins, "partly")
@@ -233,17 +240,17 @@ def render(table, lines):
     """The table in Markdown: ours, and the paper's number behind it."""
     digits = {"psnr": ".2f", "ssim": ".4f", "uqi": ".4f", "vif": ".4f"}
     keys = lines[-1]["results"][0]["metrics"]
-    measured = [key for key in keys if not key.startswith("input_") and key.startswith("psnr")]
+    measured = next(key for key in keys if key.startswith("psnr"))
     body = []
     for line in lines:
         printed = table.printed.get(line["row"], ("–",) * len(SCORES))
-        body.append([line["row"]])
+        row = [line["row"]]
         for score, paper in zip(SCORES, printed):
-            body[-1] += [format_mean_sd(line[score], digits[score]), paper]
-        body[-1].append(format_mean_sd(line["fid"]))
+            row += [format_mean_sd(line[score], digits[score]), paper]
+        body.append([*row, format_mean_sd(line["fid"])])
     columns = [""] + [part for score in SCORES for part in (score.upper(), "paper")] + ["FID"]
     seeds = max(line["runs"] for line in lines)
-    title = f"{table.title}; mean ± sd over {seeds} seeds, e.g. {measured[0]}"
+    title = f"{table.title}; mean ± sd over {seeds} seeds; PSNR is {measured}"
     orderings = "".join(f"- {sentence}\n" for sentence in verdicts(table, lines))
     return f"{title}\n\n{markdown_table(columns, body)}\n{orderings}"
 
@@ -268,12 +275,13 @@ def main(argv=None):
     asked = [n for n in TABLES if getattr(args, f"table{n}")] or [3, 4]
     folder = Path(args.out or f"runs/pan/tables{'-reduced' * args.reduced}")
     measuring = argparse.Namespace(**vars(args), amp="off")
+    rows = {n: select_rows(TABLES[n].rows, args.only) for n in asked}  # refused before any run
     tables, swept = {}, []
     for n in asked:
         table = TABLES[n]
         shared = shlex.split(table.reduced if args.reduced else table.full)
         shared += shlex.split(args.train_flags)
-        todo = cells(select_rows(table.rows, args.only), args.seeds)
+        todo = cells(rows[n], args.seeds)
         results = sweep(todo, train.main, measure_run, measuring, folder / f"table{n}", shared)
         swept += results
         if args.part:
@@ -289,7 +297,7 @@ def main(argv=None):
             draw(firsts, folder / f"table{n}", folder / f"table{n}.png", measuring)
         text = render(table, lines)
         replace_file(folder / f"table{n}.md", text.encode())
-        write_json(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
+        write_result(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
         print(text)
         tables[n] = lines
     end_sweep(args.part, swept)

@@ -70,10 +70,10 @@ def streaks(clean: Tensor, generators) -> Tensor:
     far one (smaller, fainter, more of them) the length and width (blur) of the streaks.
     """
     size = clean.shape[-1]
-    # 0, 1, …, −1: places on a torus
-    frequency = torch.fft.fftfreq(size, 1 / size, device=clean.device)
-    down = frequency[:, None]
-    right = frequency[None, :]
+    # pixels from a streak's middle on a torus: 0, 1, …, −1, which is fftfreq's order
+    offset = torch.fft.fftfreq(size, 1 / size, device=clean.device)
+    down = offset[:, None]
+    right = offset[None, :]
     angle = uniform(generators, -0.5, 0.5, clean)  # from the vertical, radians
     density = uniform(generators, 0.2, 1.0, clean)
     along = down * angle.cos() + right * angle.sin()
@@ -83,14 +83,12 @@ def streaks(clean: Tensor, generators) -> Tensor:
         length = uniform(generators, 0.12, 0.3, clean) * nearness * size
         width = uniform(generators, 0.4, 0.7, clean) * nearness * (size / 64) ** 0.5
         line = torch.exp(-((across / width) ** 2) / 2) * torch.exp(-((2 * along / length) ** 4))
-        places = torch.stack([torch.rand(2, size, size, generator=g) for g in generators]).to(
-            clean.device
-        )
-        share = density * drops * (size / 64) ** 0.5 / size**2
-        bright = (places[:, 0] < share) * (0.4 + 0.6 * places[:, 1])
-        rain += nearness * torch.fft.irfft2(
-            torch.fft.rfft2(bright) * torch.fft.rfft2(line), s=(size, size)
-        )
+        drawn = torch.stack([torch.rand(2, size, size, generator=g) for g in generators])
+        drawn = drawn.to(clean.device)
+        share = density * drops * (size / 64) ** 0.5 / size**2  # of pixels that hold a drop
+        bright = (drawn[:, 0] < share) * (0.4 + 0.6 * drawn[:, 1])
+        drawn_out = torch.fft.rfft2(bright) * torch.fft.rfft2(line)  # a convolution
+        rain += nearness * torch.fft.irfft2(drawn_out, s=(size, size))
     return rain.clamp(0, 1)[:, None]
 
 
@@ -146,16 +144,15 @@ def colourisation(clean: Tensor, generators) -> tuple[Tensor, Tensor]:
 @dataclass(frozen=True)
 class Task:
     make: Callable
-    says: str
-    multiple: int = 1  # of which the image size must be
+    multiple: int = 1  # the image size must be a multiple of it
     colour: bool = False  # whether it needs RGB
 
 
 TASKS = {
-    "inpainting": Task(inpainting, "fill a hole in the middle", multiple=32),
-    "deraining": Task(deraining, "take away synthetic rain"),
-    "edges": Task(edges, "image from outlines"),
-    "super-resolution": Task(super_resolution, f"{SCALE} times more pixels a side", multiple=SCALE),
-    "denoising": Task(denoising, f"take away noise of standard deviation {NOISE:g} of 255"),
-    "colourisation": Task(colourisation, "colours from luminance", colour=True),
+    "inpainting": Task(inpainting, multiple=32),  # fill a hole in the middle
+    "deraining": Task(deraining),  # take away synthetic rain
+    "edges": Task(edges),  # an image from its outlines
+    "super-resolution": Task(super_resolution, multiple=SCALE),
+    "denoising": Task(denoising),
+    "colourisation": Task(colourisation, colour=True),  # colours from luminance
 }

@@ -3,7 +3,8 @@
   python -m pan.train                              the authors' facades (a GPU's work)
   python -m pan.train --quick                      fill a hole in FashionMNIST, ten minutes
   python -m pan.train --quick --task deraining     take rain away, likewise
-  python -m pan.train --quick --loss l2            l1, l2, cgan, l2-cgan, pa-cgan, pix2pix, …
+  python -m pan.train --quick --loss l2            l1, l2 or context-encoder instead of PAN
+  python -m pan.train --quick --task deraining --loss cgan     l1, l2, l2-cgan, pa-cgan, pix2pix
   python -m pan.train --dataset folder --data-dir DIR                your own pairs
   python -m pan.train --task edges --dataset folder --data-dir DIR   pairs made of your own images
   python -m pan.train --resume DIR                 go on, exactly where last.pt stands
@@ -53,7 +54,7 @@ class Args(ImageRunArgs):
     # --- paper ("code": github.com/WANG-Chaoyue/PAN, its settings for facades)
     loss: Literal[*LOSSES] = "pan"  # sets the flags up to --lr-factor
     lambdas: tuple[float, float, float, float] = (5.0, 1.5, 1.5, 1.0)  # λ_1 … λ_4 (code); 0: no P
-    m: float = 3.0  # margin above which D need not make P (code); 0: no hinge; in [0, ∞)
+    m: float = 3.0  # margin up to which D makes P larger (code); 0: no hinge; in [0, ∞)
     lambda_gan: float = 1.0  # weight of T's GAN loss (code); 0 with all λ_j 0: no D
     # T's GAN loss: E log(1 − D(T(x))) (code) or −E log D(T(x)) (slides)
     adversarial: Literal["saturating", "nonsaturating"] = "saturating"
@@ -75,7 +76,8 @@ class Args(ImageRunArgs):
     width: int = 64  # channels of D's first layer (code)
     width_t: int = 64  # of T's (code)
     bottleneck: int = 4000  # channels of the in-painting net's middle (code)
-    dropout: float = 0.0  # of a U-Net's first layers upwards, in [0, 1) (code: 0, or 0.5)
+    # rate after a U-Net's first three deconvolutions, in [0, 1) (code: 0, or 0.5)
+    dropout: float = 0.0
     no_jitter: bool = False  # without random crops, from 286 pixels to 256 (code: with)
     no_flip: bool = False  # without mirroring at random (departure 8)
 
@@ -90,11 +92,26 @@ def parse_args(argv=None):
     if args.net == "auto":
         args.net = args.task if args.task in ("inpainting", "deraining") else "unet"
     if (args.net == "inpainting") != (args.task == "inpainting"):
-        raise UserError(f"--net {args.net} --task {args.task}: inpainting's net is its task's")
+        raise UserError(
+            f"--net {args.net} --task {args.task}: net and task inpainting only go together"
+        )
     if args.task == "inpainting" and args.conditional:
-        raise UserError("--task inpainting: T(x) is x's middle, D can't see both; no --conditional")
+        raise UserError(
+            "--task inpainting with --conditional (set by --loss cgan, l2-cgan, pa-cgan, pix2pix): "
+            "T(x) is only x's middle, so D can't see both. Give another task or loss"
+        )
     if args.task != "inpainting" and args.pixel == "rim-l2":
-        raise UserError(f"--pixel rim-l2 is of a hole's rim: --task {args.task} has none")
+        raise UserError(
+            f"--pixel rim-l2 (set by --loss context-encoder) is of a hole's rim, and --task "
+            f"{args.task} has none: give --task inpainting, or another loss"
+        )
+    if args.pixel == "rim-l2" and (
+        any(args.lambdas) or not args.lambda_gan or args.adversarial == "saturating"
+    ):
+        raise UserError(
+            "--pixel rim-l2 is the Context-Encoder's, whose T has a non-saturating GAN loss and "
+            "no P: give --loss context-encoder"
+        )
     if not has_discriminator(args) and args.pixel == "none":
         raise UserError("--lambda-gan 0 --lambdas 0 0 0 0 --pixel none: T has nothing to learn")
     if args.skip_bad and args.task == "pairs":
@@ -133,7 +150,10 @@ def build(args):
         else:
             T = model.UNet(8 if args.net == "unet" else 6, dropout=args.dropout, **shape)
             if args.size % T.multiple:
-                raise ValueError(f"--net {args.net} takes multiples of {T.multiple} pixels")
+                raise ValueError(
+                    f"--net {args.net} takes multiples of {T.multiple} pixels. Give another size, "
+                    "--net unet6 (multiples of 64) or --net deraining (any)"
+                )
         hole = args.net == "inpainting"  # T gives, and D sees, the middle half
         D = model.Discriminator(
             args.size // 2 if hole else args.size,
@@ -147,7 +167,10 @@ def build(args):
 
 
 def transformation_objective(args, fake, y, fake_logits, P):
-    """L_T = λ_gan · GAN loss + P + λ_pixel · loss in pixels. fake_logits: None where D is not."""
+    """L_T = λ_gan · GAN loss + P + λ_pixel · loss in pixels; rim-l2: the Context-Encoder's L_T.
+
+    fake_logits: None without D.
+    """
     if args.pixel == "rim-l2":
         weights = args.lambda_pixel, args.lambda_gan
         return model.context_encoder_loss(fake, y, fake_logits, overlap(args.size), *weights)
@@ -188,9 +211,11 @@ def main(argv=None):
         state |= dict(D=D, opt_D=opt_D)
 
     def pairs(turn):
-        """x and y of a turn."""
-        for images in data.batch(turn, args.batch_size, args.seed, device):
-            yield shard(images).contiguous(memory_format=layout)
+        """x and y of a turn: this process's share."""
+        x, y = data.batch(turn, args.batch_size, args.seed, device)
+        x = shard(x).contiguous(memory_format=layout)
+        y = shard(y).contiguous(memory_format=layout)
+        return x, y
 
     def seen(x, image):
         """What D sees of an image."""
@@ -229,13 +254,17 @@ def main(argv=None):
             L_D.backward()
             average_gradients(D)
             opt_D.step()
-            logged = dict(L_D=average(L_D), hinge_active=average((P < args.m).float()))
-            logged |= dict(D_real=average(real_logits.float().sigmoid().mean()))
-            logged |= dict(D_fake=average(fake_logits.float().sigmoid().mean()))
+            logged = dict(
+                L_D=average(L_D),
+                hinge_active=average((P < args.m).float()),
+                D_real=average(real_logits.float().sigmoid().mean()),
+                D_fake=average(fake_logits.float().sigmoid().mean()),
+            )
 
         # T's step: L_T = log(1 − D(T(x))) + P against the new D, whose weights are fixed here.
         x, y = pairs(turn[1])
-        P, fake_logits = torch.zeros((), device=device), None
+        P = torch.zeros((), device=device)
+        fake_logits = None
         D.requires_grad_(False)
         with autocast(device, args.amp):
             fake = T(x)

@@ -9,10 +9,11 @@ from tqdm import tqdm
 
 from common.device import autocast
 from common.errors import UserError
+from common.folders import list_images
 from common.onnx import BATCH, write_onnx
 from common.plots import save_grid
 
-from .pairs import list_images, read_image
+from .pairs import read_image
 from .pictures import whole
 from .tasks import inpainting
 
@@ -37,7 +38,7 @@ def write_graph(T, trained, out):
     """--onnx: Transform, for images of the sides that T can take."""
     side, free = trained.size, BATCH
     if trained.task != "inpainting":
-        side = 2 * T.multiple  # of an example: with 1 pixel inside T it would stay at 1
+        side = 2 * T.multiple  # of the example: a side that is 1 pixel inside T would stay fixed
         free = BATCH | {2: T.multiple * Dim("height"), 3: T.multiple * Dim("width")}
     x = torch.zeros(2, trained.channels, side, side)
     about = {"x": f"{trained.task}, in [-1, 1]"}
@@ -48,7 +49,7 @@ def transform_folder(T, trained, args, device):
     """Write T(x) of each image x under --transform into --out, as a PNG of the same name and place.
 
     Images keep their size, if T can take it. In-painting cuts its hole into the image itself. What
-    can't be taken is left out, and is named in one error after the others are written.
+    can't be taken is left out; after the others are written an error names the first of them.
     """
     source, out = Path(args.transform), Path(args.out)
     files = list_images(source) if source.is_dir() else []
@@ -89,7 +90,7 @@ def read(file, T, trained):
     side = trained.size
     if trained.task == "inpainting" and image.shape[1:] != (side, side):
         sides = f"{image.shape[2]}x{image.shape[1]}"
-        raise UserError(f"{file} is {sides}: this network fills holes of {side}x{side} pixels")
+        raise UserError(f"{file} is {sides}: this network takes images of {side}x{side} pixels")
     return image
 
 

@@ -294,6 +294,18 @@ def test_no_pairs(tmp_path):
     assert f"no images under {tmp_path / 'test'}" in fails(lambda: load(tmp_path, "test"))
 
 
+def test_folders_named_as_images_and_grey_palettes(tmp_path):
+    for i in range(2):
+        draw(tmp_path / "A.png" / f"{i}.png", width=32, shade=90 * i, mode="P")
+        (tmp_path / "A.png" / f"{i}.jpg").mkdir()
+    assert load(tmp_path).channels == 1 and len(load(tmp_path)) == 1
+
+
+def test_crops_larger_than_any_image_are_refused_with_a_way_out():
+    with pytest.raises(UserError, match="--size 1024: random crops need .* Give --no-jitter"):
+        load_pairs("deraining", "synthetic", "", size=1024)
+
+
 def test_a_side_by_side_image_of_odd_width(tmp_path):
     draw_side_by_side(tmp_path, 3)
     draw(tmp_path / "odd.png", width=33)

@@ -24,6 +24,9 @@ from tests.helpers import smoke_run
         ("--task inpainting --size 64 --conditional", "--conditional"),
         ("--pixel rim-l2", "rim-l2"),
         ("--loss context-encoder", "rim-l2"),
+        ("--task inpainting --size 64 --pixel rim-l2", "give --loss context-encoder"),
+        ("--task inpainting --size 64 --loss context-encoder --lambda-gan 0", "non-saturating GAN"),
+        ("--task inpainting --size 64 --loss cgan", "set by --loss cgan"),
         ("--lambda-gan 0 --lambdas 0 0 0 0", "nothing to learn"),
         ("--task pairs --skip-bad", "--skip-bad"),
         ("--lambdas 1 1 1 -1", "--lambdas -1"),
@@ -199,7 +202,8 @@ def test_the_papers_tables():
 
 def test_verdicts_count_seeds():
     def line(row, psnr):
-        return {"row": row, "psnr": psnr} | {s: [0.5] * 2 for s in ("ssim", "uqi", "vif")}
+        scores = {"psnr": psnr} | {s: [0.5] * 2 for s in ("ssim", "uqi", "vif")}
+        return {"row": row, "results": [{"seed": 0}, {"seed": 1}]} | scores
 
     lines = [line("PAN", [21.0, 22.0]), line("Context-Encoder", [20.0, 22.5])]
     sentences = reproduce.verdicts(reproduce.TABLES[4], lines)
@@ -210,6 +214,24 @@ def test_verdicts_count_seeds():
     assert (
         sentences[1] == "PAN above Context-Encoder in SSIM: does not hold (+0.0000, 0 of 2 seeds)"
     )
+
+    lines[1] |= {"results": [{"seed": 1}], "psnr": [22.5]}  # seed 0 did not come through
+    one = reproduce.verdicts(reproduce.TABLES[4], lines)
+    assert one[0] == "PAN above Context-Encoder in PSNR: holds (+0.5000, 1 of 1 seeds)"
+
+
+def test_a_row_that_a_table_lacks_is_refused_before_any_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(reproduce, "sweep", None)
+    with pytest.raises(UserError, match="--only L2\\+cGAN: the rows are PAN,"):
+        reproduce.main(["--only", "L2+cGAN", "--out", str(tmp_path)])
+
+
+def test_training_pairs_are_measured_whole_beside_images_of_their_size(tmp_path):
+    run = tmp_path / "run"
+    smoke_run("pan", run, "--task", "deraining", "--size", "64")
+    _, trained, _ = pan_eval.load(run / "last.pt", "cpu")
+    pairs = train.load_data(trained, "train")
+    assert pairs.images.size == 64 == pairs.pairs_at([0])[1].shape[-1]
 
 
 def test_the_contest_is_read_from_the_log():
@@ -226,6 +248,7 @@ def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):
     flags = [*words.split(), "--train-flags", tiny, "--out", str(tmp_path / "t")]
     lines = reproduce.main(flags)[4]
     assert [line["row"] for line in lines] == ["x, untouched", "PAN", "L2"]
+    assert "NaN" not in Path("t/table4.json").read_text()
     assert json.loads(Path("t/table4.json").read_text())["rows"][1]["psnr"] == lines[1]["psnr"]
     of_pan, of_l2 = (line["results"][0]["metrics"] for line in lines[1:])
     log = read_log(Path("t/table4") / lines[1]["results"][0]["name"] / "log.jsonl")

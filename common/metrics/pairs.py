@@ -57,7 +57,7 @@ def vif(fake: Tensor, real: Tensor) -> Tensor:
     """
     fake, real = _checked(fake, real, "vif")
     noise, tiny = 2.0, 1e-10
-    # information about `real`, through `fake`
+    # information about `real`: what `fake` lets through (seen) and all of it (there)
     seen = torch.zeros(fake.shape[:2], dtype=fake.dtype, device=fake.device)
     there = torch.zeros_like(seen)
     for size in (17, 9, 5, 3):
