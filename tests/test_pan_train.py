@@ -242,13 +242,13 @@ def test_the_contest_is_read_from_the_log():
 
 
 def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):
-    words = "--table4 --reduced --only PAN L2 --seeds 1 --jobs 1 --n 6"
+    words = "--table4 --reduced --only PAN L2 --seeds 1 --jobs 1 --n 3"
     tiny = "--smoke --task inpainting --size 64 --steps 2 --dataset synthetic"
     monkeypatch.chdir(tmp_path)
     flags = [*words.split(), "--train-flags", tiny, "--out", str(tmp_path / "t")]
     lines = reproduce.main(flags)[4]
     assert [line["row"] for line in lines] == ["x, untouched", "PAN", "L2"]
-    assert "NaN" not in Path("t/table4.json").read_text()
+    assert "NaN" not in Path("t/table4.json").read_text()  # of 3 images there is no FID
     assert json.loads(Path("t/table4.json").read_text())["rows"][1]["psnr"] == lines[1]["psnr"]
     of_pan, of_l2 = (line["results"][0]["metrics"] for line in lines[1:])
     log = read_log(Path("t/table4") / lines[1]["results"][0]["name"] / "log.jsonl")
