@@ -176,20 +176,7 @@ def write_eval(where, path, checkpoint, metrics, device, **more):
         "train_args": checkpoint["args"],
         "env": environment(device),
     }
-    write_result(where / f"eval_{step}.json", result)
-
-
-def write_result(path, result):
-    """Write JSON; a number that isn't finite is written as null, since JSON has none."""
-    write_json(path, _json_numbers(result))
-
-
-def _json_numbers(value):
-    if isinstance(value, dict):
-        return {key: _json_numbers(part) for key, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_json_numbers(part) for part in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    write_json(where / f"eval_{step}.json", result)
 
 
 def print_metrics(metrics):

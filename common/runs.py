@@ -277,7 +277,17 @@ def replace_file(path, data):
 
 
 def write_json(path, value):
-    replace_file(path, (json.dumps(value, indent=1, default=str) + "\n").encode())
+    """Write JSON; a number that isn't finite is written as null, since JSON has none."""
+    text = json.dumps(_json_numbers(value), indent=1, default=str, allow_nan=False)
+    replace_file(path, (text + "\n").encode())
+
+
+def _json_numbers(value):
+    if isinstance(value, dict):
+        return {key: _json_numbers(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_numbers(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def save_atomic(value, path):

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from common.device import choose_device
 from common.errors import UserError
-from common.evaluate import refuse_existing, write_result
+from common.evaluate import refuse_existing
 from common.metrics.jets import FPND_TYPES, jet_metrics
-from common.runs import environment, replace_file
+from common.runs import environment, replace_file, write_json
 
 from .figures import draw_features, draw_jets
 from .jets import read_for_scores
@@ -80,7 +80,7 @@ def score(args):
         "env": environment(device),
     }
     text = table1(Path(args.reference).name, args.jet_type, metrics, model=generated.name)
-    write_result(files[0], result)
+    write_json(files[0], result)
     replace_file(files[1], text.encode())
 
     # --- Fig. 2

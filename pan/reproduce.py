@@ -27,9 +27,9 @@ from common.arguments import FilePath
 from common.cli import run_main
 from common.device import choose_device
 from common.errors import UserError
-from common.evaluate import format_mean_sd, markdown_table, set_data_dir, write_result
+from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
-from common.runs import last_tenth, read_log, replace_file
+from common.runs import last_tenth, read_log, replace_file, write_json
 from common.sweep import by_row, end_sweep, select_rows, sweep
 
 from . import train
@@ -297,7 +297,7 @@ def main(argv=None):
             draw(firsts, folder / f"table{n}", folder / f"table{n}.png", measuring)
         text = render(table, lines)
         replace_file(folder / f"table{n}.md", text.encode())
-        write_result(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
+        write_json(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
         print(text)
         tables[n] = lines
     end_sweep(args.part, swept)

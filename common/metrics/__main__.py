@@ -31,9 +31,9 @@ from ..cli import file_path, new_parser, parse, run_main
 from ..data import DATASETS, ImageSet, images_below
 from ..device import choose_device
 from ..errors import UserError
-from ..evaluate import image_scores, print_metrics, refuse_existing, write_result
+from ..evaluate import image_scores, print_metrics, refuse_existing
 from ..folders import BadImage
-from ..runs import environment
+from ..runs import environment, write_json
 from .extractors import KINDS, load_extractor
 
 
@@ -176,7 +176,7 @@ def score(args, device):
             "metrics": metrics,
             "env": environment(device),
         }
-        write_result(args.out, result)
+        write_json(args.out, result)
     return metrics
 
 
