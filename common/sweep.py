@@ -94,6 +94,8 @@ def sweep(cells, train, measure, args, folder, shared=()):
     )
     results = _in_parallel(missing, train, measure, args, folder, shared)
     for result in tqdm(results, total=len(missing), unit="run", disable=None):
+        if "env" in result:  # a process of --jobs knows only how it was started itself
+            result["env"]["command"] = shlex.join(sys.orig_argv)
         done.append(result)
         with open(table, "a") as f:
             f.write(json.dumps(result) + "\n")

@@ -218,9 +218,15 @@ def simulate(jet_type, jets, data_dir="data", seed=0, workers=1, part=None):
             return path
     shards.mkdir(parents=True, exist_ok=True)
     tasks = [
-        Task(jet_type, min(SHARD, jets - first), seed, shard, file, attributes)
+        Task(
+            jet_type,
+            jets=min(SHARD, jets - first),
+            seed=seed,
+            shard=shard,
+            path=shards / f"{shard:05d}.hdf5",
+            attributes=attributes,
+        )
         for shard, first in enumerate(range(0, jets, SHARD))
-        for file in [shards / f"{shard:05d}.hdf5"]
     ]
     tasks = part_of(tasks, part)
 

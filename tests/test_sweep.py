@@ -1,5 +1,7 @@
 """Tables of many runs: what is kept, tried again, and never mixed. (Whole tables: in the folders' tests.)"""
 
+import shlex
+import sys
 import argparse
 import importlib
 from pathlib import Path
@@ -74,7 +76,9 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, capsys):
 
 def test_several_processes_find_the_same(tmp_path):
     """--jobs 2, as by default on two cores: train and measure are found by the processes that it starts."""
-    assert values(sweep(cells(3), train, measure, namespace(jobs=2), tmp_path)) == [100, 101, 102]
+    results = sweep(cells(3), train, measure, namespace(jobs=2), tmp_path)
+    assert values(results) == [100, 101, 102]
+    assert {result["env"]["command"] for result in results} == {shlex.join(sys.orig_argv)}
     assert values(read_log(tmp_path / "results.jsonl")) == [100, 101, 102]
 
 
