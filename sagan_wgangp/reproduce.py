@@ -65,6 +65,7 @@ def ablation(quick):
         "SAGAN + WGAN-GP": "--method sagan_wgan_gp",
         "SAGAN + WGAN-GP, SN in D": "--method sagan_wgan_gp --spectral gd",
         "SAGAN + WGAN-GP − attention": "--method sagan_wgan_gp --attention none",
+        "SAGAN + WGAN-GP − TTUR": f"--method sagan_wgan_gp --lr-g {mean} --lr-d {mean}",
         "SAGAN + WGAN-GP, 5 critic steps, equal rates": (
             f"--method sagan_wgan_gp --n-critic 5 --lr-g {equal} --lr-d {equal}"
         ),
