@@ -41,14 +41,26 @@ from . import train
 from .convergence import fid_curve, loss_versus_quality, stability
 from .eval import NAMES, load, measure, real_images, sample
 
-COMPARE = {name: f"--method {method}" for method, name in NAMES.items()}
-TTUR_MEAN, EQUAL = "2e-4", "1e-4"  # geometric mean of TTUR's rates; WGAN-GP's rate
-QUICK_TTUR_MEAN, QUICK_EQUAL = "6e-4", "5e-4"  # the same for --quick
+TTUR = "--lr-g 1e-4 --lr-d 4e-4"
+ONE_RATE = "--lr-g 2e-4 --lr-d 2e-4"  # the geometric mean of TTUR's two
+EQUAL = "--lr-g 1e-4 --lr-d 1e-4"  # WGAN-GP's
+QUICK_TTUR = "--lr-g 3e-4 --lr-d 1.2e-3"  # --quick alone has one rate for SAGAN and for both
+QUICK_ONE_RATE = "--lr-g 6e-4 --lr-d 6e-4"
+QUICK_EQUAL = "--lr-g 5e-4 --lr-d 5e-4"
+
+
+def compare(quick):
+    """{row: flags} of Figs. 2-4: the five methods, those with attention with TTUR, as in Ding."""
+    ttur = QUICK_TTUR if quick else TTUR
+    rows = {name: f"--method {method}" for method, name in NAMES.items()}
+    return {row: f"{flags} {ttur}" if "sagan" in flags else flags for row, flags in rows.items()}
 
 
 def ablation(quick):
     """{row: flags} of Table 1, one ingredient at a time; each row has its method's steps."""
-    mean, equal = (QUICK_TTUR_MEAN, QUICK_EQUAL) if quick else (TTUR_MEAN, EQUAL)
+    ttur, one_rate = (QUICK_TTUR, QUICK_ONE_RATE) if quick else (TTUR, ONE_RATE)
+    equal = QUICK_EQUAL if quick else EQUAL
+    sagan, both = f"--method sagan {ttur}", f"--method sagan_wgan_gp {ttur}"
     return {
         "GAN": "--method gan",
         "GAN + Wasserstein, clip": "--method gan --loss wasserstein --clip 0.01",
@@ -56,18 +68,18 @@ def ablation(quick):
         "GAN + GP": "--method gan --gp 10 --batch-norm g",
         "GAN + SN in D": "--method gan --spectral d --batch-norm g",
         "GAN + SN in G and D": "--method gan --spectral gd --batch-norm g",
-        "GAN + TTUR": "--method gan --lr-g 1e-4 --lr-d 4e-4",
+        "GAN + TTUR": f"--method gan {TTUR}",
         "GAN + attention": "--method gan --attention auto",
-        "SAGAN": "--method sagan",
-        "SAGAN − attention": "--method sagan --attention none",
-        "SAGAN − SN": "--method sagan --spectral none",
-        "SAGAN − TTUR": f"--method sagan --lr-g {mean} --lr-d {mean}",
-        "SAGAN + WGAN-GP": "--method sagan_wgan_gp",
-        "SAGAN + WGAN-GP, SN in D": "--method sagan_wgan_gp --spectral gd",
-        "SAGAN + WGAN-GP − attention": "--method sagan_wgan_gp --attention none",
-        "SAGAN + WGAN-GP − TTUR": f"--method sagan_wgan_gp --lr-g {mean} --lr-d {mean}",
+        "SAGAN": sagan,
+        "SAGAN − attention": f"{sagan} --attention none",
+        "SAGAN − SN": f"{sagan} --spectral none",
+        "SAGAN − TTUR": f"--method sagan {one_rate}",
+        "SAGAN + WGAN-GP": both,
+        "SAGAN + WGAN-GP, SN in D": f"{both} --spectral gd",
+        "SAGAN + WGAN-GP − attention": f"{both} --attention none",
+        "SAGAN + WGAN-GP − TTUR": f"--method sagan_wgan_gp {one_rate}",
         "SAGAN + WGAN-GP, 5 critic steps, equal rates": (
-            f"--method sagan_wgan_gp --n-critic 5 --lr-g {equal} --lr-d {equal}"
+            f"--method sagan_wgan_gp --n-critic 5 {equal}"
         ),
     }
 
@@ -289,7 +301,7 @@ def draw_grids(runs, folder):
 def main(argv=None):
     args = parse_args(argv)
     name = "compare" if args.compare else "ablation"
-    rows = select_rows(COMPARE if args.compare else ablation(not args.no_quick), args.only)
+    rows = select_rows((compare if args.compare else ablation)(not args.no_quick), args.only)
     folder = Path(args.out or f"runs/sagan_wgangp/{name}")
     shared = ["--fid-samples", "2000"]
     if not args.no_quick:

@@ -977,6 +977,20 @@ def test_one_table_is_asked_for(flags):
         reproduce.parse_args(flags)
 
 
+@pytest.mark.parametrize("size", [["--quick"], []])
+def test_two_learning_rates_are_an_ingredient_of_their_own(size):
+    """Rows with attention have TTUR's ratio of 4 but for "− TTUR", whose one rate is the mean."""
+    rows = reproduce.ablation(bool(size)) | reproduce.compare(bool(size))
+    runs = {row: train.parse_args([*size, *flags.split()]) for row, flags in rows.items()}
+    for method in ("SAGAN", "SAGAN + WGAN-GP"):
+        two, one = runs[method], runs[f"{method} − TTUR"]
+        assert two.lr_d / two.lr_g == runs[f"{method} − attention"].lr_d / two.lr_g == 4
+        assert one.lr_d == one.lr_g == pytest.approx(math.sqrt(two.lr_g * two.lr_d))
+        assert (one.steps, one.n_critic, one.gp) == (two.steps, two.n_critic, two.gp)
+    assert runs["WGAN-GP"].lr_d == runs["WGAN-GP"].lr_g
+    assert runs["GAN + TTUR"].lr_d == 4 * runs["GAN + TTUR"].lr_g
+
+
 def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = "--smoke --width 4 --n-critic 1 --steps 8 --fid-samples 80"
