@@ -13,6 +13,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -944,6 +945,9 @@ def test_every_image_folder_trains_on_odd_own_images(tmp_path, folder, capsys):
     checkpoint = torch.load(tmp_path / "runs/last.pt", weights_only=True)
     assert checkpoint["args"]["channels"] == 3 and checkpoint["args"]["skip_bad"]
     assert "1 of 16 images" in capsys.readouterr().err
+    trained = SimpleNamespace(**checkpoint["args"])
+    load_data = importlib.import_module(f"{folder}.eval").load_data
+    assert [len(load_data(trained, split)) for split in ("train", "test")] == [15, 4]
 
 
 def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
