@@ -231,7 +231,7 @@ def load_images(
     or with train/ alone, both splits are the same.
     Labels: the folders below the split's are its classes, numbered as in the training split, which
     has them all. Stray images beside them are left out. Without two such folders, or where the
-    strays are the majority, all images are used, without labels.
+    strays are the majority, all images are used, without labels, and a line says so.
     Channels: 3 if any file of the training split is in colour, whatever `split` and `limit`; an
     image with a palette is, unless its palette is grey.
     Pixels: upright by EXIF; transparent ones lie on white; of an animation the first frame; 16-bit

@@ -20,6 +20,7 @@ import pytest
 import torch
 from PIL import Image, ImageFile
 
+from cagan.conditions import set_conditions
 from common import data, download, folders
 from common.cli import UserError
 from common.data import ImageSet, batch_indices, load_images
@@ -636,6 +637,21 @@ def test_one_folder_beside_images_is_no_class(tmp_path, capsys):
     photo(tmp_path / "more/0.png", 8, 8)
     assert len(load_images("folder", tmp_path, size=8)) == 2
     assert "all are used, without labels" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("root", ["", "train"])
+def test_one_class_folder_is_no_label(tmp_path, capsys, root):
+    """All images would have the label 0, and whatever is classified would be right."""
+    photo(tmp_path / root / "all/0.png", 8, 8)
+    if root:
+        photo(tmp_path / "test/all/0.png", 8, 8)
+        photo(tmp_path / "test/more/0.png", 8, 8)
+    train, test = both_splits(tmp_path)
+    assert train.labels is test.labels is None and train.classes == test.classes == []
+    assert (len(train), len(test)) == (1, 2 if root else 1)
+    assert capsys.readouterr().err.count("has one class folder, all: its images are used") == 1
+    with pytest.raises(UserError, match="folder has no classes to condition on: choose a labelled"):
+        set_conditions(train)
 
 
 def test_any_image_in_colour_makes_a_folder_colour_whatever_limit_and_split(tmp_path, capsys):
