@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -261,6 +262,35 @@ def test_a_folder_that_was_moved(pictures, here):
     sagan_eval.main(["--ckpt", "X", "--n", "16", "--data-dir", "new"])
     sagan_eval.main(["--ckpt", "X", "--samples", "4"])  # needs no data
     assert Path("X/eval_2.json").exists() and Path("grid.png").exists()
+
+
+@pytest.fixture
+def half_labelled(pictures, here):
+    """train/ has classes, test/ the same images without."""
+    shutil.copytree(pictures / "labelled", "own/train")
+    shutil.copytree(pictures / "unlabelled", "own/test")
+
+
+def test_bigan_leaves_scores_by_label_out_where_test_images_have_none(half_labelled):
+    logged = train("bigan", "own", "X")
+    metrics = bigan_eval.main(["--ckpt", "X", "--n", "16", "--bn-batches", "2"])
+    for scores in (logged, metrics):
+        kinds = {key.split("_")[0] for key in scores}
+        assert "recon" in kinds and not kinds & {"1nn", "probe"}
+
+
+def test_cagan_says_that_its_scores_are_by_class(half_labelled, monkeypatch):
+    message = "test images of folder have no classes, .* put them into the classes' folders, or "
+    with pytest.raises(UserError, match=message + "give --fid-samples 0"):
+        train("cagan", "own", "X", "--fid-samples", "16")
+    train("cagan", "own", "X")
+    other = extractors.load_extractor("lenet", "synthetic")
+    other.kind = "inception"  # which needs no labels
+    monkeypatch.setattr(evaluate, "load_extractor", lambda *args, **more: other)
+    with pytest.raises(UserError, match=message + "give --split train"):
+        cagan_eval.main(["--ckpt", "X", "--n", "16"])
+    assert not Path("X/samples.png").exists()
+    cagan_eval.main(["--ckpt", "X", "--n", "16", "--split", "train"])
 
 
 # --- MNIST: labels, no shipped LeNet
