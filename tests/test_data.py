@@ -724,6 +724,45 @@ def test_half_of_the_available_memory_is_the_budget():
     )
 
 
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    "own, limits, expected",
+    [
+        ("0::/job/step", {}, 16),
+        ("0::/job/step", {"job/step": ("max", 15)}, 16),
+        ("0::/job/step", {"job/step": (8 * GIB, 3)}, 6),  # 1 GiB of the 3 is a cache
+        ("0::/job/step", {"job": (8 * GIB, 7), "job/step": (12 * GIB, 7)}, 2),
+        ("0::/job/step", {"": (4 * GIB, 2)}, 3),  # as a container sees its own
+        ("0::/", {"": (4 * GIB, 2)}, 3),
+        ("0::/job", {"job": (4 * GIB, 7)}, 0),  # over its limit
+        ("0::/job", {"other": (4 * GIB, 2)}, 16),
+        ("5:memory:/job", {"job": (4 * GIB, 2)}, 16),  # v1
+        (None, {"": (4 * GIB, 2)}, 16),
+    ],
+)
+def test_limits_of_a_container_count(tmp_path, own, limits, expected):
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {16 << 20} kB\n")
+    if own is not None:
+        (proc / "self/cgroup").write_text(f"{own}\n")
+    for name, (limit, used) in limits.items():
+        (cgroups / name).mkdir(parents=True, exist_ok=True)
+        (cgroups / name / "memory.max").write_text(f"{limit}\n")
+        (cgroups / name / "memory.current").write_text(f"{used * GIB}\n")
+        (cgroups / name / "memory.stat").write_text(f"anon 1\ninactive_file {GIB}\n")
+    assert data.available_memory(proc, cgroups) == expected * GIB
+
+
+def test_processes_of_torchrun_share_the_memory(monkeypatch):
+    monkeypatch.setattr(data, "available_memory", lambda: 12 * GIB)
+    assert data._memory_budget() == 6 * GIB
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert data._memory_budget() == 2 * GIB
+
+
 def folder_with_bad_images(root):
     """Ten images, five of them bad: the places of the good ones."""
     for i in range(10):
