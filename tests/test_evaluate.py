@@ -198,6 +198,37 @@ def test_a_result_is_json_whatever_it_holds(tmp_path):
     )
 
 
+def test_an_eval_keeps_the_numbers_that_it_does_not_measure(tmp_path):
+    """As a second one with another --n does, also if it is stopped on its way."""
+
+    def write(metrics, gamma=0.5, **more):
+        checkpoint = {"step": 3, "args": {"gamma": gamma, "betas": (0.0, 0.9)}}
+        device = torch.device("cpu")
+        path = evaluate.write_eval(tmp_path, Path("x.pt"), checkpoint, metrics, device, **more)
+        return measured(path)
+
+    first = write({"fid_lenet_10k_test": 3.0, "is_lenet_10k": math.nan})
+    assert "earlier" not in first
+    assert write({})["metrics"] == first["metrics"]
+    both = write({"fid_lenet_50k_test": 2.0, "is_lenet_10k": 5.0})
+    assert list(both["metrics"].items()) == [
+        ("fid_lenet_50k_test", 2.0),
+        ("is_lenet_10k", 5.0),
+        ("fid_lenet_10k_test", 3.0),
+    ]
+    assert both["earlier"] == {"fid_lenet_10k_test": first["env"]}
+    again = write({"is_lenet_10k": 6.0})
+    assert again["metrics"] == both["metrics"] | {"is_lenet_10k": 6.0}
+    assert again["earlier"] == both["earlier"] | {"fid_lenet_50k_test": both["env"]}
+
+    assert write({"psnr_rgb8_1k": 1.0}, part="train")["metrics"] == {"psnr_rgb8_1k": 1.0}
+    assert {path.name for path in tmp_path.iterdir()} == {"eval_3.json", "eval_3_train.json"}
+    assert measured(tmp_path / "eval_3.json") == again
+    assert write({"is_lenet_10k": 7.0}, gamma=0.7)["metrics"] == {"is_lenet_10k": 7.0}
+    (tmp_path / "eval_3.json").write_text("{")
+    assert write({"is_lenet_10k": 8.0})["metrics"] == {"is_lenet_10k": 8.0}
+
+
 # --- own images, every folder, no flag but the run
 
 
