@@ -58,7 +58,14 @@ def load(path, device):
 
 def load_data(trained, split):
     """Real images to compare with."""
-    return load_images(trained.dataset, trained.data_dir, split, trained.size, trained.channels)
+    return load_images(
+        trained.dataset,
+        trained.data_dir,
+        split,
+        trained.size,
+        trained.channels,
+        skip_bad=getattr(trained, "skip_bad", False),  # older checkpoints have no such argument
+    )
 
 
 @torch.no_grad()

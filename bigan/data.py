@@ -23,18 +23,26 @@ def load_data(args, split="train"):
         skip_bad=getattr(args, "skip_bad", False),
     )
     if args.hold_out is not None:
-        held_out = class_index(data, args.hold_out)
+        of_class = data.labels == class_index(data, args.hold_out)
         if split == "train":
-            keep = data.labels != held_out
-            data.images = data.images[keep]
-            data.labels = data.labels[keep]
+            data.images = data.images[~of_class]
+            data.labels = data.labels[~of_class]
+        elif of_class.all() or not of_class.any():
+            raise UserError(
+                f"--hold-out {args.hold_out}: {'all' if of_class.any() else 'none'} of the "
+                f"{len(data):,} test images of {data.name} are of this class, and its anomaly "
+                "scores are compared with the others'. Put images of both there"
+            )
     return data
 
 
 def class_index(data, name):
     """Number of the class with this name or number."""
     if data.labels is None:
-        raise UserError(f"--hold-out {name}: {data.name} has no classes. Choose a set that has")
+        raise UserError(
+            f"--hold-out {name}: {data.name} has no classes ({data.split} images). "
+            "Choose a set that has"
+        )
     if data.images is None:
         raise UserError(
             f"--hold-out {name}: the images of {data.name} don't fit into memory. Give a smaller "

@@ -157,7 +157,7 @@ def measure(networks, data, test, extractor, trained, args, device, save=lambda 
             metrics[f"auroc_{name}_{tag}"] = auroc(values, test.labels == held_out)
         novelty = pixel_novelty(data, test, args.bank, device)
         metrics[f"auroc_nearest_{tag}"] = auroc(novelty, test.labels == held_out)
-    elif data.labels is not None:
+    elif data.labels is not None and test.labels is not None:
         untrained = untrained_encoder(data, trained, device)
         metrics |= measure_features(E, D, untrained, data, test, args.bank, device)
     save(metrics)

@@ -12,14 +12,14 @@ from .figures import pair_rows, sample_rows, save_rows
 
 @torch.no_grad()
 def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
-    """1NN accuracies and the reconstruction error on a part of the data, which takes seconds.
+    """1NN accuracies (of labels) and the reconstruction error on a part of the data, in seconds.
 
     Draws G(z), then x above G(E(x)), to `path`.
     """
     device = z.device
     n_bank, n_queries = min(n_bank, len(data)), min(n_queries, len(test))
     scores = {}
-    if data.labels is not None:
+    if data.labels is not None and test.labels is not None:
         for name, net in (("E", E), ("features", E.features)):
             bank = encode(net, data, n_bank, device)
             queries = encode(net, test, n_queries, device)

@@ -41,7 +41,7 @@ from common.onnx import write_onnx
 from common.runs import load_checkpoint, load_state
 
 from .conditions import each_condition, uniform_targets
-from .metrics import ConditionalScores, sample
+from .metrics import ConditionalScores, refuse_unlabelled, sample
 from .train import Args, build, load_data
 
 
@@ -79,7 +79,10 @@ def real_images(trained, groups, args, device):
         raise UserError(
             "no LeNet knows CelebA's attributes: give --extractor inception or efficientnet"
         )
-    return reference(load_data, trained, args, device)
+    real_set, extractor = reference(load_data, trained, args, device)
+    if extractor is not None and not trained.attributes:
+        refuse_unlabelled(real_set, "give --split train")
+    return real_set, extractor
 
 
 def measure(G, trained, groups, args, device, real_set, extractor):

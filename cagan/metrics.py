@@ -10,12 +10,22 @@ import torch
 from torch.nn import functional as F
 
 from common.device import autocast
+from common.errors import UserError
 from common.metrics import count_tag
 from common.metrics.distances import class_histogram, frechet_distance, moments
 from common.metrics.extractors import load_extractor
 from common.metrics.images import collect, real_features
 from common.plots import curves
 from common.runs import read_log
+
+
+def refuse_unlabelled(image_set, remedy):
+    """UserError where ConditionalScores has nothing to measure by. remedy: besides labels."""
+    if image_set.labels is None:
+        raise UserError(
+            f"the {image_set.split} images of {image_set.name} have no classes, and scores are "
+            f"by class: put them into the classes' folders, or {remedy}"
+        )
 
 
 class ConditionalScores:

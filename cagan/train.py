@@ -35,7 +35,7 @@ from common.rng import seed_all, step_rng
 from common.runs import Run
 
 from .conditions import each_condition, set_conditions, unbalance, uniform_targets
-from .metrics import ConditionalScores, draw_curves, score
+from .metrics import ConditionalScores, draw_curves, refuse_unlabelled, score
 from .model import (
     ADVERSARIAL,
     Discriminator,
@@ -229,6 +229,7 @@ def main(argv=None):
     scores = None
     if args.fid_samples and rank == 0:
         test = load_data(args, "test")
+        refuse_unlabelled(test, "give --fid-samples 0")
         extractor = load_extractor("auto", test.name, device, args.data_dir)
         if extractor is not None:
             scores = ConditionalScores(test, device, args.data_dir, extractor)

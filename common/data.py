@@ -231,7 +231,7 @@ def load_images(
     or with train/ alone, both splits are the same.
     Labels: the folders below the split's are its classes, numbered as in the training split, which
     has them all. Stray images beside them are left out. Without two such folders, or where the
-    strays are the majority, all images are used, without labels.
+    strays are the majority, all images are used, without labels, and a line says so.
     Channels: 3 if any file of the training split is in colour, whatever `split` and `limit`; an
     image with a palette is, unless its palette is grey.
     Pixels: upright by EXIF; transparent ones lie on white; of an animation the first frame; 16-bit
@@ -383,12 +383,39 @@ def images_below(root, size=None, channels=None):
 
 
 def _memory_budget():
-    """Bytes that decoded images may take: half of what Linux says is available, elsewhere 4 GiB."""
+    """Bytes that decoded images of one of torchrun's processes may take: half of what is there."""
+    return available_memory() // 2 // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def available_memory(proc=Path("/proc"), cgroups=Path("/sys/fs/cgroup")):
+    """Bytes that Linux and the limits of this process' cgroups (v2) leave; elsewhere 8 GiB.
+
+    A container or a SLURM job has such limits. Cached files that aren't in use count as free.
+    """
     try:
-        rows = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        return int(rows["MemAvailable"].split()[0]) * 1024 // 2
+        rows = dict(line.split(":") for line in (proc / "meminfo").read_text().splitlines())
+        least = int(rows["MemAvailable"].split()[0]) * 1024
     except (OSError, KeyError, ValueError):
-        return 4 << 30
+        return 8 << 30
+    for folder in _own_cgroups(proc, cgroups):
+        try:
+            limit = int((folder / "memory.max").read_text())
+            used = int((folder / "memory.current").read_text())
+            rows = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+            least = min(least, max(0, limit - used + int(rows["inactive_file"])))
+        except (OSError, KeyError, ValueError):  # no limit: "max", or no such files
+            continue
+    return least
+
+
+def _own_cgroups(proc, cgroups):
+    """The folders of this process' cgroup and of its parents."""
+    try:
+        lines = (proc / "self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    names = [line.removeprefix("0::/") for line in lines if line.startswith("0::/")]
+    return [cgroups / part for name in names for part in (name, *Path(name).parents)]
 
 
 def main():

@@ -11,6 +11,7 @@ As an eval.py uses it:
 """
 
 import contextlib
+import json
 import math
 import os
 import sys
@@ -162,21 +163,41 @@ def progress(batches, n):
 # --- the result
 
 
-def write_eval(where, path, checkpoint, metrics, device, **more):
+def write_eval(where, path, checkpoint, metrics, device, part="", **more):
     """Write eval_<step>.json: as soon as something is measured, and again with all of it.
 
-    more: further entries.
+    What the file has under other keys stays, with its env in "earlier". part: of what the metrics
+    are, where their keys don't say it: eval_<step>_<part>.json. more: further entries. Returns
+    the file.
     """
     step = checkpoint["step"]
+    file = where / f"eval_{step}{'_' * bool(part)}{part}.json"
+    kept, envs = _earlier(file, checkpoint["args"], metrics)
     result = {
         "checkpoint": str(path),
         "step": step,
-        "metrics": metrics,
+        "metrics": metrics | kept,
         **more,
         "train_args": checkpoint["args"],
         "env": environment(device),
     }
-    write_json(where / f"eval_{step}.json", result)
+    if envs:
+        result["earlier"] = envs
+    write_json(file, result)
+    return file
+
+
+def _earlier(file, train_args, metrics):
+    """({key: value}, {key: env}) of what an earlier eval of this training has besides `metrics`."""
+    try:
+        found = json.loads(file.read_text())
+        if found["train_args"] != json.loads(json.dumps(train_args, default=str)):
+            return {}, {}
+        kept = {key: value for key, value in found["metrics"].items() if key not in metrics}
+        envs = found.get("earlier", {})
+        return kept, {key: envs.get(key, found["env"]) for key in kept}
+    except (OSError, ValueError, LookupError):  # none, or not one of ours
+        return {}, {}
 
 
 def print_metrics(metrics):

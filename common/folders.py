@@ -137,6 +137,9 @@ def _classes(root, files):
     names = [_class_of(root, file) for file in files]
     classes = sorted(set(names) - {None})
     strays = names.count(None)
+    if len(classes) == 1 and not strays:
+        say_once(f"{root} has one class folder, {classes[0]}: its images are used without labels")
+        return []
     if classes and strays and (len(classes) == 1 or 2 * strays > len(files)):
         say_once(
             f"{_count(files, 'image')} in {root}, {strays} of them in no class folder: all are "

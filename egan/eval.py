@@ -7,8 +7,9 @@
                                                          (of images PNGs, too)
 
 Writes eval_<step>.json and figures beside the checkpoint. Of a population the fittest individual of
-the last generation is evaluated (--individual for another). No network has train and eval modes
-that differ. The paper's tables, which train many runs, are made by egan.reproduce.
+the last generation is evaluated; --individual 1 is the next, in eval_<step>_individual1.json. No
+network has train and eval modes that differ. The paper's tables, which train many runs, are made by
+egan.reproduce.
 """
 
 import argparse
@@ -157,7 +158,8 @@ def main(argv=None):
         draw(G, trained, args, device, read_log(path.with_name("log.jsonl")), where)
         metrics = measure(G, trained, args, device, real_set, extractor)
         more = {"individual": args.individual, "classes": real_set.classes if real_set else []}
-        write_eval(where, path, checkpoint, metrics, device, **more)
+        part = f"individual{args.individual}" if args.individual else ""
+        write_eval(where, path, checkpoint, metrics, device, part, **more)
     print_metrics(metrics)
     return metrics
 

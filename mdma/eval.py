@@ -6,9 +6,10 @@
   python -m mdma.eval --ckpt … --n 50000 --export DIR     only write jets, as NPZ and JetNet's HDF5
   python -m mdma.eval --generated FILE --reference FILE   of two files of jets, no checkpoint
 
-Writes eval_<step>.json, table1.md and figures beside the checkpoint; of one in results/, into
-runs/mdma/<its name>. The networks have no train and eval modes that differ. A checkpoint alone can
-generate: it holds the distribution of n and the scale of the features.
+Writes eval_<step>.json (with --split valid eval_<step>_valid.json), table1.md and figures beside
+the checkpoint; of one in results/, into runs/mdma/<its name>. The networks have no train and eval
+modes that differ. A checkpoint alone can generate: it holds the distribution of n and the scale of
+the features.
 
 Files are .hdf5, .h5, .npz or JetClass's .root, see the head of jets.py, of any generator. Their
 results are named after --generated and stand beside it, or in --out. Nothing is overwritten.
@@ -196,7 +197,8 @@ def main(argv=None):
     replace_file(where / "table1.md", text.encode())
     counts = dict(split=args.split, real_jets=len(real), generated_jets=len(fake))
     checkpoint = {"step": step, "args": vars(trained)}
-    write_eval(where, path, checkpoint, ours, device, in_sample=inside, **counts)
+    part = "" if args.split == "test" else args.split
+    result = write_eval(where, path, checkpoint, ours, device, part, in_sample=inside, **counts)
 
     # --- Fig. 2
     shown = {f"{args.split} jets": real.particles, model: fake}
@@ -205,7 +207,7 @@ def main(argv=None):
     title += f"{len(fake):,} of {model}"
     draw_features(shown, where / "fig2.png", title)
     draw_jets({label: x[:8] for label, x in shown.items()}, where / "jets.png")
-    written = [f"eval_{step}.json", "table1.md", "fig2.png", "jets.png"]
+    written = [result.name, "table1.md", "fig2.png", "jets.png"]
     if log := read_log(path.with_name("log.jsonl")):
         curves(log, CURVES, where / "curves.png", smooth=10)
         written.append("curves.png")

@@ -6,10 +6,10 @@
   python -m pan.eval --ckpt … --samples 12 --grid-out grid.png      only draw x, T(x), y
   python -m pan.eval --ckpt … --n 1000 --export DIR                 only write x, T(x), y
 
-Writes eval_<step>.json and figures beside the checkpoint: PSNR, SSIM, UQI and VIF of T(x) against
-y, and input_… of x, untouched; FID where there is an extractor, but not of pairs of files. T runs
-in eval mode (running BatchNorm statistics). Of in-painting whole images are compared, of which T
-paints a quarter.
+Writes eval_<step>.json (with --split train eval_<step>_train.json) and figures beside the
+checkpoint: PSNR, SSIM, UQI and VIF of T(x) against y, and input_… of x, untouched; FID where there
+is an extractor, but not of pairs of files. T runs in eval mode (running BatchNorm statistics). Of
+in-painting whole images are compared, of which T paints a quarter.
 """
 
 import argparse
@@ -158,7 +158,8 @@ def main(argv=None):
         if log := read_log(path.with_name("log.jsonl")):
             draw_curves(log, where / "curves.png")
         metrics = measure(T, pairs, trained, args, device)
-        write_eval(where, path, checkpoint, metrics, device)
+        part = "" if args.split == "test" else args.split
+        write_eval(where, path, checkpoint, metrics, device, part, split=args.split)
     print_metrics(metrics)
     return metrics
 

@@ -412,7 +412,11 @@ def fetch(name, root):
                 tar.extractall(tmp, filter="data")
             if wrong := wrong_count(name, Path(tmp, name)):
                 raise ValueError(wrong)
-            os.replace(Path(tmp, name), root)
+            try:
+                os.replace(Path(tmp, name), root)
+            except OSError:
+                if not root.is_dir():  # else another process was faster
+                    raise
     except Exception as e:  # noqa: BLE001  (network, proxy, disk, archive: the way out is the same)
         reason = " ".join(str(e).split()) or type(e).__name__
         raise UserError(f"can't get {name} from {url} ({reason}). {by_hand(name, root)}") from None

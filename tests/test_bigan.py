@@ -678,6 +678,18 @@ def test_hold_out_leaves_a_class_out_of_training_only():
         class_index(test, "2")
 
 
+@pytest.mark.parametrize("held, count", [("b", "none"), ("a", "all")])
+def test_hold_out_needs_test_images_of_both_kinds(here, held, count):
+    pictures("own/train", ["a/0.png", "b/0.png"])
+    pictures("own/test", ["a/0.png", "a/1.png"])
+    flags = ["--dataset", "folder", "--data-dir", "own", "--hold-out", held]
+    message = f"--hold-out {held}: {count} of the 2 test images of folder are of this class"
+    with pytest.raises(UserError, match=message):
+        train.main([*TINY, *flags])
+    pictures("own/test", ["b/0.png"])
+    assert len(train.load_data(train.parse_args([*TINY, *flags]), "test")) == 3
+
+
 # --- eval.py
 
 

@@ -13,12 +13,14 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageFile
 
+from cagan.conditions import set_conditions
 from common import data, download, folders
 from common.cli import UserError
 from common.data import ImageSet, batch_indices, load_images
@@ -637,6 +639,21 @@ def test_one_folder_beside_images_is_no_class(tmp_path, capsys):
     assert "all are used, without labels" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("root", ["", "train"])
+def test_one_class_folder_is_no_label(tmp_path, capsys, root):
+    """All images would have the label 0, and whatever is classified would be right."""
+    photo(tmp_path / root / "all/0.png", 8, 8)
+    if root:
+        photo(tmp_path / "test/all/0.png", 8, 8)
+        photo(tmp_path / "test/more/0.png", 8, 8)
+    train, test = both_splits(tmp_path)
+    assert train.labels is test.labels is None and train.classes == test.classes == []
+    assert (len(train), len(test)) == (1, 2 if root else 1)
+    assert capsys.readouterr().err.count("has one class folder, all: its images are used") == 1
+    with pytest.raises(UserError, match="folder has no classes to condition on: choose a labelled"):
+        set_conditions(train)
+
+
 def test_any_image_in_colour_makes_a_folder_colour_whatever_limit_and_split(tmp_path, capsys):
     for i in range(12):
         photo(tmp_path / f"train/{i:02d}.png", 8, 8, "RGB" if i == 7 else "L")
@@ -705,6 +722,45 @@ def test_half_of_the_available_memory_is_the_budget():
     assert (
         0 < data._memory_budget() <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     )
+
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    "own, limits, expected",
+    [
+        ("0::/job/step", {}, 16),
+        ("0::/job/step", {"job/step": ("max", 15)}, 16),
+        ("0::/job/step", {"job/step": (8 * GIB, 3)}, 6),  # 1 GiB of the 3 is a cache
+        ("0::/job/step", {"job": (8 * GIB, 7), "job/step": (12 * GIB, 7)}, 2),
+        ("0::/job/step", {"": (4 * GIB, 2)}, 3),  # as a container sees its own
+        ("0::/", {"": (4 * GIB, 2)}, 3),
+        ("0::/job", {"job": (4 * GIB, 7)}, 0),  # over its limit
+        ("0::/job", {"other": (4 * GIB, 2)}, 16),
+        ("5:memory:/job", {"job": (4 * GIB, 2)}, 16),  # v1
+        (None, {"": (4 * GIB, 2)}, 16),
+    ],
+)
+def test_limits_of_a_container_count(tmp_path, own, limits, expected):
+    proc, cgroups = tmp_path / "proc", tmp_path / "cgroup"
+    (proc / "self").mkdir(parents=True)
+    (proc / "meminfo").write_text(f"MemTotal: 99 kB\nMemAvailable: {16 << 20} kB\n")
+    if own is not None:
+        (proc / "self/cgroup").write_text(f"{own}\n")
+    for name, (limit, used) in limits.items():
+        (cgroups / name).mkdir(parents=True, exist_ok=True)
+        (cgroups / name / "memory.max").write_text(f"{limit}\n")
+        (cgroups / name / "memory.current").write_text(f"{used * GIB}\n")
+        (cgroups / name / "memory.stat").write_text(f"anon 1\ninactive_file {GIB}\n")
+    assert data.available_memory(proc, cgroups) == expected * GIB
+
+
+def test_processes_of_torchrun_share_the_memory(monkeypatch):
+    monkeypatch.setattr(data, "available_memory", lambda: 12 * GIB)
+    assert data._memory_budget() == 6 * GIB
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert data._memory_budget() == 2 * GIB
 
 
 def folder_with_bad_images(root):
@@ -944,6 +1000,9 @@ def test_every_image_folder_trains_on_odd_own_images(tmp_path, folder, capsys):
     checkpoint = torch.load(tmp_path / "runs/last.pt", weights_only=True)
     assert checkpoint["args"]["channels"] == 3 and checkpoint["args"]["skip_bad"]
     assert "1 of 16 images" in capsys.readouterr().err
+    trained = SimpleNamespace(**checkpoint["args"])
+    load_data = importlib.import_module(f"{folder}.eval").load_data
+    assert [len(load_data(trained, split)) for split in ("train", "test")] == [15, 4]
 
 
 def test_celeba_crops_178_and_takes_the_official_split(tmp_path):

@@ -1242,6 +1242,11 @@ def test_the_fittest_individual_is_loaded_by_default(tmp_path):
         assert all(torch.equal(p, params[name][place]) for name, p in G.named_parameters())
     with pytest.raises(UserError, match="places 0 to 1"):
         egan_eval.load(path, torch.device("cpu"), 2)
+    for place in ("0", "1"):  # two individuals, two files
+        egan_eval.main(["--ckpt", str(path), "--n", "50", "--individual", place])
+    assert {file.name for file in path.parent.glob("eval_*")} == {
+        f"eval_{checkpoint(path.parent)['step']}{part}.json" for part in ("", "_individual1")
+    }
 
 
 def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):

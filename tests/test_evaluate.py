@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import os
+import shutil
 import struct
 import sys
 from pathlib import Path
@@ -197,6 +198,37 @@ def test_a_result_is_json_whatever_it_holds(tmp_path):
     )
 
 
+def test_an_eval_keeps_the_numbers_that_it_does_not_measure(tmp_path):
+    """As a second one with another --n does, also if it is stopped on its way."""
+
+    def write(metrics, gamma=0.5, **more):
+        checkpoint = {"step": 3, "args": {"gamma": gamma, "betas": (0.0, 0.9)}}
+        device = torch.device("cpu")
+        path = evaluate.write_eval(tmp_path, Path("x.pt"), checkpoint, metrics, device, **more)
+        return measured(path)
+
+    first = write({"fid_lenet_10k_test": 3.0, "is_lenet_10k": math.nan})
+    assert "earlier" not in first
+    assert write({})["metrics"] == first["metrics"]
+    both = write({"fid_lenet_50k_test": 2.0, "is_lenet_10k": 5.0})
+    assert list(both["metrics"].items()) == [
+        ("fid_lenet_50k_test", 2.0),
+        ("is_lenet_10k", 5.0),
+        ("fid_lenet_10k_test", 3.0),
+    ]
+    assert both["earlier"] == {"fid_lenet_10k_test": first["env"]}
+    again = write({"is_lenet_10k": 6.0})
+    assert again["metrics"] == both["metrics"] | {"is_lenet_10k": 6.0}
+    assert again["earlier"] == both["earlier"] | {"fid_lenet_50k_test": both["env"]}
+
+    assert write({"psnr_rgb8_1k": 1.0}, part="train")["metrics"] == {"psnr_rgb8_1k": 1.0}
+    assert {path.name for path in tmp_path.iterdir()} == {"eval_3.json", "eval_3_train.json"}
+    assert measured(tmp_path / "eval_3.json") == again
+    assert write({"is_lenet_10k": 7.0}, gamma=0.7)["metrics"] == {"is_lenet_10k": 7.0}
+    (tmp_path / "eval_3.json").write_text("{")
+    assert write({"is_lenet_10k": 8.0})["metrics"] == {"is_lenet_10k": 8.0}
+
+
 # --- own images, every folder, no flag but the run
 
 
@@ -261,6 +293,35 @@ def test_a_folder_that_was_moved(pictures, here):
     sagan_eval.main(["--ckpt", "X", "--n", "16", "--data-dir", "new"])
     sagan_eval.main(["--ckpt", "X", "--samples", "4"])  # needs no data
     assert Path("X/eval_2.json").exists() and Path("grid.png").exists()
+
+
+@pytest.fixture
+def half_labelled(pictures, here):
+    """train/ has classes, test/ the same images without."""
+    shutil.copytree(pictures / "labelled", "own/train")
+    shutil.copytree(pictures / "unlabelled", "own/test")
+
+
+def test_bigan_leaves_scores_by_label_out_where_test_images_have_none(half_labelled):
+    logged = train("bigan", "own", "X")
+    metrics = bigan_eval.main(["--ckpt", "X", "--n", "16", "--bn-batches", "2"])
+    for scores in (logged, metrics):
+        kinds = {key.split("_")[0] for key in scores}
+        assert "recon" in kinds and not kinds & {"1nn", "probe"}
+
+
+def test_cagan_says_that_its_scores_are_by_class(half_labelled, monkeypatch):
+    message = "test images of folder have no classes, .* put them into the classes' folders, or "
+    with pytest.raises(UserError, match=message + "give --fid-samples 0"):
+        train("cagan", "own", "X", "--fid-samples", "16")
+    train("cagan", "own", "X")
+    other = extractors.load_extractor("lenet", "synthetic")
+    other.kind = "inception"  # which needs no labels
+    monkeypatch.setattr(evaluate, "load_extractor", lambda *args, **more: other)
+    with pytest.raises(UserError, match=message + "give --split train"):
+        cagan_eval.main(["--ckpt", "X", "--n", "16"])
+    assert not Path("X/samples.png").exists()
+    cagan_eval.main(["--ckpt", "X", "--n", "16", "--split", "train"])
 
 
 # --- MNIST: labels, no shipped LeNet

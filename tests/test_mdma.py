@@ -594,6 +594,7 @@ def test_what_is_compared_with_what(trained, here, monkeypatch):
 
     monkeypatch.setattr(mdma_eval, "jet_metrics", metrics)
     mdma_eval.main(["--ckpt", "X.pt", "--seed", "3", "--split", "valid"])
+    assert len(list(Path().glob("eval_*_valid.json"))) == len(list(Path().glob("eval_*"))) == 1
     G, _, stats, _ = mdma_eval.load("X.pt", torch.device("cpu"))
     fake = features.generate(G, 20 * 150, stats, 8, torch.Generator().manual_seed(3))
     real, inside = (

@@ -973,7 +973,7 @@ def two_classes(monkeypatch):
     sets, trained = {"train": labelled_set(400, 0), "test": labelled_set(100, 1)}, []
     train = lenet.train
     monkeypatch.setattr(
-        "common.data.load_images", lambda name, data_dir, split, size, channels=1: sets[split]
+        "common.data.load_images", lambda name, data_dir, split, **more: sets[split]
     )
     monkeypatch.setattr(lenet, "default_plan", lambda count: (3, 32))
     monkeypatch.setattr(lenet, "train", lambda *args: (trained.append(1), train(*args))[1])
@@ -1141,6 +1141,15 @@ def test_accuracy_of_a_folder_without_a_test_split_is_of_images_left_out(tmp_pat
     assert meta["accuracy"] < 0.75 < lenet.accuracy(net, whole)
 
 
+def test_a_lenet_leaves_bad_images_out(tmp_path, capsys):
+    """A run with --skip-bad has one of the same images; a run without it has stopped before."""
+    class_folder(tmp_path, ["cat", "dog"])
+    (tmp_path / "cat/00.png").write_bytes(b"")
+    lenet.fit("folder", tmp_path, epochs=1, batch_size=32)
+    err = capsys.readouterr().err
+    assert "1 of 100 images" in err and "on 80 images" in err  # 19 of the 99 are held out
+
+
 # --- the script that trains the LeNet
 
 
@@ -1198,7 +1207,7 @@ def labelled_set(n, seed):
 def test_training_script(tmp_path, monkeypatch, capsys):
     sets = {"train": labelled_set(256, 0), "test": labelled_set(64, 1)}
     monkeypatch.setattr(
-        "common.data.load_images", lambda name, data_dir, split, size, channels=1: sets[split]
+        "common.data.load_images", lambda name, data_dir, split, **more: sets[split]
     )
     argv = ["--dataset", "two", "--data-dir", str(tmp_path), "--epochs", "4", "--batch-size", "32"]
     meta = lenet.main(argv)

@@ -1,6 +1,7 @@
 """PAN's pairs: what tasks do to images, files, batches as a function of (seed, step), bad input."""
 
 import io
+import shutil
 import tarfile
 
 import numpy as np
@@ -11,7 +12,14 @@ from PIL import Image
 from common.cli import UserError
 from common.data import load_images
 from pan import pairs as pairs_module
-from pan.pairs import Pix2pixSet, crop_and_flip, generator, load_pairs, read_image
+from pan.pairs import (
+    Pix2pixSet,
+    crop_and_flip,
+    generator,
+    load_pairs,
+    read_image,
+    wrong_count,
+)
 from pan.tasks import TASKS, centre, overlap, paste, streaks
 
 
@@ -414,6 +422,17 @@ def test_a_pix2pix_set_is_fetched_once_and_checked(served, tmp_path):
     (data / "drawn/train/000.png").unlink()
     line = fails(lambda: load_pairs("pairs", "drawn", data, size=16))
     assert f"{data / 'drawn'}: train/ holds 3 images, not 4" in line
+
+
+def test_a_set_that_another_process_fetched_meanwhile_is_used(served, tmp_path, monkeypatch):
+    def count_after_the_other(name, root):
+        if not (tmp_path / "data" / name).exists():
+            shutil.copytree(root, tmp_path / "data" / name)
+        return wrong_count(name, root)
+
+    monkeypatch.setattr(pairs_module, "wrong_count", count_after_the_other)
+    assert len(load_pairs("pairs", "drawn", tmp_path / "data", size=16)) == 4
+    assert [p.name for p in (tmp_path / "data").iterdir()] == ["drawn"]
 
 
 def test_a_damaged_download_leaves_nothing(served, tmp_path):

@@ -91,6 +91,13 @@ def test_pairs_of_files_train_in_both_directions(tmp_path):
         targets[direction] = train.load_data(args, "test").pairs_at([0])[1].mean().item()
         metrics = pan_eval.main(["--ckpt", str(tmp_path / direction)])
         assert metrics["psnr_rgb8_1"] > 0 and "input_psnr_rgb8_1" in metrics
+    seen = pan_eval.main(["--ckpt", str(tmp_path / "AtoB"), "--n", "1", "--split", "train"])
+    results = [
+        json.loads((tmp_path / f"AtoB/eval_2{part}.json").read_text()) for part in ("", "_train")
+    ]
+    assert [result["split"] for result in results] == ["test", "train"]
+    assert results[1]["metrics"] == seen and seen != results[0]["metrics"]
+    assert seen.keys() == results[0]["metrics"].keys()
     assert targets["AtoB"] < targets["BtoA"] - 0.5
 
 

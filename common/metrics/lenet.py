@@ -177,10 +177,11 @@ def fit(
     from ..data import load_images
 
     size = size or (FOLDER_SIZE if dataset == "folder" else None)
-    train_set = load_images(dataset, data_dir, split="train", size=size)
+    options = dict(size=size, skip_bad=True)  # a run without --skip-bad stopped before
+    train_set = load_images(dataset, data_dir, "train", **options)
     if train_set.labels is None or train_set.labels.max() < 1:
         raise Unfit(f"{dataset} has no class labels to train a LeNet on")
-    test_set = load_images(dataset, data_dir, split="test", size=size, channels=train_set.channels)
+    test_set = load_images(dataset, data_dir, "test", channels=train_set.channels, **options)
     if test_set.labels is None:
         raise Unfit(f"the test images of {dataset} have no class labels to check a LeNet by")
     places, held_out = torch.arange(len(train_set)), torch.arange(len(test_set))
