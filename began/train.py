@@ -165,7 +165,7 @@ def main(argv=None):
     check_batch_norm("--batch-size", args.batch_size, world, *inputs)
 
     # --- resume
-    run = Run("began", args, device, rank)
+    run = Run("began", args, device, rank, data.identity())
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
     k_t = values.get("k_t", torch.tensor(0.0)).to(device)  # k_0 = 0, §2.3
     M_sum = values.get("M_sum", torch.tensor(0.0)).to(device)

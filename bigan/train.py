@@ -187,7 +187,7 @@ def main(argv=None):
     fixed_z = sample_z(2000 if toy else 64, args, step_rng(args.seed, 0)).to(device)
 
     # --- resume
-    run = Run("bigan", args, device, rank)
+    run = Run("bigan", args, device, rank, {} if toy else data.identity())
     start, _ = run.resume(G=G, E=E, D=D, opt_D=opt_D, opt_GE=opt_GE)
     run.announce(
         f"{args.method}, {args.arch}, on {args.dataset}"

@@ -2,7 +2,7 @@
 
 runs/<folder>/<time>-seed<seed>/ holds args.json, env.json, log.jsonl, samples/, curves.png,
 last.pt, eval_*.json.
-A checkpoint is one dict of tensors and plain Python: format, paper, step, args, state, rng.
+A checkpoint is one dict of tensors and plain Python: format, paper, step, args, data, state, rng.
 """
 
 import contextlib
@@ -27,16 +27,20 @@ from tqdm import tqdm
 
 from .device import device_name
 from .rng import rng_state, set_rng_state
-from .errors import ADVICE, UserError
+from .errors import ADVICE, UserError, first_difference
 
 FORMAT = 1
 
 
 class Run:
-    """One training run on disk. With several processes only rank 0 writes."""
+    """One training run on disk. With several processes only rank 0 writes.
 
-    def __init__(self, paper, args, device, rank=0):
+    data: {name: plain value}, what the training data are known by; a run goes on with no others.
+    """
+
+    def __init__(self, paper, args, device, rank=0, data=None):
         self.paper, self.args, self.device, self.rank = paper, args, device, rank
+        self.data = data or {}
         self.resumed = bool(args.resume)
         self.stop = None  # the signal that makes this step the last one
         self._asked = 0  # the number of a signal that came
@@ -85,6 +89,13 @@ class Run:
                 self._drop_log_after(0)
             return 0, {}
         checkpoint = load_checkpoint(self.dir / "last.pt", self.paper)
+        # older checkpoints don't say what they were trained on
+        if other := first_difference(checkpoint.get("data", {}), self.data):
+            name, then, now = other
+            raise UserError(
+                f"the run in {self.dir} was trained on other data: {name} {then}, here {now}. "
+                "Bring it back, or start anew with --out"
+            )
         values = dict(checkpoint["state"])
         for name, target in state.items():
             load_state(target, values.pop(name), f"{name} in {self.dir / 'last.pt'}")
@@ -113,6 +124,7 @@ class Run:
                     "paper": self.paper,
                     "step": step,
                     "args": vars(self.args),
+                    "data": self.data,
                     "state": state,
                     "rng": rng_state(),
                 },

@@ -251,7 +251,7 @@ def main(argv=None):
     check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
 
     # --- resume
-    run = Run("egan", args, device, rank)
+    run = Run("egan", args, device, rank, {} if toy else data.identity())
     start, values = run.resume(population=population, D=D, opt_D=opt_D)
     selected = values.get("selected", selected)
     run.announce(

@@ -280,7 +280,8 @@ def main(argv=None):
     best = {"w1m": 1e9, "frechet": 1e9, "lowest": 1e9}  # saved, so finite
 
     # --- resume
-    run = Run("mdma", args, device, rank)
+    known = {"jets": len(train), "mean": stats["mean"].tolist(), "std": stats["std"].tolist()}
+    run = Run("mdma", args, device, rank, known)
     start, values = run.resume(G=G, D=D, G_ema=G_ema.module, opt_G=opt_G, opt_D=opt_D)
     best = values.get("best", best)
     for opt, lr in ((opt_G, lr_G), (opt_D, lr_D)):  # not the checkpoint's: the device may differ

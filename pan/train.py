@@ -222,7 +222,7 @@ def main(argv=None):
         return model.pair(x, image) if args.conditional else image
 
     # --- resume
-    run = Run("pan", args, device, rank)
+    run = Run("pan", args, device, rank, data.identity())
     start, _ = run.resume(**state)
     run.announce(
         f"{args.loss}, {args.task} on {args.dataset} "

@@ -242,7 +242,7 @@ def main(argv=None):
     check_batch_norm("--batch-size", B, world, (G, (args.z_dim,)), (D, shape))
 
     # --- resume
-    run = Run("sagan_wgangp", args, device, rank)
+    run = Run("sagan_wgangp", args, device, rank, {} if toy else data.identity())
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
     batch = values.get("batch", 0)  # batches of data used: D's steps so far
     size = "" if toy else f" ({len(data):,} images at {args.size}x{args.size}x{args.channels})"

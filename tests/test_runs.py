@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from began import train
 from common import runs
 from common.cli import UserError, run_main
+from common.data import CLASSES
 from common.runs import Run, read_log
 from egan.population import SharedLoop
+from mdma.jets import load_jets
+
+from .helpers import smoke_run
 
 SMOKE = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4", "--log-every", "2"]
 
@@ -477,6 +483,95 @@ def test_resume_that_asks_for_no_more_steps(copy, capsys):
         assert "the run in run has done 3 steps already" in line and "--steps" in line
 
 
+# --- other data than at the start
+
+
+def draw_images(root, *names):
+    for i, name in enumerate(names):
+        path = Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+def own_images(folder, *flags):
+    """A run of 2 steps on the images in own/ and the command that goes on with it."""
+    words = ["--dataset", "folder", "--data-dir", "own", "--size", "16", *flags]
+    smoke_run(folder, "x", "--batch-size", 4, "--steps", 2, *words)
+    module = importlib.import_module(f"{folder}.train")
+    return lambda *more: module.main(["--resume", "x", "--steps", "3", *more])
+
+
+def add_a_cat(own):
+    draw_images(own, "cat/6.png")
+
+
+def exchange_a_cat(own):
+    (own / "cat/0.png").rename(own / "cat/7.png")
+
+
+def rename_a_class(own):
+    (own / "cat").rename(own / "zcat")
+
+
+@pytest.mark.parametrize(
+    "folder, change, words",
+    [
+        ("began", add_a_cat, "images 6, here 7"),
+        ("bigan", exchange_a_cat, r"hash of file names \w+, here \w+"),
+        ("cagan", rename_a_class, r"classes \['cat', 'dog'\], here \['dog', 'zcat'\]"),
+        ("egan", rename_a_class, "classes .*"),
+        ("pan --task deraining --size 32", add_a_cat, "images 6, here 7"),
+        ("sagan_wgangp --images 5", add_a_cat, "hash of file names .*"),  # 5 others are chosen
+    ],
+)
+def test_a_run_goes_on_with_its_own_data_only(here, folder, change, words):
+    """Which are the same in another place, and with another picture in a file; else nothing is changed."""
+    folder, *flags = folder.split()
+    draw_images("own", *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    go_on = own_images(folder, *flags)
+    shutil.copytree("own", "copy")
+    change(Path("own"))
+    before = snapshot("x")
+    advice = "Bring it back, or start anew with --out$"
+    with pytest.raises(
+        UserError, match=f"the run in x was trained on other data: {words}. {advice}"
+    ):
+        go_on()
+    assert snapshot("x") == before
+    draw_images("copy", "dog/0.png")
+    assert go_on("--data-dir", "copy")["step"] == 3
+
+
+def test_a_run_goes_on_with_its_own_pairs_only(here):
+    draw_images("own", *(f"{i}.png" for i in range(5)))
+    go_on = own_images("pan", "--task", "pairs", "--net", "deraining", "--size", "32")
+    draw_images("own", "6.png")
+    with pytest.raises(UserError, match="x was trained on other data: pairs 4, here 5. Bring"):
+        go_on()
+
+
+def test_a_run_goes_on_with_its_own_jets_only(here):
+    jets = load_jets("synthetic", "t", 8, "data", "train")
+    arrays = dict(particles=jets.particles.numpy(), mask=jets.mask.numpy())
+    np.savez("own.npz", **arrays)
+    smoke_run("mdma", "x", "--dataset", "own.npz", "--steps", 2)
+    whole = Path("own.npz").read_bytes()
+    np.savez("own.npz", **arrays | {"particles": arrays["particles"] * np.float32([2, 1, 1])})
+    module = importlib.import_module("mdma.train")
+    with pytest.raises(UserError, match=r"other data: mean \[.*\], here \[.*\]. Bring it back"):
+        module.main(["--resume", "x", "--steps", "3"])
+    Path("own.npz").write_bytes(whole)
+    assert module.main(["--resume", "x", "--steps", "3"])["step"] == 3
+
+
+def test_a_checkpoint_that_does_not_say_its_data_goes_on(copy):
+    older = checkpoint(copy)
+    assert older.pop("data") == {"images": 512, "classes": CLASSES["synthetic"]}
+    torch.save(older, copy / "last.pt")
+    assert run_began("--resume", copy, "--steps", 4)["step"] == 4
+
+
 # --- full disks, kills while writing
 
 
@@ -766,7 +861,7 @@ def test_files_of_a_run(finished):
         "torch"
     ] == torch.__version__
     saved = checkpoint(finished)  # weights_only=True
-    assert set(saved) == {"format", "paper", "step", "args", "state", "rng"}
+    assert set(saved) == {"format", "paper", "step", "args", "data", "state", "rng"}
     assert (saved["format"], saved["paper"], saved["step"], saved["args"]["size"]) == (
         1,
         "began",
