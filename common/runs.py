@@ -26,10 +26,12 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from .device import device_name
+from .distributed import refuse_different
 from .rng import rng_state, set_rng_state
 from .errors import ADVICE, UserError, first_difference
 
 FORMAT = 1
+LOCAL = {"device", "data_dir", "out", "resume"}  # may differ between the processes of a run
 
 
 class Run:
@@ -42,6 +44,8 @@ class Run:
         self.paper, self.args, self.device, self.rank = paper, args, device, rank
         self.data = data or {}
         self.resumed = bool(args.resume)
+        flags = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items() if k not in LOCAL}
+        refuse_different(flags | {"--resume": self.resumed} | self.data)
         self.stop = None  # the signal that makes this step the last one
         self._asked = 0  # the number of a signal that came
         self.saved_step = 0
@@ -71,6 +75,7 @@ class Run:
 
     def announce(self, what):
         """The first lines of a run: where it goes, what it trains on what, how many steps."""
+        refuse_different({"steps done": self.saved_step})
         if self.rank == 0:
             print(f"run directory: {self.dir}\n{what}", file=sys.stderr)
 
