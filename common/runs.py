@@ -91,7 +91,7 @@ class Run:
         if not (self.dir / "last.pt").exists():
             if self.rank == 0:
                 print(f"{self.dir} has no last.pt yet: starting from step 0", file=sys.stderr)
-                self._drop_log_after(0)
+                self._go_on_after(0)
             return 0, {}
         checkpoint = load_checkpoint(self.dir / "last.pt", self.paper)
         # older checkpoints don't say what they were trained on
@@ -112,9 +112,7 @@ class Run:
                 "Ask for more with --steps"
             )
         if self.rank == 0:
-            self._drop_log_after(self.saved_step)
-            # --steps, --device, … may have changed
-            write_json(self.dir / "args.json", vars(self.args))
+            self._go_on_after(self.saved_step)
         return self.saved_step, values
 
     def save(self, step, name="last.pt", **state):
@@ -260,8 +258,10 @@ class Run:
             time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
             tqdm.write(f"{seconds:.3g} s per step: about {time_left} to go", file=sys.stderr)
 
-    def _drop_log_after(self, step):
+    def _go_on_after(self, step):
         """Drop what a killed run logged past its checkpoint: those steps will be done again."""
+        # --steps, --device, … may have changed
+        write_json(self.dir / "args.json", vars(self.args))
         path = self.dir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         if kept:

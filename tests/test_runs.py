@@ -443,6 +443,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(copy, capsys):
     assert logged(copy) == sorted(set(logged(copy)))
 
 
+def test_args_follow_a_resumption_without_a_checkpoint(copy):
+    (copy / "last.pt").unlink()
+    run_began("--resume", copy, "--steps", 4)
+    assert json.loads((copy / "args.json").read_text())["steps"] == 4
+
+
 def test_out_beside_resume_is_refused(copy, capsys):
     assert "--out y with --resume run" in refused(capsys, "run", "--out", "y")
 
