@@ -93,7 +93,8 @@ class Run:
                 print(f"{self.dir} has no last.pt yet: starting from step 0", file=sys.stderr)
                 self._go_on_after(0)
             return 0, {}
-        checkpoint = load_checkpoint(self.dir / "last.pt", self.paper)
+        last = self.dir / "last.pt"
+        checkpoint = load_checkpoint(last, self.paper)
         # older checkpoints don't say what they were trained on
         if other := first_difference(checkpoint.get("data", {}), self.data):
             name, then, now = other
@@ -102,8 +103,10 @@ class Run:
                 "Bring it back, or start anew with --out"
             )
         values = dict(checkpoint["state"])
+        if missing := [name for name in state if name not in values]:
+            raise UserError(f"{last} has no {missing[0]}: it can be sampled, not resumed")
         for name, target in state.items():
-            load_state(target, values.pop(name), f"{name} in {self.dir / 'last.pt'}")
+            load_state(target, values.pop(name), f"{name} in {last}")
         set_rng_state(checkpoint["rng"])
         self.saved_step = checkpoint["step"]
         if self.saved_step >= self.args.steps:

@@ -22,6 +22,7 @@ import pytest
 import torch
 from PIL import Image
 
+from began import eval as began_eval
 from began import train
 from common import runs
 from common.cli import UserError, run_main
@@ -481,6 +482,12 @@ def test_resume_with_other_networks_is_refused(copy, capsys):
     args = json.loads((copy / "args.json").read_text())
     (copy / "args.json").write_text(json.dumps(args | {"z_dim": 5}))
     assert "G in run/last.pt doesn't fit" in refused(capsys, "run")
+
+
+def test_a_slim_checkpoint_is_not_resumed(copy, capsys):
+    began_eval.main(["--ckpt", "run/last.pt", "--slim", "slim.pt"])
+    Path("slim.pt").replace(copy / "last.pt")
+    assert "run/last.pt has no D: it can be sampled, not resumed" in refused(capsys, "run")
 
 
 def test_resume_that_asks_for_no_more_steps(copy, capsys):
