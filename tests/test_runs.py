@@ -485,8 +485,8 @@ def test_resume_with_other_networks_is_refused(copy, capsys):
 
 
 def test_a_slim_checkpoint_is_not_resumed(copy, capsys):
-    began_eval.main(["--ckpt", "run/last.pt", "--slim", "slim.pt"])
-    Path("slim.pt").replace(copy / "last.pt")
+    began_eval.main(["--ckpt", "run/last.pt", "--slim", "new/there/slim.pt"])
+    Path("new/there/slim.pt").replace(copy / "last.pt")
     assert "run/last.pt has no D: it can be sampled, not resumed" in refused(capsys, "run")
 
 
