@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import platform
+import secrets
 import shlex
 import signal
 import subprocess
@@ -276,11 +277,15 @@ class Run:
 # --- files
 
 
-def replace_file(path, data):
-    """Write bytes. After a kill or on a full disk `path` holds its old content or the new one."""
+def replace_file(path, data, shared=False):
+    """Write bytes. After a kill or on a full disk `path` holds its old content or the new one.
+
+    shared: other processes may write it at the same time.
+    """
     path = Path(path)
-    # one name: what a kill leaves, the next save overwrites
-    temporary = path.with_name(f".{path.name}.tmp")
+    # else one name: what a kill leaves, the next save overwrites
+    own = f".{secrets.token_hex(4)}" if shared else ""
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -310,10 +315,10 @@ def _json_numbers(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def save_atomic(value, path):
+def save_atomic(value, path, shared=False):
     buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that names nothing
     torch.save(value, buffer)
-    replace_file(path, buffer.getbuffer())
+    replace_file(path, buffer.getbuffer(), shared)
 
 
 def read_log(path):

@@ -27,9 +27,10 @@ from began import train
 from common import runs
 from common.cli import UserError, run_main
 from common.data import CLASSES
+from common.metrics import images
 from common.runs import Run, read_log
 from egan.population import SharedLoop
-from mdma.jets import load_jets
+from mdma import jets
 
 from .helpers import smoke_run
 
@@ -565,8 +566,8 @@ def test_a_run_goes_on_with_its_own_pairs_only(here):
 
 
 def test_a_run_goes_on_with_its_own_jets_only(here):
-    jets = load_jets("synthetic", "t", 8, "data", "train")
-    arrays = dict(particles=jets.particles.numpy(), mask=jets.mask.numpy())
+    real = jets.load_jets("synthetic", "t", 8, "data", "train")
+    arrays = dict(particles=real.particles.numpy(), mask=real.mask.numpy())
     np.savez("own.npz", **arrays)
     smoke_run("mdma", "x", "--dataset", "own.npz", "--steps", 2)
     whole = Path("own.npz").read_bytes()
@@ -681,6 +682,31 @@ def test_killed_while_writing_keeps_the_old_file(here):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert path.read_bytes() == before
+
+
+def test_two_jobs_that_keep_one_file_at_once_do_not_disturb_each_other(here, monkeypatch, capsys):
+    """The second one writes it whole just before the first one's is renamed."""
+    state = {"w": torch.ones(2)}
+    writers = {
+        "weights.pt": lambda path: runs.save_atomic(state, path, shared=True),
+        "features.pt": lambda path: images._write_cache(state, path),
+        "jets.npz": lambda path: jets._write_compact(
+            path, np.ones((1, 2, 3)), np.ones((1, 2), bool)
+        ),
+    }
+    for name, write in writers.items():
+        waiting = [name]
+
+        def replace(source, target, write=write, waiting=waiting, original=os.replace):
+            if waiting:
+                write(Path(waiting.pop()))
+            original(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            write(Path(name))
+    assert {path.name for path in here.iterdir()} == set(writers)
+    assert not capsys.readouterr().err
 
 
 # --- non-finite numbers

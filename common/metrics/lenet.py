@@ -281,7 +281,7 @@ def main(argv=None):
         args.dataset, args.data_dir, args.size, args.epochs, args.batch_size, args.lr, args.seed
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_atomic({"state_dict": net.state_dict(), "meta": meta}, out)
+    save_atomic({"state_dict": net.state_dict(), "meta": meta}, out, shared=True)
     print(f"wrote {out}: test accuracy {meta['accuracy']:.4f}")
     try:
         check_accuracy(
