@@ -183,6 +183,27 @@ def test_rng_state_round_trip(tmp_path):
     assert draws() == first
 
 
+def test_each_process_restores_the_generator_of_its_own_gpu(monkeypatch):
+    """To the state of process 0's, which is saved."""
+    gpus, mine = {0: torch.tensor([7]), 1: torch.tensor([7])}, [0]
+    fakes = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_rng_state": lambda: gpus[mine[0]],
+        # of process 0: it draws nothing on the other's GPU
+        "get_rng_state_all": lambda: [gpus[0], torch.tensor([0])],
+        "set_rng_state": lambda state: gpus.update({mine[0]: state}),
+        "set_rng_state_all": lambda states: gpus.update(enumerate(states)),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    saved = rng_state()
+    for mine[0] in (0, 1):
+        gpus[mine[0]] = torch.tensor([0])  # as seeded anew
+        set_rng_state(saved)
+        assert gpus[mine[0]] == 7
+
+
 @pytest.mark.parametrize("seed", [0, -1, 2**40])
 def test_seed_all_fixes_every_generator(seed):
     seed_all(seed)
