@@ -174,7 +174,6 @@ def main(argv=None):
         f"BEGAN, {args.arch} preset, encoder {args.encoder} (weights: {args.encoder_weights}), on "
         f"{args.dataset} ({len(data):,} images at {args.size}x{args.size}x{data.channels}), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§2.3, §3.2; order of the appendix)

@@ -193,7 +193,6 @@ def main(argv=None):
         f"{args.method}, {args.arch}, on {args.dataset}"
         + (f" without {args.hold_out}" if args.hold_out else "")
         + f", {device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§3.4): D against G and E, all at once from one forward pass

@@ -255,7 +255,6 @@ def main(argv=None):
         f"{args.loss} with {args.adv}, {S} conditions ({', '.join(names)}), on {args.dataset} "
         f"({len(data):,} images at {args.size}x{args.size}x{data.channels}), {device}: "
         f"steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§2-§4; both networks step from one forward pass, as in the authors' code)

@@ -77,6 +77,8 @@ class Run:
     def announce(self, what):
         """The first lines of a run: where it goes, what it trains on what, how many steps."""
         refuse_different({"steps done": self.saved_step})
+        if dist.is_initialized():
+            what += f" over {dist.get_world_size()} processes"
         if self.rank == 0:
             print(f"run directory: {self.dir}\n{what}", file=sys.stderr)
 

@@ -257,8 +257,7 @@ def main(argv=None):
     run.announce(
         f"E-GAN, μ = {mu}, mutations {', '.join(args.mutations)}, γ = {args.gamma}, "
         f"selection by {args.selection}, on {args.dataset}, {device} ({kind}): "
-        f"generations {start + 1} to {args.steps}"
-        + (f", children over {world} processes" if world > 1 else "")
+        f"generations {start + 1} to {args.steps} of {mu * n_m} children"
     )
 
     # --- Algorithm 1 (line 1)

@@ -244,7 +244,7 @@ def main(argv=None):
 
     # --- setup
     device = choose_device(args.device)
-    rank, world = init_processes(device)
+    rank, _ = init_processes(device)
     seed_all(args.seed)
 
     # --- data
@@ -292,7 +292,6 @@ def main(argv=None):
         f"{NAMES[args.model]}, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "
         f"on {data} ({len(train):,} jets of up to {N} particles), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§3.1, §3.2)

@@ -228,7 +228,7 @@ def main(argv=None):
         f"{args.loss}, {args.task} on {args.dataset} "
         f"({len(data):,} pairs at {args.size}x{args.size}x{args.channels}), T {args.net}, "
         f"{device}: steps {start + 1} to {args.steps}, "
-        f"batch {args.batch_size}" + (f" over {world} processes" if world > 1 else "")
+        f"batch {args.batch_size}"
     )
 
     # --- Algorithm (authors' code: each batch serves one network, by turns)

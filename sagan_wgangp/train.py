@@ -249,7 +249,7 @@ def main(argv=None):
     flags = ", ".join(f"{flag} {getattr(args, flag)}" for flag in METHODS[args.method])
     run.announce(
         f"{args.method}: {flags}; on {args.dataset}{size}, {device}: "
-        f"steps {start + 1} to {args.steps}, batch {B}" + f" over {world} processes" * (world > 1)
+        f"steps {start + 1} to {args.steps}, batch {B}"
     )
 
     # --- Algorithm (WGAN-GP Alg. 1; the other methods are its special cases)
