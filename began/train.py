@@ -165,7 +165,7 @@ def main(argv=None):
     check_batch_norm("--batch-size", args.batch_size, world, *inputs)
 
     # --- resume
-    run = Run("began", args, device, rank)
+    run = Run("began", args, device, rank, data.identity())
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
     k_t = values.get("k_t", torch.tensor(0.0)).to(device)  # k_0 = 0, §2.3
     M_sum = values.get("M_sum", torch.tensor(0.0)).to(device)
@@ -174,7 +174,6 @@ def main(argv=None):
         f"BEGAN, {args.arch} preset, encoder {args.encoder} (weights: {args.encoder_weights}), on "
         f"{args.dataset} ({len(data):,} images at {args.size}x{args.size}x{data.channels}), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§2.3, §3.2; order of the appendix)

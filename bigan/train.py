@@ -187,13 +187,12 @@ def main(argv=None):
     fixed_z = sample_z(2000 if toy else 64, args, step_rng(args.seed, 0)).to(device)
 
     # --- resume
-    run = Run("bigan", args, device, rank)
+    run = Run("bigan", args, device, rank, {} if toy else data.identity())
     start, _ = run.resume(G=G, E=E, D=D, opt_D=opt_D, opt_GE=opt_GE)
     run.announce(
         f"{args.method}, {args.arch}, on {args.dataset}"
         + (f" without {args.hold_out}" if args.hold_out else "")
         + f", {device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§3.4): D against G and E, all at once from one forward pass

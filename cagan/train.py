@@ -218,6 +218,7 @@ def main(argv=None):
     # --- data
     data = load_data(args).to(device)
     args.channels = data.channels
+    identity = data.identity()
     if args.unbalanced:
         unbalance(data, *args.unbalanced)  # §6.3
     names, groups = set_conditions(data, args.attributes)  # data's labels are now cnd (N, S)
@@ -249,13 +250,12 @@ def main(argv=None):
     fixed_z = torch.randn(8, args.z_dim, generator=step_rng(args.seed, 0)).repeat(S, 1).to(device)
 
     # --- resume
-    run = Run("cagan", args, device, rank)
+    run = Run("cagan", args, device, rank, identity)
     start, _ = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
     run.announce(
         f"{args.loss} with {args.adv}, {S} conditions ({', '.join(names)}), on {args.dataset} "
         f"({len(data):,} images at {args.size}x{args.size}x{data.channels}), {device}: "
         f"steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§2-§4; both networks step from one forward pass, as in the authors' code)

@@ -29,6 +29,7 @@ from .folders import (
     decode,
     files_below,
     folder_files,
+    hash_of_names,
     image_kind,
     list_images,
     native_channels,
@@ -140,6 +141,18 @@ class ImageSet:
         indices = batch_indices(len(self), batch_size, seed, step)
         labels = None if self.labels is None else self.labels[indices].to(device)
         return self.images_at(indices, device), labels
+
+    def identity(self):
+        """What a run is known by to be trained on (see `Run`), as plain values.
+
+        A copy of the files has the same one, and one of them can be replaced by a sound one.
+        """
+        known = {"images": len(self), "classes": self.classes}
+        return (
+            known
+            if self.files is None
+            else known | {"hash of file names": hash_of_names(self.files)}
+        )
 
     def fingerprint(self):
         """A key for caches: 64 hex digits that change with any pixel, label, order or shape.

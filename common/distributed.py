@@ -5,7 +5,7 @@ import os
 import torch
 import torch.distributed as dist
 
-from .errors import UserError
+from .errors import UserError, first_difference
 
 
 def init_processes(device):
@@ -17,6 +17,21 @@ def init_processes(device):
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     return dist.get_rank(), dist.get_world_size()
+
+
+def refuse_different(what):
+    """UserError in all processes unless all have the same {name: plain value}. Alone: nothing."""
+    if not dist.is_initialized():
+        return
+    everyones = [None] * dist.get_world_size()
+    dist.all_gather_object(everyones, what)
+    for rank, theirs in enumerate(everyones):
+        if different := first_difference(everyones[0], theirs):
+            name, first, other = different
+            raise UserError(
+                f"{name}: {first} in process 0, {other} in process {rank}. "
+                "Start all with the same flags, data and last.pt"
+            )
 
 
 def shard(batch):

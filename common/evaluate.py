@@ -221,6 +221,7 @@ def write_slim(out, checkpoint, dtype=torch.float16, args=None, **state):
     """
     out = Path(out)
     refuse_existing("--slim", out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     kept = {name: _weights(value, dtype) for name, value in state.items()}
     trained = checkpoint["args"] | {"out": None, "resume": None} | (args or {})
     changed = {"args": trained, "rng": {}, "state": kept}

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -82,6 +83,13 @@ def files_below(root, files):
     if not below:
         raise UserError(f"no images under {root}: put {', '.join(IMAGE_SUFFIXES)} files there")
     return below
+
+
+def hash_of_names(files):
+    """16 hex digits of the files' names below their common folder, in this order."""
+    root = os.path.commonpath([file.parent for file in files])
+    names = "\0".join(os.path.relpath(file, root) for file in files)
+    return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
 
 def _split_folders(data_dir, found):

@@ -42,6 +42,7 @@ def write_onnx(out, module, inputs, output, free=BATCH, about=None):
         import onnxscript  # noqa: F401  torch.onnx writes with it
     except ImportError as e:
         raise UserError(f"--onnx needs onnxscript ({e}): {INSTALL}") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # what it didn't simplify
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations

@@ -20,12 +20,15 @@ def step_rng(seed, step):
 
 
 def rng_state():
-    """Every global generator's state, which torch.load reads with weights_only=True."""
+    """Every global generator's state, which torch.load reads with weights_only=True.
+
+    Of CUDA's it is that of the GPU in use.
+    """
     kind, keys, pos, has_gauss, gauss = np.random.get_state()
     return {
         "python": random.getstate(),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
         "numpy": (
             kind,
             torch.from_numpy(keys.astype(np.int64)),
@@ -40,7 +43,8 @@ def set_rng_state(state):
     version, internal, gauss_next = state["python"]
     random.setstate((version, tuple(internal), gauss_next))
     torch.set_rng_state(state["torch"])
-    if len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    if state["cuda"] and torch.cuda.is_available():
+        # process 0's, for all: each has drawn as much on its own GPU, from the same seed
+        torch.cuda.set_rng_state(state["cuda"][0])
     kind, keys, pos, has_gauss, gauss = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), pos, has_gauss, gauss))

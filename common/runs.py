@@ -2,7 +2,7 @@
 
 runs/<folder>/<time>-seed<seed>/ holds args.json, env.json, log.jsonl, samples/, curves.png,
 last.pt, eval_*.json.
-A checkpoint is one dict of tensors and plain Python: format, paper, step, args, state, rng.
+A checkpoint is one dict of tensors and plain Python: format, paper, step, args, data, state, rng.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import platform
+import secrets
 import shlex
 import signal
 import subprocess
@@ -26,18 +27,26 @@ import torch.distributed as dist
 from tqdm import tqdm
 
 from .device import device_name
+from .distributed import refuse_different
 from .rng import rng_state, set_rng_state
-from .errors import ADVICE, UserError
+from .errors import ADVICE, UserError, first_difference
 
 FORMAT = 1
+LOCAL = {"device", "data_dir", "out", "resume"}  # may differ between the processes of a run
 
 
 class Run:
-    """One training run on disk. With several processes only rank 0 writes."""
+    """One training run on disk. With several processes only rank 0 writes.
 
-    def __init__(self, paper, args, device, rank=0):
+    data: {name: plain value}, what the training data are known by; a run goes on with no others.
+    """
+
+    def __init__(self, paper, args, device, rank=0, data=None):
         self.paper, self.args, self.device, self.rank = paper, args, device, rank
+        self.data = data or {}
         self.resumed = bool(args.resume)
+        flags = {f"--{k.replace('_', '-')}": v for k, v in vars(args).items() if k not in LOCAL}
+        refuse_different(flags | {"--resume": self.resumed} | self.data)
         self.stop = None  # the signal that makes this step the last one
         self._asked = 0  # the number of a signal that came
         self.saved_step = 0
@@ -67,6 +76,9 @@ class Run:
 
     def announce(self, what):
         """The first lines of a run: where it goes, what it trains on what, how many steps."""
+        refuse_different({"steps done": self.saved_step})
+        if dist.is_initialized():
+            what += f" over {dist.get_world_size()} processes"
         if self.rank == 0:
             print(f"run directory: {self.dir}\n{what}", file=sys.stderr)
 
@@ -82,12 +94,22 @@ class Run:
         if not (self.dir / "last.pt").exists():
             if self.rank == 0:
                 print(f"{self.dir} has no last.pt yet: starting from step 0", file=sys.stderr)
-                self._drop_log_after(0)
+                self._go_on_after(0)
             return 0, {}
-        checkpoint = load_checkpoint(self.dir / "last.pt", self.paper)
+        last = self.dir / "last.pt"
+        checkpoint = load_checkpoint(last, self.paper)
+        # older checkpoints don't say what they were trained on
+        if other := first_difference(checkpoint.get("data", {}), self.data):
+            name, then, now = other
+            raise UserError(
+                f"the run in {self.dir} was trained on other data: {name} {then}, here {now}. "
+                "Bring it back, or start anew with --out"
+            )
         values = dict(checkpoint["state"])
+        if missing := [name for name in state if name not in values]:
+            raise UserError(f"{last} has no {missing[0]}: it can be sampled, not resumed")
         for name, target in state.items():
-            load_state(target, values.pop(name), f"{name} in {self.dir / 'last.pt'}")
+            load_state(target, values.pop(name), f"{name} in {last}")
         set_rng_state(checkpoint["rng"])
         self.saved_step = checkpoint["step"]
         if self.saved_step >= self.args.steps:
@@ -96,9 +118,7 @@ class Run:
                 "Ask for more with --steps"
             )
         if self.rank == 0:
-            self._drop_log_after(self.saved_step)
-            # --steps, --device, … may have changed
-            write_json(self.dir / "args.json", vars(self.args))
+            self._go_on_after(self.saved_step)
         return self.saved_step, values
 
     def save(self, step, name="last.pt", **state):
@@ -113,6 +133,7 @@ class Run:
                     "paper": self.paper,
                     "step": step,
                     "args": vars(self.args),
+                    "data": self.data,
                     "state": state,
                     "rng": rng_state(),
                 },
@@ -243,8 +264,10 @@ class Run:
             time_left = f"{left / 3600:.1f} h" if left > 5400 else f"{left / 60:.0f} min"
             tqdm.write(f"{seconds:.3g} s per step: about {time_left} to go", file=sys.stderr)
 
-    def _drop_log_after(self, step):
+    def _go_on_after(self, step):
         """Drop what a killed run logged past its checkpoint: those steps will be done again."""
+        # --steps, --device, … may have changed
+        write_json(self.dir / "args.json", vars(self.args))
         path = self.dir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         if kept:
@@ -256,11 +279,15 @@ class Run:
 # --- files
 
 
-def replace_file(path, data):
-    """Write bytes. After a kill or on a full disk `path` holds its old content or the new one."""
+def replace_file(path, data, shared=False):
+    """Write bytes. After a kill or on a full disk `path` holds its old content or the new one.
+
+    shared: other processes may write it at the same time.
+    """
     path = Path(path)
-    # one name: what a kill leaves, the next save overwrites
-    temporary = path.with_name(f".{path.name}.tmp")
+    # else one name: what a kill leaves, the next save overwrites
+    own = f".{secrets.token_hex(4)}" if shared else ""
+    temporary = path.with_name(f".{path.name}{own}.tmp")
     try:
         with open(temporary, "wb") as f:
             f.write(data)
@@ -290,10 +317,10 @@ def _json_numbers(value):
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def save_atomic(value, path):
+def save_atomic(value, path, shared=False):
     buffer = io.BytesIO()  # torch.save to a full disk raises a RuntimeError that names nothing
     torch.save(value, buffer)
-    replace_file(path, buffer.getbuffer())
+    replace_file(path, buffer.getbuffer(), shared)
 
 
 def read_log(path):

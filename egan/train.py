@@ -251,14 +251,13 @@ def main(argv=None):
     check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
 
     # --- resume
-    run = Run("egan", args, device, rank)
+    run = Run("egan", args, device, rank, {} if toy else data.identity())
     start, values = run.resume(population=population, D=D, opt_D=opt_D)
     selected = values.get("selected", selected)
     run.announce(
         f"E-GAN, μ = {mu}, mutations {', '.join(args.mutations)}, γ = {args.gamma}, "
         f"selection by {args.selection}, on {args.dataset}, {device} ({kind}): "
-        f"generations {start + 1} to {args.steps}"
-        + (f", children over {world} processes" if world > 1 else "")
+        f"generations {start + 1} to {args.steps} of {mu * n_m} children"
     )
 
     # --- Algorithm 1 (line 1)

@@ -554,7 +554,7 @@ def _write_compact(path, particles, mask):
     buffer = io.BytesIO()
     np.savez(buffer, particles=particles[mask], n=mask.sum(axis=1), columns=mask.shape[1])
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, buffer.getbuffer())
+    replace_file(path, buffer.getbuffer(), shared=True)
 
 
 def _read_compact(path):

@@ -244,7 +244,7 @@ def main(argv=None):
 
     # --- setup
     device = choose_device(args.device)
-    rank, world = init_processes(device)
+    rank, _ = init_processes(device)
     seed_all(args.seed)
 
     # --- data
@@ -280,7 +280,7 @@ def main(argv=None):
     best = {"w1m": 1e9, "frechet": 1e9, "lowest": 1e9}  # saved, so finite
 
     # --- resume
-    run = Run("mdma", args, device, rank)
+    run = Run("mdma", args, device, rank, {"jets": len(train)})
     start, values = run.resume(G=G, D=D, G_ema=G_ema.module, opt_G=opt_G, opt_D=opt_D)
     best = values.get("best", best)
     for opt, lr in ((opt_G, lr_G), (opt_D, lr_D)):  # not the checkpoint's: the device may differ
@@ -291,7 +291,6 @@ def main(argv=None):
         f"{NAMES[args.model]}, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "
         f"on {data} ({len(train):,} jets of up to {N} particles), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
-        + (f" over {world} processes" if world > 1 else "")
     )
 
     # --- Algorithm (§3.1, §3.2)

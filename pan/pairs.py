@@ -25,6 +25,7 @@ from common.data import batch_indices, load_images
 from common.folders import (
     BadImage,
     as_shown,
+    hash_of_names,
     image_kind,
     list_images,
     opened_image,
@@ -94,6 +95,9 @@ class TaskPairs(Pairs):
     def __len__(self):
         return len(self.images)
 
+    def identity(self):
+        return self.images.identity()
+
     def to(self, device):
         self.images.to(device)
         return self
@@ -118,6 +122,10 @@ class FilePairs(Pairs):
 
     def __len__(self):
         return len(self.files)
+
+    def identity(self):
+        files = [file for pair in self.files for file in pair if file is not None]
+        return {"pairs": len(self), "hash of file names": hash_of_names(files)}
 
     def to(self, device):
         if self.images is not None:

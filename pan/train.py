@@ -222,13 +222,13 @@ def main(argv=None):
         return model.pair(x, image) if args.conditional else image
 
     # --- resume
-    run = Run("pan", args, device, rank)
+    run = Run("pan", args, device, rank, data.identity())
     start, _ = run.resume(**state)
     run.announce(
         f"{args.loss}, {args.task} on {args.dataset} "
         f"({len(data):,} pairs at {args.size}x{args.size}x{args.channels}), T {args.net}, "
         f"{device}: steps {start + 1} to {args.steps}, "
-        f"batch {args.batch_size}" + (f" over {world} processes" if world > 1 else "")
+        f"batch {args.batch_size}"
     )
 
     # --- Algorithm (authors' code: each batch serves one network, by turns)

@@ -242,14 +242,14 @@ def main(argv=None):
     check_batch_norm("--batch-size", B, world, (G, (args.z_dim,)), (D, shape))
 
     # --- resume
-    run = Run("sagan_wgangp", args, device, rank)
+    run = Run("sagan_wgangp", args, device, rank, {} if toy else data.identity())
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
     batch = values.get("batch", 0)  # batches of data used: D's steps so far
     size = "" if toy else f" ({len(data):,} images at {args.size}x{args.size}x{args.channels})"
     flags = ", ".join(f"{flag} {getattr(args, flag)}" for flag in METHODS[args.method])
     run.announce(
         f"{args.method}: {flags}; on {args.dataset}{size}, {device}: "
-        f"steps {start + 1} to {args.steps}, batch {B}" + f" over {world} processes" * (world > 1)
+        f"steps {start + 1} to {args.steps}, batch {B}"
     )
 
     # --- Algorithm (WGAN-GP Alg. 1; the other methods are its special cases)

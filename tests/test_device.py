@@ -4,8 +4,10 @@ import contextlib
 import functools
 import importlib
 import json
+import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -16,10 +18,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from began import train
+from began import pretrained, train
 from bigan.features import auroc, linear_probe, one_nn_accuracy
 from common import torchvision_cpu
-from common.cli import UserError
+from common.cli import UserError, run_main
 from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device
 from common.distributed import average, average_gradients, init_processes, part, shard
 from common.torchvision_cpu import import_torchvision
@@ -181,6 +183,27 @@ def test_rng_state_round_trip(tmp_path):
     assert draws() == first
 
 
+def test_each_process_restores_the_generator_of_its_own_gpu(monkeypatch):
+    """To the state of process 0's, which is saved."""
+    gpus, mine = {0: torch.tensor([7]), 1: torch.tensor([7])}, [0]
+    fakes = {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_rng_state": lambda: gpus[mine[0]],
+        # of process 0: it draws nothing on the other's GPU
+        "get_rng_state_all": lambda: [gpus[0], torch.tensor([0])],
+        "set_rng_state": lambda state: gpus.update({mine[0]: state}),
+        "set_rng_state_all": lambda states: gpus.update(enumerate(states)),
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    saved = rng_state()
+    for mine[0] in (0, 1):
+        gpus[mine[0]] = torch.tensor([0])  # as seeded anew
+        set_rng_state(saved)
+        assert gpus[mine[0]] == 7
+
+
 @pytest.mark.parametrize("seed", [0, -1, 2**40])
 def test_seed_all_fixes_every_generator(seed):
     seed_all(seed)
@@ -332,11 +355,15 @@ def two_on_one_node(words, here, env):
     return done.stderr
 
 
-def one_on_each_of_two_nodes(words, here, env):
-    """What two torchruns say that find each other over the network, here the loopback."""
+def free_port():
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+        return s.getsockname()[1]
+
+
+def one_on_each_of_two_nodes(words, here, env):
+    """What two torchruns say that find each other over the network, here the loopback."""
+    port = free_port()
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2", "--nproc-per-node=1"]
     torchrun += ["--master-addr=127.0.0.1", f"--master-port={port}"]
     nodes = [
@@ -405,6 +432,64 @@ def test_two_processes_train_as_one(start, here, env, monkeypatch):
     assert ours["k_t"] > 0.01
     for key in ("L_x", "L_G", "L_D", "k", "M"):
         assert log[-1][key] == pytest.approx(last[key], abs=1e-5)
+
+
+def forked(main, rank, port):
+    """A child that calls main(rank), as process `rank` of two, and says what it says into err<rank>."""
+    child = os.fork()
+    if child:
+        return child
+    code = 1
+    try:
+        signal.alarm(200)  # a hang ends by it
+        sys.stderr = open(f"err{rank}", "w", buffering=1)
+        os.environ.update(WORLD_SIZE="2", RANK=str(rank), MASTER_ADDR="127.0.0.1")
+        os.environ["MASTER_PORT"] = str(port)
+        os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
+        run_main(lambda: main(rank))
+        code = 0
+    except SystemExit as e:
+        code = e.code
+    finally:
+        os._exit(code)
+
+
+@pytest.mark.parametrize(
+    "which, words",
+    [
+        ("flags", "--encoder-weights: imagenet in process 0, none (imagenet could not be had) in "),
+        ("data", "images: 512 in process 0, 500 in process 1. "),
+        ("steps", "steps done: 2 in process 0, 3 in process 1. "),
+    ],
+)
+def test_processes_of_one_run_need_the_same_flags_data_and_step(here, monkeypatch, which, words):
+    """Each says so and ends with exit code 2, and no run directory is made."""
+    monkeypatch.setattr(train, "draw_curves", lambda *args, **kwargs: None)
+    flags = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"]
+    if which == "steps":
+        for steps in (2, 3):
+            train.main([*flags, "--steps", str(steps), "--out", str(steps)])
+    before = {path.name for path in here.rglob("*")}
+
+    def main(rank):
+        if which == "flags":
+            had = ("imagenet", pretrained.NOT_HAD)[rank]
+            train.encoder_weights = lambda which: (None, had)
+            train.main([*flags, "--encoder", "resnet18", "--encoder-weights", "imagenet"])
+        elif which == "data":
+            train.load_images = functools.partial(train.load_images, limit=(None, 500)[rank])
+            train.main(flags)
+        else:
+            train.main(["--resume", str(2 + rank), "--steps", "4"])
+
+    port = free_port()
+    children = [forked(main, rank, port) for rank in range(2)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    for rank in range(2):
+        said = Path(f"err{rank}").read_text()
+        assert codes[rank] == 2 and f"\nerror: {words}" in f"\n{said}", said
+        assert said.endswith("Start all with the same flags, data and last.pt\n")
+    assert {path.name for path in here.rglob("*")} - before == {"err0", "err1"}
 
 
 def test_autocast_takes_a_device_or_its_name():

@@ -1230,6 +1230,22 @@ def test_training_script(tmp_path, monkeypatch, capsys):
         lenet.main(argv)
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--epochs -1", "--epochs -1: must be at least 1"),
+        ("--size 4", "--size 4: must be at least 8 and at most 1024"),
+        ("--size 1025", "--size 1025: must be at least 8 and at most 1024"),
+        ("--batch-size 1", "--batch-size 1: must be at least 2"),
+        ("--lr nan", "--lr nan: must be at least 0 and finite"),
+    ],
+)
+def test_numbers_that_no_lenet_trains_with_are_refused(monkeypatch, flags, words):
+    monkeypatch.setattr(lenet, "fit", lambda *args: pytest.fail("a training"))
+    with pytest.raises(UserError, match=f"^{words}$"):
+        lenet.main(flags.split())
+
+
 def test_shifted():
     image = torch.full((1, 1, 7, 8), -1.0)
     image[0, 0, 3, 4], image[0, 0, 0, 7] = 1.0, 0.5  # one pixel within, one in a corner

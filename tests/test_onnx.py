@@ -98,12 +98,12 @@ def test_began_clamps(here):
     *_, last_bias = checkpoint["state"]["G"].values()
     last_bias.fill_(1)
     torch.save(checkpoint, "X/last.pt")
-    began_eval.main(["--ckpt", "X", "--onnx", "g.onnx"])
+    began_eval.main(["--ckpt", "X", "--onnx", "new/there/g.onnx"])
     G, _, trained, _ = began_eval.load("X/last.pt", CPU)
     (expected,) = began_eval.sample(G, 5, trained, CPU)
     assert expected.max() == 1 > expected.min()
     z = began_eval.sample_z(5, trained, torch.Generator().manual_seed(0))
-    assert_same(run("g.onnx", z=z), expected)
+    assert_same(run("new/there/g.onnx", z=z), expected)
 
 
 def test_weights_are_constants_and_nothing_tells_of_this_machine(here):

@@ -8,6 +8,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,12 +20,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from began import eval as began_eval
 from began import train
 from common import runs
 from common.cli import UserError, run_main
+from common.data import CLASSES
+from common.metrics import images
 from common.runs import Run, read_log
 from egan.population import SharedLoop
+from mdma import jets
+
+from .helpers import smoke_run
 
 SMOKE = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4", "--log-every", "2"]
 
@@ -437,6 +445,12 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(copy, capsys):
     assert logged(copy) == sorted(set(logged(copy)))
 
 
+def test_args_follow_a_resumption_without_a_checkpoint(copy):
+    (copy / "last.pt").unlink()
+    run_began("--resume", copy, "--steps", 4)
+    assert json.loads((copy / "args.json").read_text())["steps"] == 4
+
+
 def test_out_beside_resume_is_refused(copy, capsys):
     assert "--out y with --resume run" in refused(capsys, "run", "--out", "y")
 
@@ -471,10 +485,105 @@ def test_resume_with_other_networks_is_refused(copy, capsys):
     assert "G in run/last.pt doesn't fit" in refused(capsys, "run")
 
 
+def test_a_slim_checkpoint_is_not_resumed(copy, capsys):
+    began_eval.main(["--ckpt", "run/last.pt", "--slim", "new/there/slim.pt"])
+    Path("new/there/slim.pt").replace(copy / "last.pt")
+    assert "run/last.pt has no D: it can be sampled, not resumed" in refused(capsys, "run")
+
+
 def test_resume_that_asks_for_no_more_steps(copy, capsys):
     for steps in (3, 2):
         line = refused(capsys, "run", "--steps", steps)
         assert "the run in run has done 3 steps already" in line and "--steps" in line
+
+
+# --- other data than at the start
+
+
+def draw_images(root, *names):
+    for i, name in enumerate(names):
+        path = Path(root, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(i).integers(0, 256, (16, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(path)
+
+
+def own_images(folder, *flags):
+    """A run of 2 steps on the images in own/ and the command that goes on with it."""
+    words = ["--dataset", "folder", "--data-dir", "own", "--size", "16", *flags]
+    smoke_run(folder, "x", "--batch-size", 4, "--steps", 2, *words)
+    module = importlib.import_module(f"{folder}.train")
+    return lambda *more: module.main(["--resume", "x", "--steps", "3", *more])
+
+
+def add_a_cat(own):
+    draw_images(own, "cat/6.png")
+
+
+def exchange_a_cat(own):
+    (own / "cat/0.png").rename(own / "cat/7.png")
+
+
+def rename_a_class(own):
+    (own / "cat").rename(own / "zcat")
+
+
+@pytest.mark.parametrize(
+    "folder, change, words",
+    [
+        ("began", add_a_cat, "images 6, here 7"),
+        ("bigan", exchange_a_cat, r"hash of file names \w+, here \w+"),
+        ("cagan", rename_a_class, r"classes \['cat', 'dog'\], here \['dog', 'zcat'\]"),
+        ("egan", rename_a_class, "classes .*"),
+        ("pan --task deraining --size 32", add_a_cat, "images 6, here 7"),
+        ("sagan_wgangp --images 5", add_a_cat, "hash of file names .*"),  # 5 others are chosen
+    ],
+)
+def test_a_run_goes_on_with_its_own_data_only(here, folder, change, words):
+    """Which are the same in another place, and with another picture in a file; else nothing is changed."""
+    folder, *flags = folder.split()
+    draw_images("own", *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(3)))
+    go_on = own_images(folder, *flags)
+    shutil.copytree("own", "copy")
+    change(Path("own"))
+    before = snapshot("x")
+    advice = "Bring it back, or start anew with --out$"
+    with pytest.raises(
+        UserError, match=f"the run in x was trained on other data: {words}. {advice}"
+    ):
+        go_on()
+    assert snapshot("x") == before
+    draw_images("copy", "dog/0.png")
+    assert go_on("--data-dir", "copy")["step"] == 3
+
+
+def test_a_run_goes_on_with_its_own_pairs_only(here):
+    draw_images("own", *(f"{i}.png" for i in range(5)))
+    go_on = own_images("pan", "--task", "pairs", "--net", "deraining", "--size", "32")
+    draw_images("own", "6.png")
+    with pytest.raises(UserError, match="x was trained on other data: pairs 4, here 5. Bring"):
+        go_on()
+
+
+def test_a_run_goes_on_with_its_own_jets_only(here):
+    real = jets.load_jets("synthetic", "t", 8, "data", "train")
+    arrays = dict(particles=real.particles.numpy(), mask=real.mask.numpy())
+    np.savez("own.npz", **arrays)
+    smoke_run("mdma", "x", "--dataset", "own.npz", "--steps", 2)
+    whole = Path("own.npz").read_bytes()
+    np.savez("own.npz", **arrays | {"particles": arrays["particles"] * np.float32([2, 1, 1])})
+    module = importlib.import_module("mdma.train")
+    with pytest.raises(UserError, match=r"other data: mean \[.*\], here \[.*\]. Bring it back"):
+        module.main(["--resume", "x", "--steps", "3"])
+    Path("own.npz").write_bytes(whole)
+    assert module.main(["--resume", "x", "--steps", "3"])["step"] == 3
+
+
+def test_a_checkpoint_that_does_not_say_its_data_goes_on(copy):
+    older = checkpoint(copy)
+    assert older.pop("data") == {"images": 512, "classes": CLASSES["synthetic"]}
+    torch.save(older, copy / "last.pt")
+    assert run_began("--resume", copy, "--steps", 4)["step"] == 4
 
 
 # --- full disks, kills while writing
@@ -573,6 +682,31 @@ def test_killed_while_writing_keeps_the_old_file(here):
         os._exit(0)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     assert path.read_bytes() == before
+
+
+def test_two_jobs_that_keep_one_file_at_once_do_not_disturb_each_other(here, monkeypatch, capsys):
+    """The second one writes it whole just before the first one's is renamed."""
+    state = {"w": torch.ones(2)}
+    writers = {
+        "weights.pt": lambda path: runs.save_atomic(state, path, shared=True),
+        "features.pt": lambda path: images._write_cache(state, path),
+        "jets.npz": lambda path: jets._write_compact(
+            path, np.ones((1, 2, 3)), np.ones((1, 2), bool)
+        ),
+    }
+    for name, write in writers.items():
+        waiting = [name]
+
+        def replace(source, target, write=write, waiting=waiting, original=os.replace):
+            if waiting:
+                write(Path(waiting.pop()))
+            original(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", replace)
+            write(Path(name))
+    assert {path.name for path in here.iterdir()} == set(writers)
+    assert not capsys.readouterr().err
 
 
 # --- non-finite numbers
@@ -766,7 +900,7 @@ def test_files_of_a_run(finished):
         "torch"
     ] == torch.__version__
     saved = checkpoint(finished)  # weights_only=True
-    assert set(saved) == {"format", "paper", "step", "args", "state", "rng"}
+    assert set(saved) == {"format", "paper", "step", "args", "data", "state", "rng"}
     assert (saved["format"], saved["paper"], saved["step"], saved["args"]["size"]) == (
         1,
         "began",

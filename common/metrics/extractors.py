@@ -182,7 +182,7 @@ def _lenet_trained_now(dataset, data_dir):
     net, meta = lenet.fit(dataset, data_dir, why=f"there is no {path} yet: ")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomic({"state_dict": net.state_dict(), "meta": meta}, path)
+        save_atomic({"state_dict": net.state_dict(), "meta": meta}, path, shared=True)
     except (OSError, UserError) as e:
         print(
             f"warning: the LeNet of {dataset} can't be kept ({cause(e)}) "

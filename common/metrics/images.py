@@ -120,7 +120,7 @@ def real_features(
 def _write_cache(value, path):
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_atomic(value, path)
+        save_atomic(value, path, shared=True)
     except (OSError, UserError) as e:
         _warn_once(
             f"features of real images can't be kept in {path.parent} ({cause(e)}) "

@@ -18,13 +18,16 @@ import hashlib
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..cli import file_path, new_parser, run_main
+from .. import arguments
+from ..arguments import FilePath
+from ..cli import run_main
 from ..errors import UserError
 from ..runs import save_atomic
 
@@ -250,39 +253,28 @@ def weights_file(dataset: str, data_dir) -> Path:
     return data_dir / f"lenet_folder-{key.hexdigest()[:12]}.pt"
 
 
-def parse_args(argv=None):
-    p = new_parser(__doc__.split("\n")[0])
-    p.add_argument(
-        "--dataset", default="fashion-mnist", help="a labelled data set of common/data.py"
-    )
-    p.add_argument(
-        "--data-dir", type=file_path, default="data", help="where it is looked for and put"
-    )
-    p.add_argument(
-        "--size",
-        type=int,
-        help=f"of the images; without it the data set's own, a folder's {FOLDER_SIZE}",
-    )
-    p.add_argument(
-        "--out", type=file_path, help="weights file; without it DATA_DIR/lenet_DATASET.pt"
-    )
-    p.add_argument(
-        "--epochs", type=int, help="without it about 420,000 images in all: 7 of MNIST's 60,000"
-    )
-    p.add_argument("--batch-size", type=int, help="without it 128, for fewer than 5,120 images 32")
-    p.add_argument("--lr", type=float, default=6e-3, help="the highest of the schedule")
-    p.add_argument("--seed", type=int, default=0, help="of initial weights, order and shifts")
-    return p.parse_args(argv)
+@dataclass
+class Args:
+    # --- LeNet
+    dataset: str = "fashion-mnist"  # a labelled data set of common/data.py
+    data_dir: FilePath = "data"  # where it is looked for and put
+    size: int | None = None  # of the images, in [8, 1024]; none: the set's own, a folder's 32
+    out: FilePath | None = None  # weights file; none: DATA_DIR/lenet_DATASET.pt
+    epochs: int | None = None  # none: about 420,000 images in all, 7 epochs of MNIST's 60,000
+    # in [2, ∞), which BatchNorm needs; none: 128, for fewer than 5,120 images 32
+    batch_size: int | None = None
+    lr: float = 6e-3  # the highest of the schedule
+    seed: int = 0  # of initial weights, order and shifts; in [0, 2^63)
 
 
 def main(argv=None):
-    args = parse_args(argv)
+    args = arguments.parse_args(Args, __doc__.split("\n")[0], argv)
     out = Path(args.out or weights_file(args.dataset, args.data_dir))
     net, meta = fit(
         args.dataset, args.data_dir, args.size, args.epochs, args.batch_size, args.lr, args.seed
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    save_atomic({"state_dict": net.state_dict(), "meta": meta}, out)
+    save_atomic({"state_dict": net.state_dict(), "meta": meta}, out, shared=True)
     print(f"wrote {out}: test accuracy {meta['accuracy']:.4f}")
     try:
         check_accuracy(
