@@ -106,6 +106,14 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine():
     assert factor == pytest.approx([0, 0.5, 1, 0.5, 0, 0], abs=2e-6)
 
 
+def test_steps_without_a_learning_rate_are_said(here, capsys):
+    smoke("X", "--steps", 12)
+    assert "--lr-total" not in capsys.readouterr().err
+    smoke("Y", "--steps", 13)
+    line = "--lr-total 12: the learning rate is 0 from there on, so the last 1 of 13 steps teach"
+    assert line in capsys.readouterr().err
+
+
 def test_optimisers_are_the_papers(here):
     smoke("X", "--steps", 2)
     saved = state("X/last.pt")
