@@ -40,7 +40,7 @@ from common.onnx import BATCH, write_onnx
 from common.plots import curves
 from common.runs import load_checkpoint, load_state, read_log, replace_file
 
-from .features import JetGenerator, generate, noise_rows
+from .features import JetGenerator, generate, learnt_from, noise_rows
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
 from .jets import JET_TYPES, data_name, export, load_jets
 from .score import check_flags, score
@@ -96,8 +96,8 @@ def parse_args(argv=None):
 def load(path, device):
     """(G, training args, stats, step) from a checkpoint file alone."""
     checkpoint = load_checkpoint(path, "mdma")
-    # older checkpoints are MDMA's, without --model
-    trained = argparse.Namespace(**({"model": "mdma"} | checkpoint["args"]))
+    # older checkpoints are MDMA's, without --model, and of all training jets
+    trained = argparse.Namespace(**({"model": "mdma", "train_jets": None} | checkpoint["args"]))
     state = checkpoint["state"]
     if "pt" not in state["stats"]:
         raise UserError(
@@ -178,6 +178,12 @@ def main(argv=None):
             "Leave it out"
         )
     train, real = load_real(args, trained)
+    if not args.dataset and not learnt_from(stats, train[: trained.train_jets]):
+        print(
+            f"{of} has other training jets ({len(train):,}) than those that the checkpoint learnt "
+            f"from ({stats['counts'].sum():,}): it may know some of the {args.split} jets",
+            file=sys.stderr,
+        )
     fake = jets(args.n or 20 * len(real))
     if min(len(real), len(fake)) < 10:
         raise UserError(

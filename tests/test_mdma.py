@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -299,6 +300,34 @@ def test_a_resumed_run_has_the_same_bytes(here):
         for run in ("whole", "parts")
     ]
     assert logs[0] == logs[1]
+
+
+def write_toys(path, jets=1000):
+    """A file of one's own: the first of the toy jets."""
+    particles, mask = jets_module._toys("t", 8)
+    np.savez(path, particles=particles[:jets], mask=mask[:jets])
+
+
+@pytest.mark.parametrize("flags", [[], ["--train-jets", 300]])
+def test_jets_that_have_changed_since_the_training(here, capsys, monkeypatch, flags):
+    """As when more are simulated: the split is another then, and test jets were trained on."""
+    for name in ("draw_features", "draw_jets", "curves", "table1", "metric_lines"):
+        monkeypatch.setattr(mdma_eval, name, lambda *a, **k: "")
+    monkeypatch.setattr(mdma_eval, "jet_metrics", lambda *a, **k: {})
+    write_toys("own.npz", 900)
+    smoke("X", "--dataset", "own.npz", "--steps", 6, *flags)
+    mdma_eval.main(["--ckpt", "X", "--n", "30"])
+    assert "than those that" not in capsys.readouterr().err
+    write_toys("own.npz")
+    mdma_eval.main(["--ckpt", "X", "--n", "30"])
+    line = r"own.npz has other training jets \(700\) than those that the checkpoint learnt from"
+    assert re.search(line, capsys.readouterr().err)
+    with pytest.raises(
+        UserError, match="the run in X learnt from [36][03]0 other jets of own.npz, "
+    ):
+        train.main(["--resume", "X", "--steps", "12"])
+    write_toys("own.npz", 900)
+    assert train.main(["--resume", "X", "--steps", "12"])["step"] == 12
 
 
 RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 50_000}
