@@ -470,3 +470,14 @@ def test_bad_jets_and_protocols():
             m.jet_metrics(jets, bad)
     with pytest.raises(ValueError, match="unknown protocol bootstrap"):
         m.jet_metrics(jets, jets, protocols=["bootstrap"])
+
+
+def test_jets_whose_efps_overflow_are_counted_and_the_first_is_named():
+    jets = toy_jets(20, 5, dtype=torch.float32)
+    wild = jets.clone()
+    wild[3, :2] = torch.tensor([[0.1, 0, 1e9], [0, 0, 1e9]])
+    wild[7, 0, 0] = 1e30
+    with pytest.raises(UserError, match="2 of the fake jets .* overflow, the first is number 3: "):
+        m.jet_metrics(jets, wild)
+    with pytest.raises(UserError, match="2 of the real jets .* overflow, the first is number 3: "):
+        m.jet_metrics(wild, jets)

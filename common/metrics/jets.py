@@ -537,7 +537,7 @@ def jet_metrics(
 
     bootstrap5 draws from all fakes for w1m … w1p, but from the first N for w1efp, as the paper's
     evaluation does. seed: of the bootstrap; 0 gives FPD and KPD jetnet's own default draws. Raises
-    ValueError for what isn't jets.
+    ValueError for what isn't jets, UserError for jets whose EFPs overflow.
     """
     for name, particles in (("real", real), ("fake", fake)):
         if particles.ndim != 3 or particles.shape[2] != 3 or len(particles) < 10:
@@ -569,6 +569,15 @@ def jet_metrics(
     real_jet, fake_jet = observables(real), observables(fake)
     real_efp = float64(efps(real))
     fake_efp = float64(efps(fake[: common * (len(splits) if "disjoint10" in protocols else 1)]))
+
+    for name, found_efp in (("real", real_efp), ("fake", fake_efp)):
+        wild = ~found_efp.isfinite().all(1)
+        if wild.any():
+            raise UserError(
+                f"{int(wild.sum()):,} of the {name} jets are so wide or hard that their energy "
+                f"flow polynomials overflow, the first is number {int(wild.int().argmax())}: leave "
+                "them out"
+            )
 
     exact = wasserstein1(real_jet, fake_jet)
     for name, value in zip(("w1m", "w1n", "w1sumpt"), exact):
