@@ -116,6 +116,22 @@ def test_files_of_other_widths(files, half, monkeypatch):
     assert scored("wide.npz", out="wide") == pytest.approx(scored("a.npz", out="a"))
 
 
+@pytest.mark.parametrize("cut", ["a.npz", "b.hdf5"])
+def test_a_file_that_is_cut_to_fewer_particles_is_named(files, half, monkeypatch, capsys, cut):
+    """Of all jets of the other file most have more; of the uncut ones a few have the most."""
+    without_pictures(monkeypatch)
+    monkeypatch.setattr(score, "jet_metrics", lambda *a, **k: {"x": 1.0})
+    monkeypatch.setattr(score, "table1", lambda *a, **k: "")
+    scored("a.npz", out="whole")
+    assert "cut both files alike" not in capsys.readouterr().err
+    whole = {"a.npz": "b.hdf5", "b.hdf5": "a.npz"}[cut]
+    save("c.npz", half[cut == "b.hdf5"][0][:, :20])
+    given = ["c.npz" if name == cut else name for name in ("a.npz", "b.hdf5")]
+    mdma_eval.main(["--generated", given[0], "--reference", given[1], "--out", "cut"])
+    line = rf"{whole}: \d+% of the jets have more than 20 particles, of c.npz none"
+    assert re.search(line, capsys.readouterr().err)
+
+
 def test_the_lines_that_feed_an_export_to_jetnet(here, half, monkeypatch, capsys):
     """As they stand in the docstring. With jetnet's draws fixed, its W1M is the one of eval."""
     numba = pytest.importorskip("numba")
