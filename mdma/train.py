@@ -217,11 +217,13 @@ def validate(fake, real_mass, real_efps, batches):
     """W1M and the Fréchet distance of EFPs, §3.1, of generated against validation jets.
 
     fake: `batches` disjoint generated batches of as many jets as are real, (J, N, 3); real_mass,
-    real_efps: of the validation jets.
+    real_efps: of the validation jets. The distance of EFPs that overflow is infinite.
     """
     w1m, _ = w1m_disjoint(real_mass, jet_mass(fake), batches)
-    frechet = frechet_of_all(real_efps, efps(fake[: len(real_efps)]))
-    return w1m, frechet
+    fake_efps = efps(fake[: len(real_efps)])
+    if not fake_efps.isfinite().all():
+        return w1m, math.inf
+    return w1m, frechet_of_all(real_efps, fake_efps)
 
 
 def choose_best(best, w1m, frechet, veto):

@@ -243,6 +243,20 @@ def test_best_by_hand(best, w1m, frechet, better, after):
     ]  # the factor is the flag's
 
 
+def test_a_generator_that_runs_away_ends_the_run_in_one_line(here, monkeypatch):
+    """Its jets are finite, but not their EFPs."""
+
+    def generate(*a):
+        jets = features.generate(*a)
+        jets[..., 0] *= 1e20
+        return jets
+
+    monkeypatch.setattr(train, "generate", generate)
+    with pytest.raises(UserError, match="step 6: frechet_valid is inf. No checkpoint had been"):
+        smoke("X")
+    assert not list(Path("X").glob("*.pt"))
+
+
 def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
     """JetNet's 70 % for training: 973 steps per epoch for top jets, 969 for gluons, 933 for light quarks."""
     for jet_type, steps in (("t", 973), ("g", 969), ("q", 933), ("w", 968), ("z", 967)):
