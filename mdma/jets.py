@@ -391,6 +391,7 @@ def _say(line):
 def export(jets, jet_type, folder):
     """Generated jets, hardest particle first, as samples.npz and as samples_<type>.hdf5.
 
+    jet_type: "own" for jets like those of a file of your own, which has no type.
     samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has the arrays and columns of
     JetNet's files; of the jet's own features only mass / pT and n are known: pT is written as 1,
     eta as 0. Its name is none of JetNet's (t.hdf5, t150.hdf5, …): jetnet.datasets.JetNet, with

@@ -534,6 +534,14 @@ def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, c
     np.testing.assert_allclose(of_jets, columns, rtol=1e-6)
 
 
+def test_exported_jets_of_an_own_file_have_no_type(here):
+    """Not even --jet-type's default, tops."""
+    write_toys("own.npz")
+    smoke("X", "--dataset", "own.npz", "--steps", 1)
+    mdma_eval.main(["--ckpt", "X", "--n", "4", "--export", "out"])
+    assert {p.name for p in Path("out").iterdir()} == {"samples.npz", "samples_own.hdf5"}
+
+
 @pytest.mark.parametrize("there", [False, True])
 def test_half_an_export_is_removed(trained, here, monkeypatch, there):
     def full_disk(*a, **k):
