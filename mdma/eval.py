@@ -41,9 +41,9 @@ from common.onnx import BATCH, write_onnx
 from common.plots import curves
 from common.runs import load_checkpoint, load_state, read_log, replace_file
 
-from .features import JetGenerator, generate, noise_rows
+from .features import JetGenerator, generate, learnt_from, noise_rows
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
-from .jets import JET_TYPES, data_name, export, load_jets
+from .jets import FILES, JET_TYPES, data_name, export, load_jets
 from .score import check_flags, score
 from .tables import metric_lines, table1
 from .train import NAMES, build
@@ -97,8 +97,8 @@ def parse_args(argv=None):
 def load(path, device):
     """(G, training args, stats, step) from a checkpoint file alone."""
     checkpoint = load_checkpoint(path, "mdma")
-    # older checkpoints are MDMA's, without --model
-    trained = argparse.Namespace(**({"model": "mdma"} | checkpoint["args"]))
+    # older checkpoints are MDMA's, without --model, and of all training jets
+    trained = argparse.Namespace(**({"model": "mdma", "train_jets": None} | checkpoint["args"]))
     state = checkpoint["state"]
     if "pt" not in state["stats"]:
         raise UserError(
@@ -166,7 +166,8 @@ def main(argv=None):
         folder = Path(args.export)
         if folder.is_file() or (folder.exists() and any(folder.iterdir())):
             raise UserError(f"--export {folder} is not empty: choose another folder")
-        return export(jets(args.n or 50_000), jet_type, folder)
+        kind = "own" if str(trained.dataset).endswith(FILES) else jet_type
+        return export(jets(args.n or 50_000), kind, folder)
 
     # --- Table 1
     of = data_name(trained.dataset, jet_type)
@@ -179,6 +180,12 @@ def main(argv=None):
             "Leave it out"
         )
     train, real = load_real(args, trained)
+    if not args.dataset and not learnt_from(stats, train[: trained.train_jets]):
+        print(
+            f"{of} has other training jets ({len(train):,}) than those that the checkpoint learnt "
+            f"from ({stats['counts'].sum():,}): it may know some of the {args.split} jets",
+            file=sys.stderr,
+        )
     fake = jets(args.n or 20 * len(real))
     if min(len(real), len(fake)) < 10:
         raise UserError(

@@ -63,6 +63,14 @@ def statistics(jets, pt="linear"):
     }
 
 
+def learnt_from(stats, jets):
+    """Whether `statistics` are of these training Jets, as far as n and the range of pT tell."""
+    pt = jets.particles[..., 2][jets.mask]
+    counts = torch.bincount(jets.n, minlength=jets.mask.shape[1] + 1)
+    same_range = (stats["pt_min"], stats["pt_max"]) == (float(pt.min()), float(pt.max()))
+    return same_range and torch.equal(stats["counts"], counts)
+
+
 def standardise(jets, stats):
     """What the networks see of Jets: their features as z-scores (J, N, 3), padding 0."""
     x = jets.particles.clone()

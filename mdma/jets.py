@@ -46,6 +46,7 @@ ZENODO = {30: "https://zenodo.org/records/6975118", 150: "https://zenodo.org/rec
 SUM_PT = (0.05, 1.5)
 LARGEST_SUM_PT = 3.0  # Σ pT_rel of each jet (to 1.02)
 LARGEST_OFFSET = 0.3  # median over jets of |pT-weighted mean η_rel|, and of φ_rel's (to .053)
+LARGEST_ETA = 20.0  # |η_rel| of each particle, beyond all detectors (tops: to 1.9)
 JETNET_SIZES = {
     "g": 177252,
     "q": 170679,
@@ -314,9 +315,10 @@ DIVIDE = (
 def check_relative(particles, mask, where, advice=DIVIDE, wild_may_be=False):
     """Cleaned jets (J, N, 3) with φ_rel turned into [−π, π); UserError if they aren't relative.
 
-    Refused are |φ_rel| above 3π, from which one turn doesn't lead back; a median Σ pT_rel outside
-    of SUM_PT, which jets cut to their hardest particles fulfil, too; any jet above LARGEST_SUM_PT;
-    and η_rel or φ_rel whose mean, weighted with pT, is further off the axis than LARGEST_OFFSET.
+    Refused are |φ_rel| above 3π, from which one turn doesn't lead back; |η_rel| above LARGEST_ETA,
+    such as -999 for none; a median Σ pT_rel outside of SUM_PT, which jets cut to their hardest
+    particles fulfil, too; any jet above LARGEST_SUM_PT; and η_rel or φ_rel whose mean, weighted
+    with pT, is further off the axis than LARGEST_OFFSET.
     advice: what to do about that median. wild_may_be: single jets above a bound are left as they
     are, since a generator that makes some shall be scored with them; a line counts them.
     """
@@ -327,6 +329,18 @@ def check_relative(particles, mask, where, advice=DIVIDE, wild_may_be=False):
             f"{where}: {far.sum():,} of {len(mask):,} jets have |phi_rel| above 3π, the "
             f"first is number {far.argmax()}. It must be in radians, relative to the jet"
         )
+    distant = (np.abs(particles[..., 0]) > LARGEST_ETA).any(axis=1)
+    if distant.any():
+        line = (
+            f"{where}: {distant.sum():,} of {len(mask):,} jets have |eta_rel| above "
+            f"{LARGEST_ETA:g}, the first is number {distant.argmax()}"
+        )
+        if distant.mean() > 0.5 or not wild_may_be:
+            raise UserError(
+                f"{line}. Mask the particles that have no eta (-999?), or leave their jets out of "
+                "the file"
+            )
+        _say(line)
     outside = (phi < -np.pi) | (phi >= np.pi)
     if outside.any():
         particles = particles.copy()
@@ -377,6 +391,7 @@ def _say(line):
 def export(jets, jet_type, folder):
     """Generated jets, hardest particle first, as samples.npz and as samples_<type>.hdf5.
 
+    jet_type: "own" for jets like those of a file of your own, which has no type.
     samples.npz: particles (J, N, 3) and mask (J, N). The HDF5 file has the arrays and columns of
     JetNet's files; of the jet's own features only mass / pT and n are known: pT is written as 1,
     eta as 0. Its name is none of JetNet's (t.hdf5, t150.hdf5, …): jetnet.datasets.JetNet, with

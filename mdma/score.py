@@ -1,6 +1,7 @@
 """Scores of files of jets, whatever generator made them: `python -m mdma.eval --generated FILE`."""
 
 import os
+import sys
 from pathlib import Path
 
 from common.device import choose_device
@@ -33,6 +34,18 @@ def check_flags(args):
         )
 
 
+def say_if_cut(name, jets, other_name, others):
+    """A line if many of these jets have more particles than any of the other file's."""
+    most = int(others.n.max())
+    share = (jets.n > most).double().mean()
+    if share > 0.1:
+        print(
+            f"{name}: {share:.0%} of the jets have more than {most} particles, of {other_name} "
+            f"none. If that holds its jets' hardest {most} only, cut both files alike",
+            file=sys.stderr,
+        )
+
+
 def score(args):
     """{key: value}: `jet_metrics` of the file --generated against --reference, as for a checkpoint.
 
@@ -60,6 +73,8 @@ def score(args):
             f"{generated} has {fake.particles.shape[1]} particles per jet and --jet-type is "
             f"{args.jet_type or 'missing'}. Give it, or leave --fpnd out"
         )
+    say_if_cut(generated, fake, args.reference, real)
+    say_if_cut(args.reference, real, generated, fake)
     where.mkdir(parents=True, exist_ok=True)
     if not os.access(where, os.W_OK):
         raise UserError(f"nothing can be written into {where}: name another directory with --out")

@@ -40,7 +40,7 @@ from common.rng import seed_all, step_rng
 from common.runs import Run, read_log
 
 from . import epic
-from .features import generate, noise_rows, standardise, statistics
+from .features import generate, learnt_from, noise_rows, standardise, statistics
 from .figures import CURVES, draw_features
 from .jets import FEATURES, JET_TYPES, bucketed_indices, data_name, load_jets
 from .model import OBJECTIVES, Critic, Generator, gradient_penalty, mean_field_matching
@@ -217,11 +217,13 @@ def validate(fake, real_mass, real_efps, batches):
     """W1M and the Fréchet distance of EFPs, §3.1, of generated against validation jets.
 
     fake: `batches` disjoint generated batches of as many jets as are real, (J, N, 3); real_mass,
-    real_efps: of the validation jets.
+    real_efps: of the validation jets. The distance of EFPs that overflow is infinite.
     """
     w1m, _ = w1m_disjoint(real_mass, jet_mass(fake), batches)
-    frechet = frechet_of_all(real_efps, efps(fake[: len(real_efps)]))
-    return w1m, frechet
+    fake_efps = efps(fake[: len(real_efps)])
+    if not fake_efps.isfinite().all():
+        return w1m, math.inf
+    return w1m, frechet_of_all(real_efps, fake_efps)
 
 
 def choose_best(best, w1m, frechet, veto):
@@ -283,15 +285,27 @@ def main(argv=None):
     run = Run("mdma", args, device, rank, {"jets": len(train)})
     start, values = run.resume(G=G, D=D, G_ema=G_ema.module, opt_G=opt_G, opt_D=opt_D)
     best = values.get("best", best)
+    data = data_name(args.dataset, args.jet_type)
+    if "stats" in values and not learnt_from(values["stats"], train):
+        then = int(values["stats"]["counts"].sum())
+        raise UserError(
+            f"the run in {run.dir} learnt from {then:,} other jets of {data}, not from these "
+            f"{len(train):,}: bring its file back, or begin a new run"
+        )
     for opt, lr in ((opt_G, lr_G), (opt_D, lr_D)):  # not the checkpoint's: the device may differ
         opt.param_groups[0].update(lr=lr, capturable=adam["capturable"], fused=adam["fused"])
     sizes = [sum(p.numel() for p in net.parameters()) for net in (G, D)]
-    data = data_name(args.dataset, args.jet_type)
     run.announce(
         f"{NAMES[args.model]}, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "
         f"on {data} ({len(train):,} jets of up to {N} particles), "
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
     )
+    if rank == 0 and args.steps > args.lr_total:
+        print(
+            f"--lr-total {args.lr_total}: the learning rate is 0 from there on, so the last "
+            f"{args.steps - args.lr_total:,} of {args.steps:,} steps teach nothing",
+            file=sys.stderr,
+        )
 
     # --- Algorithm (§3.1, §3.2)
     def update(x, mask, z, epsilon, train_G, matching):

@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -104,6 +105,14 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine():
         for step in (0, 1000, 2000, 1_500_000, 3_000_000, 4_000_000)
     ]
     assert factor == pytest.approx([0, 0.5, 1, 0.5, 0, 0], abs=2e-6)
+
+
+def test_steps_without_a_learning_rate_are_said(here, capsys):
+    smoke("X", "--steps", 12)
+    assert "--lr-total" not in capsys.readouterr().err
+    smoke("Y", "--steps", 13)
+    line = "--lr-total 12: the learning rate is 0 from there on, so the last 1 of 13 steps teach"
+    assert line in capsys.readouterr().err
 
 
 def test_optimisers_are_the_papers(here):
@@ -234,6 +243,20 @@ def test_best_by_hand(best, w1m, frechet, better, after):
     ]  # the factor is the flag's
 
 
+def test_a_generator_that_runs_away_ends_the_run_in_one_line(here, monkeypatch):
+    """Its jets are finite, but not their EFPs."""
+
+    def generate(*a):
+        jets = features.generate(*a)
+        jets[..., 0] *= 1e20
+        return jets
+
+    monkeypatch.setattr(train, "generate", generate)
+    with pytest.raises(UserError, match="step 6: frechet_valid is inf. No checkpoint had been"):
+        smoke("X")
+    assert not list(Path("X").glob("*.pt"))
+
+
 def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
     """JetNet's 70 % for training: 973 steps per epoch for top jets, 969 for gluons, 933 for light quarks."""
     for jet_type, steps in (("t", 973), ("g", 969), ("q", 933), ("w", 968), ("z", 967)):
@@ -291,6 +314,34 @@ def test_a_resumed_run_has_the_same_bytes(here):
         for run in ("whole", "parts")
     ]
     assert logs[0] == logs[1]
+
+
+def write_toys(path, jets=1000):
+    """A file of one's own: the first of the toy jets."""
+    particles, mask = jets_module._toys("t", 8)
+    np.savez(path, particles=particles[:jets], mask=mask[:jets])
+
+
+@pytest.mark.parametrize("flags", [[], ["--train-jets", 300]])
+def test_jets_that_have_changed_since_the_training(here, capsys, monkeypatch, flags):
+    """As when more are simulated: the split is another then, and test jets were trained on."""
+    for name in ("draw_features", "draw_jets", "curves", "table1", "metric_lines"):
+        monkeypatch.setattr(mdma_eval, name, lambda *a, **k: "")
+    monkeypatch.setattr(mdma_eval, "jet_metrics", lambda *a, **k: {})
+    write_toys("own.npz", 900)
+    smoke("X", "--dataset", "own.npz", "--steps", 6, *flags)
+    mdma_eval.main(["--ckpt", "X", "--n", "30"])
+    assert "than those that" not in capsys.readouterr().err
+    write_toys("own.npz")
+    mdma_eval.main(["--ckpt", "X", "--n", "30"])
+    line = r"own.npz has other training jets \(700\) than those that the checkpoint learnt from"
+    assert re.search(line, capsys.readouterr().err)
+    with pytest.raises(
+        UserError, match="the run in X learnt from [36][03]0 other jets of own.npz, "
+    ):
+        train.main(["--resume", "X", "--steps", "12"])
+    write_toys("own.npz", 900)
+    assert train.main(["--resume", "X", "--steps", "12"])["step"] == 12
 
 
 RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 50_000}
@@ -481,6 +532,14 @@ def test_exported_jets_are_hardest_first_and_else_the_generated_ones(here, pt, c
     mass = jet_mass(torch.from_numpy(jets)).numpy()
     columns = np.stack([np.ones(200), np.zeros(200), mass, mask.sum(1)], axis=1)
     np.testing.assert_allclose(of_jets, columns, rtol=1e-6)
+
+
+def test_exported_jets_of_an_own_file_have_no_type(here):
+    """Not even --jet-type's default, tops."""
+    write_toys("own.npz")
+    smoke("X", "--dataset", "own.npz", "--steps", 1)
+    mdma_eval.main(["--ckpt", "X", "--n", "4", "--export", "out"])
+    assert {p.name for p in Path("out").iterdir()} == {"samples.npz", "samples_own.hdf5"}
 
 
 @pytest.mark.parametrize("there", [False, True])

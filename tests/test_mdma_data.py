@@ -377,6 +377,14 @@ ABSOLUTE = np.random.default_rng(5).uniform(-1, 1, (40, 1))
             lambda eta, phi, pt: (eta, np.degrees(phi), pt),
             r"of 40 jets have \|phi_rel\| above 3π.*in radians",
         ),
+        (
+            lambda eta, phi, pt: (np.where(np.arange(40)[:, None] == 7, -999, eta), phi, pt),
+            r"1 of 40 jets have \|eta_rel\| above 20, the first is number 7. Mask the particles",
+        ),
+        (
+            lambda eta, phi, pt: (np.where(np.arange(40)[:, None] == 7, 20.1, eta), phi, pt),
+            r"1 of 40 jets have \|eta_rel\| above 20",
+        ),
     ],
 )
 @pytest.mark.parametrize("suffix", ["npz", "h5"])
@@ -403,6 +411,7 @@ def test_absolute_phi_without_negative_values_gets_one_line(tmp_path, capsys):
         lambda eta, phi, pt: (eta + 0.25, phi - 0.25, pt),  # cut jets aren't centred
         lambda eta, phi, pt: (10 * eta, 8 * phi, pt),
         lambda eta, phi, pt: (0 * eta, phi, pt),
+        lambda eta, phi, pt: (np.where(np.arange(40)[:, None] == 7, 19.9, eta), phi, pt),
     ],
 )
 def test_own_jets_that_are_odd_but_right_are_taken_as_they_are(change, tmp_path, capsys):

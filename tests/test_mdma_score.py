@@ -116,6 +116,22 @@ def test_files_of_other_widths(files, half, monkeypatch):
     assert scored("wide.npz", out="wide") == pytest.approx(scored("a.npz", out="a"))
 
 
+@pytest.mark.parametrize("cut", ["a.npz", "b.hdf5"])
+def test_a_file_that_is_cut_to_fewer_particles_is_named(files, half, monkeypatch, capsys, cut):
+    """Of all jets of the other file most have more; of the uncut ones a few have the most."""
+    without_pictures(monkeypatch)
+    monkeypatch.setattr(score, "jet_metrics", lambda *a, **k: {"x": 1.0})
+    monkeypatch.setattr(score, "table1", lambda *a, **k: "")
+    scored("a.npz", out="whole")
+    assert "cut both files alike" not in capsys.readouterr().err
+    whole = {"a.npz": "b.hdf5", "b.hdf5": "a.npz"}[cut]
+    save("c.npz", half[cut == "b.hdf5"][0][:, :20])
+    given = ["c.npz" if name == cut else name for name in ("a.npz", "b.hdf5")]
+    mdma_eval.main(["--generated", given[0], "--reference", given[1], "--out", "cut"])
+    line = rf"{whole}: \d+% of the jets have more than 20 particles, of c.npz none"
+    assert re.search(line, capsys.readouterr().err)
+
+
 def test_the_lines_that_feed_an_export_to_jetnet(here, half, monkeypatch, capsys):
     """As they stand in the docstring. With jetnet's draws fixed, its W1M is the one of eval."""
     numba = pytest.importorskip("numba")
@@ -206,14 +222,32 @@ def test_single_wild_jets_are_scored_and_counted(half, here, capsys):
     x = half[0][0][:20].copy()
     x[3, :, 2] *= 5
     x[7, 4, 1] = 40
+    x[5, [1, 2], 0] = -999
     save("c.npz", x)
     found = read_for_scores("c.npz")
     assert len(found) == 20 and found.particles[3, :, 2].sum() > 3
+    assert found.particles[5, [1, 2], 0].tolist() == [-999, -999]
     err = capsys.readouterr().err
     assert "c.npz: 1 of 20 jets have pt_rel that sum to more than 3, the first is number 3\n" in err
+    assert "c.npz: 1 of 20 jets have |eta_rel| above 20, the first is number 5\n" in err
     save("d.npz", x * [1, 180 / np.pi, 1])
     with pytest.raises(UserError, match=r"d.npz: .. of 20 jets have \|phi_rel\| above 3π"):
         read_for_scores("d.npz")
+    save("e.npz", x * [1000, 1, 1])
+    with pytest.raises(UserError, match=r"e.npz: 20 of 20 jets have \|eta_rel\| above 20"):
+        read_for_scores("e.npz")
+
+
+def test_scores_of_jets_with_a_value_for_no_eta_are_numbers(files, half):
+    """Of 1 % of the jets of both files, as they come from some tools: W1M and Fig. 2 are finite."""
+    (x, _), (y, _) = half
+    for name, jets_of in (("a.npz", x), ("c.npz", y)):
+        z = jets_of.copy()
+        z[::100, 3, 0] = -999
+        save(name, z)
+    metrics = mdma_eval.main(["--generated", "a.npz", "--reference", "c.npz", "--out", "out"])
+    assert np.isfinite(list(metrics.values())).all()
+    assert Path("out/a_fig2.png").exists()
 
 
 def test_sums_that_are_1_but_for_rounding_are_drawn_as_one_value():

@@ -69,6 +69,32 @@ def test_mass_of_one_particle_is_zero():
     assert m.jet_mass(narrow).max() < 1e-7
 
 
+def test_mass_is_finite_for_all_finite_jets_and_right_far_off():
+    """A second particle at Δeta = 15, 150: by hand; at 999, an often used "none", and beyond."""
+    first = [0.3, 0.1, 0.9]
+    second = [[first[0] - eta, 0.2, 0.1] for eta in (15, 150)]
+    far = torch.tensor([[first, other] for other in second], dtype=torch.float64)
+    expected = [math.sqrt(2 * 0.9 * 0.1 * (math.cosh(eta) - math.cos(0.1))) for eta in (15, 150)]
+    np.testing.assert_allclose(m.jet_mass(far), expected, rtol=1e-12)
+    largest = torch.finfo(torch.float32).max
+    for eta, pt in ((-999, 0.1), (largest, 0.1), (-largest, largest)):
+        jet = torch.tensor([[first, [eta, 0.2, pt], [-eta, -0.2, pt], [0.0, 0.0, 0.0]]])
+        assert m.jet_mass(jet).isfinite().all() and m.jet_mass(jet) > 1e40
+
+
+def test_mass_of_real_jets_agrees_with_a_sum_over_pairs(repo):
+    """m² = Σᵢⱼ ptᵢ ptⱼ (cosh Δeta − cos Δphi), where nothing cancels; narrowed a hundred times, too."""
+    with np.load(repo / "tests/data/pythia_top30_test_2000.npz") as f:
+        jets = torch.from_numpy(f["particles"]).double()
+    for narrowed, rtol in ((1, 1e-12), (0.01, 1e-8)):
+        eta, phi, pt = (jets * torch.tensor([narrowed, narrowed, 1])).unbind(-1)
+        eta, phi = (x[:, :, None] - x[:, None] for x in (eta, phi))
+        distance = 2 * (eta / 2).sinh().square() + 2 * (phi / 2).sin().square()
+        expected = torch.einsum("ji,jk,jik->j", pt, pt, distance).sqrt()
+        got = m.jet_mass(jets * torch.tensor([narrowed, narrowed, 1]))
+        np.testing.assert_allclose(got, expected, rtol=rtol)
+
+
 def test_mass_agrees_with_jetnet(jetnet):
     jets = toy_jets(400, 30)
     np.testing.assert_allclose(
@@ -444,3 +470,14 @@ def test_bad_jets_and_protocols():
             m.jet_metrics(jets, bad)
     with pytest.raises(ValueError, match="unknown protocol bootstrap"):
         m.jet_metrics(jets, jets, protocols=["bootstrap"])
+
+
+def test_jets_whose_efps_overflow_are_counted_and_the_first_is_named():
+    jets = toy_jets(20, 5, dtype=torch.float32)
+    wild = jets.clone()
+    wild[3, :2] = torch.tensor([[0.1, 0, 1e9], [0, 0, 1e9]])
+    wild[7, 0, 0] = 1e30
+    with pytest.raises(UserError, match="2 of the fake jets .* overflow, the first is number 3: "):
+        m.jet_metrics(jets, wild)
+    with pytest.raises(UserError, match="2 of the real jets .* overflow, the first is number 3: "):
+        m.jet_metrics(wild, jets)
