@@ -116,6 +116,18 @@ def by_row(results, rows):
     return {row: mine for row, mine in found.items() if mine}
 
 
+def runs_with(file, found, folder):
+    """Those of `by_row`'s results whose runs still have `file` in `folder`, to draw from it.
+
+    A result outlives its run's directory, which may be deleted, or left on another machine.
+    """
+    there = {
+        row: [result for result in results if (folder / result["name"] / file).exists()]
+        for row, results in found.items()
+    }
+    return {row: mine for row, mine in there.items() if mine}
+
+
 def end_sweep(part, results):
     """End a script that was started for a part (i, n) of its runs: the call without --part draws.
 

@@ -35,7 +35,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, select_rows, sweep
+from common.sweep import by_row, end_sweep, runs_with, select_rows, sweep
 
 from . import train
 from .convergence import fid_curve, loss_versus_quality, stability
@@ -305,11 +305,13 @@ def main(argv=None):
     env = next(iter(runs.values()))[0]["env"]
     result = {"flags": shared, "rows": summaries, "failed": failed, "env": env}
     write_json(folder / f"{name}.json", result)
-    draw_scores(summaries, folder / "scores.png")
-    draw_quality(runs, folder)
-    draw_losses(runs, folder)
-    draw_grids(runs, folder)
     print(text)
+    draw_scores(summaries, folder / "scores.png")
+    if logged := runs_with("log.jsonl", runs, folder):
+        draw_quality(logged, folder)
+        draw_losses(logged, folder)
+    if saved := runs_with("last.pt", runs, folder):
+        draw_grids(saved, folder)
     return summaries
 
 
