@@ -293,6 +293,44 @@ def test_resume_allows_run_flags_to_change_and_paper_flags_to_be_repeated(tmp_pa
     assert (args.device, args.data_dir, args.width) == ("cpu", "elsewhere", 20)
 
 
+@pytest.mark.parametrize(
+    "folder, words, saved",
+    [
+        ("sagan_wgangp", "--method gan --attention auto", ("attention", "16")),
+        ("pan", "--task deraining --net auto", ("net", "deraining")),
+        ("egan", "--mutations minimax heuristic", ("mutations", ["heuristic", "minimax"])),
+    ],
+)
+def test_the_command_of_a_run_resumes_it(tmp_path, folder, words, saved):
+    """Also where the script saves what it made of a flag: a side for auto, mutations in their order."""
+    parse = importlib.import_module(f"{folder}.train").parse_args
+    words = ["--quick", *words.split()]
+    if folder == "egan":
+        words += ["--dataset", "8gaussians"]
+    started = json.loads(json.dumps(vars(parse(words))))
+    assert started[saved[0]] == saved[1]
+    (tmp_path / "args.json").write_text(json.dumps(started))
+    again = vars(parse([*words, "--resume", str(tmp_path)]))
+    assert json.loads(json.dumps(again)) == started | {"resume": str(tmp_path)}
+
+
+def test_auto_resumes_whatever_the_data_set_was(tmp_path):
+    """cagan saves the one that it found."""
+    parse = importlib.import_module("cagan.train").parse_args
+    (tmp_path / "args.json").write_text(json.dumps(vars(parse(["--dataset", "fashion-mnist"]))))
+    resume = ["--resume", str(tmp_path), "--dataset"]
+    assert parse([*resume, "auto"]).dataset == "fashion-mnist"
+    with pytest.raises(UserError, match="--dataset mnist: .* started with fashion-mnist"):
+        parse([*resume, "mnist"])
+
+
+def test_other_mutations_are_another_run(tmp_path):
+    parse = importlib.import_module("egan.train").parse_args
+    (tmp_path / "args.json").write_text(json.dumps(vars(parse(["--mutations", "minimax"]))))
+    with pytest.raises(UserError, match="--mutations"):
+        parse(["--resume", str(tmp_path), "--mutations", "minimax", "heuristic"])
+
+
 def test_only_flags_that_leave_the_mathematics_alone_may_change():
     assert CHANGEABLE == {
         "steps",
