@@ -50,7 +50,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
     is then trained and returned. A part writes files of its own, results-0of4.jsonl for 0/4, and
     each call reads all, so parts may run on several machines at once if they share `folder`.
     shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A
-    result is its cell with step, metrics, env and seconds, or with error, a UserError's line; such
+    result is its cell with step, metrics, env and seconds, or with error, a line; such
     a run is tried again next time.
     """
     folder, shared, part = Path(folder), list(shared), getattr(args, "part", None)
@@ -197,6 +197,12 @@ def _run_cell(cell, train, measure, args, folder, shared):
             }
         except UserError as e:
             result["error"] = str(e)
+        except SystemExit as e:
+            if e.code != 2:  # a signal, and the training has saved
+                raise
+            log.flush()
+            line = Path(log.name).read_text().splitlines()[-1]
+            result["error"] = f"its flags are refused: {line.removeprefix('error: ')}"
     return result | {"seconds": round(time.time() - started, 1)}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import began.train
 from common.cli import UserError
 from common.runs import read_log, save_atomic
 from common.sweep import end_sweep, select_rows, sweep
@@ -72,6 +73,20 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, capsys):
         "--out",
         str(tmp_path / "run1"),
     ]
+
+
+def test_flags_that_a_run_refuses_are_named(tmp_path):
+    """The parser has written the line into the run's log, and asks for the end of the process."""
+    found = sweep(cells(2), began.train.main, None, namespace(), tmp_path, ["--stpes=2"])
+    line = "its flags are refused: unknown flag --stpes: did you mean --steps?"
+    assert [r["error"].startswith(line) for r in found] == [True, True]
+    assert len(read_log(tmp_path / "results.jsonl")) == 2
+
+
+def test_a_run_that_a_signal_stops_ends_the_sweep(tmp_path):
+    with pytest.raises(SystemExit) as e:
+        sweep(cells(2), lambda argv: sys.exit(143), None, namespace(), tmp_path)
+    assert e.value.code == 143 and not read_log(tmp_path / "results.jsonl")
 
 
 def test_several_processes_find_the_same(tmp_path):
