@@ -293,6 +293,12 @@ def main(argv=None):
         f"{device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
         + (f" over {world} processes" if world > 1 else "")
     )
+    if rank == 0 and args.steps > args.lr_total:
+        print(
+            f"--lr-total {args.lr_total}: the learning rate is 0 from there on, so the last "
+            f"{args.steps - args.lr_total:,} of {args.steps:,} steps teach nothing",
+            file=sys.stderr,
+        )
 
     # --- Algorithm (§3.1, §3.2)
     def update(x, mask, z, epsilon, train_G, matching):

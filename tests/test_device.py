@@ -124,6 +124,23 @@ def test_reduced_figures_take_bf16_where_the_gpu_has_it(gpu, monkeypatch, tmp_pa
     assert [flags[flags.index("--amp") + 1] for flags in taken] == ["bf16", "off"]
 
 
+@pytest.mark.parametrize("folder", ["began", "bigan"])
+def test_all_parts_of_a_reduced_table_have_one_amp(folder, gpu, monkeypatch, tmp_path):
+    """The machines of its parts may differ: the settings say which bf16 or fp32 all runs have."""
+    reproduce, taken = importlib.import_module(f"{folder}.reproduce"), []
+    monkeypatch.setattr(reproduce, "sweep", lambda *args: taken.append(args[3]) or [])
+    tables = {"bigan": [["--table"], ["--toy"]]}.get(folder, [[]])
+    for name, bf16 in (("NVIDIA A100", True), ("Tesla T4", False)):
+        gpu(name, bf16)
+        for table in tables:
+            for more in ([], ["--reduced"]):
+                with pytest.raises(SystemExit):
+                    reproduce.main([*table, *more, "--part", "0/1", "--out", str(tmp_path)])
+    found = [getattr(args, "train_amp", None) for args in taken]
+    toys = [None, None] * (len(tables) - 1)  # whose --quick has no --amp
+    assert found == [None, "bf16", *toys, None, "off", *toys]
+
+
 @pytest.mark.parametrize("script", ["began.train", "sagan_wgangp.reproduce", "pan.eval"])
 def test_bf16_is_refused_on_a_gpu_without(script, gpu, here):
     from common.arguments import EvalArgs, parse_args

@@ -108,6 +108,31 @@ def test_other_flags_are_refused_in_the_same_folder(tmp_path):
     )  # how many at a time changes no result
 
 
+def test_a_folder_is_trained_with_one_amp(tmp_path):
+    """--quick's own depends on the machine. A folder of before goes on, and has one from then on."""
+    seen = []
+
+    def noting(argv):
+        seen.append(argv[argv.index("--amp") :])
+        train(argv)
+
+    folder = tmp_path / "new"
+    sweep(cells(1), noting, measure, namespace(train_amp="bf16"), folder, ["--quick"])
+    assert seen[0][:4] == ["--amp", "bf16", "--quick", "--lr"]  # what is typed comes later
+    part = namespace(train_amp="off", part=(1, 2))
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(2), noting, measure, part, folder, ["--quick"])
+
+    folder = tmp_path / "old"
+    sweep(cells(1), train, measure, namespace(), folder, ["--quick"])
+    found = sweep(cells(2), noting, measure, namespace(train_amp="off"), folder, ["--quick"])
+    assert values(found) == [100, 101] and len(seen) == 2
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(2), noting, measure, namespace(train_amp="bf16"), folder, ["--quick"])
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(2), noting, measure, namespace(), folder, ["--quick"])
+
+
 @pytest.mark.parametrize("content", [b"", b'{"train": ', b"\xff\xfe"])
 def test_damaged_settings_are_named_and_nothing_is_lost(tmp_path, content):
     sweep(cells(1), train, measure, namespace(), tmp_path)
