@@ -223,7 +223,7 @@ class Run:
         )
 
     def _on_signal(self, number, frame):
-        if self._asked:
+        if self._asked and number == signal.SIGINT:  # SIGTERM may come from two senders
             raise KeyboardInterrupt
         self._asked = number
         if not dist.is_initialized():

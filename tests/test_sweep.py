@@ -1,7 +1,12 @@
 """Tables of many runs: what is kept, tried again, and never mixed. (Whole tables: in the folders' tests.)"""
 
+import contextlib
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
 import argparse
 import importlib
 from pathlib import Path
@@ -10,7 +15,7 @@ import pytest
 
 import began.train
 from common.cli import UserError
-from common.runs import read_log, save_atomic
+from common.runs import load_checkpoint, read_log, save_atomic
 from common.sweep import end_sweep, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
@@ -87,6 +92,60 @@ def test_a_run_that_a_signal_stops_ends_the_sweep(tmp_path):
     with pytest.raises(SystemExit) as e:
         sweep(cells(2), lambda argv: sys.exit(143), None, namespace(), tmp_path)
     assert e.value.code == 143 and not read_log(tmp_path / "results.jsonl")
+
+
+SWEEP_OF = """
+import sys
+import began.train
+from common.sweep import sweep
+from tests.test_sweep import measure, namespace
+
+cells = [{"name": f"run{i}", "seed": i, "flags": ["--steps", n]} for i, n in enumerate(sys.argv[1:])]
+flags = ["--smoke", "--save-every", "100000", "--sample-every", "100000"]
+sweep(cells, began.train.main, measure, namespace(jobs=2), "there", flags)
+"""
+
+
+@pytest.mark.parametrize(
+    "steps, send", [(("4", "90000"), os.kill), (("90000", "90000", "90000"), os.killpg)]
+)
+def test_sigterm_lets_the_trainings_of_all_jobs_save_and_end(here, env, steps, send):
+    """SLURM sends it to all processes, HTCondor to the first. One without work ends, and none begins another."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP_OF, *steps],
+        cwd=here,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        logs = [Path(f"there/run{i}/log.jsonl") for i in (0, 1)]
+        end = time.time() + 300
+        short = steps[0] == "4"
+        while not all(map(read_log, logs)) or short != Path("there/results.jsonl").exists():
+            assert process.poll() is None and time.time() < end, process.communicate()
+            time.sleep(0.05)
+        send(process.pid, signal.SIGTERM)
+        err = process.communicate(timeout=120)[1]
+        assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err, err
+        with pytest.raises(ProcessLookupError):  # multiprocessing's own helper takes a moment
+            while time.time() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for i in (1,) if short else (0, 1):
+        assert load_checkpoint(f"there/run{i}/last.pt")["step"] == read_log(logs[i])[-1]["step"]
+        assert "stopped by SIGTERM after step" in Path(f"there/run{i}.log").read_text()
+    assert not Path("there/run2").exists()
+
+
+def test_sigterm_does_what_it_did_once_a_sweep_is_through(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    sweep(cells(1), train, measure, namespace(jobs=2), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_several_processes_find_the_same(tmp_path):
