@@ -22,7 +22,7 @@ import torch
 
 from began import train
 from common import runs
-from common.cli import UserError, run_main
+from common.cli import UserError, read_args, run_main
 from common.runs import Run, read_log
 from egan.population import SharedLoop
 
@@ -435,6 +435,32 @@ def test_a_run_killed_before_its_first_checkpoint_starts_again(copy, capsys):
     assert again["step"] == whole["step"]
     assert leaves(again["state"]) == leaves(whole["state"])
     assert logged(copy) == sorted(set(logged(copy)))
+
+
+def test_a_second_process_in_a_directory_is_refused_and_changes_nothing(copy, capsys):
+    """Here another Run of this process: a lock is of the open file. It ends with the steps."""
+    args = Namespace(**(read_args(copy) | {"resume": "run"}))
+    first = Run("began", args, torch.device("cpu"))
+    steps = first.steps(3, 9)
+    next(steps)
+    with open("run/log.jsonl", "a") as f:
+        f.write('{"step": 4, "seconds": 1}\n')  # past last.pt, so a resumption drops it
+    assert "run: another process trains there" in refused(capsys, "run")
+    steps.close()
+    run_began("--resume", "run", "--steps", 6)
+    assert logged("run")[-1] == 6
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_no_reason_to_stop(copy, monkeypatch, number):
+    def flock(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    run_began("--resume", copy, "--steps", 10)
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    run_began("--resume", copy, "--steps", 11)
+    assert checkpoint(copy)["step"] == 11
 
 
 def test_out_beside_resume_is_refused(copy, capsys):
