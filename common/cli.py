@@ -17,7 +17,7 @@ def _fail(message):
 
 
 def run_main(main):
-    """Run `main()`; a UserError becomes one line on stderr and exit code 2, without a traceback."""
+    """Run `main()`; what the user can mend becomes one line on stderr and exit code 2."""
     try:
         main()
     except UserError as e:
@@ -27,6 +27,15 @@ def run_main(main):
             raise
         sys.exit(
             _fail(f"{e.filename or 'the run directory'}: {os.strerror(e.errno)}. {ADVICE[e.errno]}")
+        )
+    except Exception as e:
+        if type(e).__name__ != "OutOfMemoryError":  # torch's, which not every script imports
+            raise
+        sys.exit(
+            _fail(
+                "the GPU's memory is full: give a smaller --batch-size, --size or --width; of a "
+                "sweep, fewer --jobs"
+            )
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 import began.train
 from common.cli import (
@@ -596,6 +597,17 @@ def test_other_errors_keep_their_traceback():
         run_main(lambda: 1 / 0)
     with pytest.raises(ConnectionError):
         run_main(lambda: (_ for _ in ()).throw(ConnectionError(errno.ECONNRESET, "reset")))
+
+
+def test_a_full_gpu_gets_one_line_and_what_helps(capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
+
+    with pytest.raises(SystemExit) as e:
+        run_main(main)
+    lines = capsys.readouterr().err.splitlines()
+    assert e.value.code == 2 and len(lines) == 1
+    assert lines[0].startswith("error: the GPU's memory is full: give a smaller --batch-size, ")
 
 
 @pytest.mark.parametrize(
