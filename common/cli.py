@@ -155,7 +155,10 @@ def parse(parser, argv=None, presets=None, retired=None):
     if values.get("amp") == "bf16":
         from .device import check_bf16  # torch, which not every script needs
 
-        check_bf16(values["device"])
+        instead = "Give --amp off"
+        if typed.get("resume"):
+            instead = "Go on with a GPU that has them, or with --device cpu"
+        check_bf16(values["device"], instead)
     return argparse.Namespace(**values)
 
 

@@ -156,6 +156,21 @@ def test_bf16_is_refused_on_a_gpu_without(script, gpu, here):
     assert parse_args(table, "doc", ["--amp", "bf16"]).amp == "bf16"
 
 
+def test_a_run_in_bf16_can_go_on_without_the_gpu(gpu, tmp_path):
+    """--amp off would be another run, and is refused."""
+    gpu("Tesla T4", False)
+    (tmp_path / "args.json").write_text(json.dumps(vars(train.Args(amp="bf16"))))
+    resume = ["--resume", str(tmp_path)]
+    words = (
+        "--amp bf16: Tesla T4 has no bf16 .*Go on with a GPU that has them, or with --device cpu"
+    )
+    with pytest.raises(UserError, match=words):
+        train.parse_args(resume)
+    assert train.parse_args([*resume, "--device", "cpu"]).amp == "bf16"
+    with pytest.raises(UserError, match="--amp off: the run in .* was started with bf16"):
+        train.parse_args([*resume, "--amp", "off"])
+
+
 # --- randomness
 
 
