@@ -5,6 +5,7 @@ import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from common.arguments import (
     parse_args,
     part_of,
     refuse_out_of_range,
+    usable_cores,
 )
 from common.data import DATASETS
 
@@ -139,6 +141,21 @@ def test_every_default_lies_in_its_own_range_and_every_flag_is_explained(folder,
     unexplained = {name for name, comment in comments.items() if not comment}
     assert not unexplained, unexplained
     assert "options" not in sections.values()
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_as_many_jobs_as_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    for module, table, flag in (
+        ("common.arguments", "SweepArgs", "jobs"),
+        ("mdma.simulate", "Args", "workers"),
+    ):
+        defaults = runpy.run_module(module, run_name="again")[table]()
+        assert getattr(defaults, flag) == 3, module
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS, Windows
+    assert usable_cores() == 64
 
 
 def test_presets_may_depend_on_what_was_typed():
