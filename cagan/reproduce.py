@@ -33,7 +33,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log, replace_file, write_json
-from common.sweep import end_sweep, runs_with, sweep
+from common.sweep import end_sweep, failures, runs_with, sweep
 
 from . import classifier, toy, train
 from .conditions import each_condition
@@ -321,7 +321,7 @@ def main(argv=None):
         measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
         results = sweep(todo, train.main, measure_run, measuring, folder, shared)
     end_sweep(args.part, results)
-    failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
+    failed = failures(results)
     tables = {}
     for name, config in configs.items():
         runs = finished(name, config, results, failed)

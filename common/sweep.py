@@ -133,13 +133,18 @@ def runs_with(file, found, folder):
     return {row: mine for row, mine in there.items() if mine}
 
 
+def failures(results):
+    """["name: error", …] of the runs that failed."""
+    return [f"{result['name']}: {result['error']}" for result in results if "error" in result]
+
+
 def end_sweep(part, results):
     """End a script that was started for a part (i, n) of its runs: the call without --part draws.
 
     part: None for all runs. results: of `sweep`. UserError if no run, or not all of a part, came
     through.
     """
-    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
+    failed = failures(results)
     if part is None:
         if failed and len(failed) == len(results):
             raise UserError(f"no run came through: {'; '.join(failed)}")

@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
 from common.runs import last_tenth, read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, runs_with, select_rows, sweep
+from common.sweep import by_row, end_sweep, failures, runs_with, select_rows, sweep
 
 from . import train
 from .eval import load, measure, transform_pairs
@@ -286,7 +286,7 @@ def main(argv=None):
         swept += results
         if args.part:
             continue
-        failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
+        failed = failures(results)
         runs = by_row(results, table.rows)
         if not runs:
             raise UserError(f"no run of table {n} came through: {'; '.join(failed)}")

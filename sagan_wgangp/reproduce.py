@@ -35,7 +35,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, runs_with, select_rows, sweep
+from common.sweep import by_row, end_sweep, failures, runs_with, select_rows, sweep
 
 from . import train
 from .convergence import fid_curve, loss_versus_quality, stability
@@ -137,8 +137,7 @@ def train_rows(args, rows, folder, shared):
     results = sweep(cells, train.main, measure_run, args, folder, shared)
     end_sweep(args.part, results)
     results.sort(key=lambda result: result["seed"])
-    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
-    return by_row(results, rows), failed
+    return by_row(results, rows), failures(results)
 
 
 DIGITS = {  # the table's columns

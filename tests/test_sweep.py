@@ -16,7 +16,7 @@ import pytest
 import began.train
 from common.cli import UserError
 from common.runs import load_checkpoint, read_log, save_atomic
-from common.sweep import end_sweep, select_rows, sweep
+from common.sweep import end_sweep, failures, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
 SWEEPS = {"mdma", "began", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
@@ -278,6 +278,7 @@ def test_parts_with_other_flags_are_refused(tmp_path):
 def test_the_end_of_a_part(capsys):
     """Without a part the script goes on and draws. A part with failed runs does not end well."""
     good, bad = {"name": "a", "metrics": {}}, {"name": "b", "error": "no such data"}
+    assert failures([good, bad, bad]) == ["b: no such data", "b: no such data"]
     assert end_sweep(None, [good, bad]) is None
     with pytest.raises(UserError, match="no run came through: b: no such data; b: no such data$"):
         end_sweep(None, [bad, bad])
