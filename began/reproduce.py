@@ -31,7 +31,7 @@ from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table, reference
 from common.metrics import find_metric
 from common.runs import last_tenth, read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, sweep
+from common.sweep import by_row, end_sweep, runs_with, sweep
 
 from . import train
 from .eval import load, load_data, measure, sample
@@ -102,6 +102,8 @@ def gamma_table(found):
 
 def draw(found, folder, args):
     """A row of samples of each γ's first run, under the means over its seeds."""
+    if not found:
+        return
     device = choose_device(args.device)
     figure, axes = plots.plt.subplots(len(found), 1, figsize=(9, 1.1 * len(found)), squeeze=False)
     for axis, (gamma, results) in zip(axes[:, 0], found.items()):
@@ -139,8 +141,8 @@ def main(argv=None):
     text = gamma_table(found)
     replace_file(folder / "gammas.md", text.encode())
     write_json(folder / "gammas.json", results)
-    draw(found, folder, args)
     print(text, end="")
+    draw(runs_with("last.pt", found, folder), folder, args)
     return found
 
 

@@ -31,7 +31,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, select_rows, sweep
+from common.sweep import by_row, end_sweep, runs_with, select_rows, sweep
 from common.toys import mixture
 
 from . import eval as evaluation
@@ -150,13 +150,13 @@ def seconds(results):
 def table(args):
     """1NN accuracy of each method in features and in E(x). -> table.md, .json, .png."""
     folder, results = run_rows(args, "table", METHODS, args.dataset)
-    draw_table(folder, results, args.dataset)
     title = (
         f"{args.dataset}, seeds per row: {args.seeds}; 1NN and probe in %, training images as bank"
     )
     notes = "D: the discriminator's features of the plain GAN below LR. Pixels: 1NN on the images."
     text = f"{title}, all test images\n\n{one_nn_table(results)}\n{notes}\n"
     write_table(folder, "table", results, text)
+    draw_table(folder, results, args.dataset)
     return results
 
 
@@ -210,6 +210,9 @@ def draw_table(folder, results, dataset):
     for axis, (space, title) in zip(axes, titles.items()):
         for i, (method, found) in enumerate(results.items()):
             curves = [curve(read_log(folder / r["name"] / "log.jsonl"), space) for r in found]
+            curves = [each for each in curves if len(each)]  # none of a run that is gone
+            if not curves:
+                continue
             shortest = min((steps for steps, _ in curves), key=len)
             values = np.array([accuracies[: len(shortest)] for _, accuracies in curves])
             epochs = shortest / train.EPOCH
@@ -232,9 +235,9 @@ def draw_table(folder, results, dataset):
 def toy(args):
     """Modes that G(z) and G(E(x)) cover, beside ALI's numbers. -> toy.md, .json, .png."""
     folder, results = run_rows(args, "toy", TOY_METHODS, "25gaussians")
-    draw_toys(folder, results)
     text = f"25 Gaussians, seeds per row: {args.seeds}, 10,000 points each\n\n{mode_table(results)}"
     write_table(folder, "toy", results, text)
+    draw_toys(folder, runs_with("samples.png", results, folder))
     return results
 
 

@@ -9,6 +9,7 @@ figure_<name>.png, .md and .json there; a JSON holds all that its figure of scor
 """
 
 import argparse
+import math
 import shlex
 import sys
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log, replace_file, write_json
-from common.sweep import end_sweep, sweep
+from common.sweep import end_sweep, failures, runs_with, sweep
 
 from . import classifier, toy, train
 from .conditions import each_condition
@@ -156,17 +157,24 @@ def score_logs(results, folder):
 
 
 def numbers(label, results, folder):
-    """What the table says of one curve: lists with a value per seed."""
+    """What the table says of one curve: lists with a value per seed.
+
+    Of a run that is gone there is no log: no curve, and NaN half way.
+    """
     logs = score_logs(results, folder)
-    half = len(logs[0]) // 2 - 1
+    longest = max(logs, key=len)
+    half = len(longest) // 2 - 1
     accuracies = [find_metric(result["metrics"], "conditional_accuracies") for result in results]
     row = {"label": label, "runs": len(results)}
     for score in SCORES:
         row[score] = [find_metric(result["metrics"], score) for result in results]
     row["rare_accuracy"] = [float(np.mean(each[1:])) for each in accuracies]
-    row["half_steps"] = logs[0][half]["step"]
-    row["fid_per_class_half"] = [find_metric(log[half], "fid_per_class") for log in logs]
-    row["steps"] = [line["step"] for line in logs[0]]
+    row["half_steps"] = longest[half]["step"] if longest else None
+    row["fid_per_class_half"] = [
+        find_metric(log[half], "fid_per_class") if log else math.nan for log in logs
+    ]
+    row["steps"] = [line["step"] for line in longest]
+    logs = [log for log in logs if log]
     row["curves"] = {s: [[find_metric(line, s) for line in log] for log in logs] for s in SCORES}
     row["results"] = [without_confusion(result) for result in results]
     return row
@@ -200,6 +208,8 @@ def draw_scores(name, rows, folder):
     axes[1].sharey(axes[0])
     for axis, (score, (title, unit)) in zip(axes, SCORES.items()):
         for i, row in enumerate(rows):
+            if not row["steps"]:
+                continue
             values = np.array(row["curves"][score])
             axis.plot(row["steps"], values.mean(0), color=f"C{i}", label=row["label"])
             low, high = values.min(0), values.max(0)
@@ -232,8 +242,10 @@ def draw_overview(tables, path):
             axes[0].text(4, place, label, va="center", fontsize=8, in_layout=False)
             continue
         for axis, key in zip(axes, panels):
-            axis.plot(row[key], [place] * len(row[key]), "o", color=color, alpha=0.6)
-            axis.plot(np.mean(row[key]), place, "k|", ms=13)
+            of_seeds = [value for value in row[key] if not math.isnan(value)]
+            axis.plot(of_seeds, [place] * len(of_seeds), "o", color=color, alpha=0.6)
+            if of_seeds:
+                axis.plot(np.mean(of_seeds), place, "k|", ms=13)
     for axis, (key, title) in zip(axes, panels.items()):
         axis.set_title(title, fontsize=10)
         axis.set_xlim(0, None if "fid" in key else 1)
@@ -309,31 +321,32 @@ def main(argv=None):
         measuring = argparse.Namespace(**vars(args), inception_weights=None, amp="off")
         results = sweep(todo, train.main, measure_run, measuring, folder, shared)
     end_sweep(args.part, results)
-    failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
+    failed = failures(results)
     tables = {}
     for name, config in configs.items():
         runs = finished(name, config, results, failed)
         rows = [numbers(label, mine, folder) for label, mine in runs.items()]
-        draw_scores(name, rows, folder)
-        if name == "mixed":
-            first = load_checkpoint(folder / rows[0]["results"][0]["name"] / "last.pt")
-            names = first["state"]["names"]
-            draw_mixed_classes(rows, names, folder)
-            draw_mixed_samples(runs, names, folder, choose_device(args.device))
         report = {"flags": shared, "configs": config, "rows": rows, "failed": failed}
         write_figure(folder, name, table(name, rows), report)
         tables[name] = rows
+        draw_scores(name, rows, folder)
+        saved = runs_with("last.pt", runs, folder)
+        if name == "mixed" and saved:
+            first = load_checkpoint(folder / next(iter(saved.values()))[0]["name"] / "last.pt")
+            names = first["state"]["names"]
+            draw_mixed_classes(rows, names, folder)
+            draw_mixed_samples(saved, names, folder, choose_device(args.device))
     if tables:
         draw_overview(tables, folder / "figure_overview.png")
     if for_classifier:
         runs = finished("classifier", for_classifier, results, failed)
         rows = [row for label, mine in runs.items() for row in classifier.numbers(label, mine)]
-        classifier.draw(rows, folder / "figure_classifier.png")
         every_run = [without_confusion(result) for mine in runs.values() for result in mine]
         report = {"flags": shared, "configs": for_classifier, "rows": rows, "failed": failed}
         report["results"] = every_run
         write_figure(folder, "classifier", classifier.table(rows), report)
         tables["classifier"] = rows
+        classifier.draw(rows, folder / "figure_classifier.png")
     if "toy" in chosen:
         toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
     return tables

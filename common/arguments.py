@@ -37,6 +37,13 @@ FilePath = NewType("FilePath", str)
 Part = NewType("Part", tuple)  # --part i/n, a machine's share of many runs: (i, n); see part_of
 
 
+def usable_cores():
+    """The cores that this process may use: SLURM or taskset may allow it some of the machine's."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count()
+
+
 @dataclass
 class RunArgs:
     """What every train.py has. A folder's own defaults and their sources stand in its Args."""
@@ -101,7 +108,7 @@ class SweepArgs:
     """The arguments of every reproduce.py that trains many runs and measures them."""
 
     # --- runs
-    jobs: int = os.cpu_count()  # runs at a time
+    jobs: int = usable_cores()  # runs at a time
     threads: int = 1  # CPU threads of each run
     part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'

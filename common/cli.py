@@ -17,7 +17,7 @@ def _fail(message):
 
 
 def run_main(main):
-    """Run `main()`; a UserError becomes one line on stderr and exit code 2, without a traceback."""
+    """Run `main()`; what the user can mend becomes one line on stderr and exit code 2."""
     try:
         main()
     except UserError as e:
@@ -27,6 +27,15 @@ def run_main(main):
             raise
         sys.exit(
             _fail(f"{e.filename or 'the run directory'}: {os.strerror(e.errno)}. {ADVICE[e.errno]}")
+        )
+    except Exception as e:
+        if type(e).__name__ != "OutOfMemoryError":  # torch's, which not every script imports
+            raise
+        sys.exit(
+            _fail(
+                "the GPU's memory is full: give a smaller --batch-size, --size or --width; of a "
+                "sweep, fewer --jobs"
+            )
         )
 
 
@@ -95,6 +104,7 @@ def parse(parser, argv=None, presets=None, retired=None):
     typed = {k: v for k, v in typed.items() if v is not unset}
     values = {a.dest: a.default for a in parser._actions if a.dest != "help"}
     paths = [a.dest for a in parser._actions if a.type is file_path]
+    actions = {a.dest: a for a in parser._actions}
     if typed.get("resume"):
         typed["resume"] = run_directory(typed["resume"])
         if typed.get("out"):
@@ -115,12 +125,15 @@ def parse(parser, argv=None, presets=None, retired=None):
                 f"{', '.join(unknown)}"
             )
         for name, value in typed.items():
-            if name not in CHANGEABLE and value != saved.get(name, value):
+            if name in CHANGEABLE or name not in saved:
+                continue
+            if not _repeats(value, saved[name], actions[name]):
                 flag = "--" + name.replace("_", "-")
                 raise UserError(
                     f"{flag} {value}: the run in {typed['resume']} was started with {saved[name]}. "
                     f"Leave {flag} out to resume, or start a new run with --out"
                 )
+            typed[name] = saved[name]
         values |= saved | {"out": None}
     else:
         if callable(presets):
@@ -142,8 +155,22 @@ def parse(parser, argv=None, presets=None, retired=None):
     if values.get("amp") == "bf16":
         from .device import check_bf16  # torch, which not every script needs
 
-        check_bf16(values["device"])
+        instead = "Give --amp off"
+        if typed.get("resume"):
+            instead = "Go on with a GPU that has them, or with --device cpu"
+        check_bf16(values["device"], instead)
     return argparse.Namespace(**values)
+
+
+def _repeats(typed, saved, action):
+    """Whether a typed value is what a run was started with.
+
+    A train.py saves what it made of it: it puts a value in the place of auto, and names that are
+    chosen from a list in the list's order.
+    """
+    if action.choices and action.nargs == "+":
+        return set(typed) == set(saved or ())
+    return typed in ("auto", saved)
 
 
 def run_directory(place):

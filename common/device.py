@@ -62,13 +62,13 @@ def bf16_if_fast(name="auto"):
     return "bf16" if device.type == "cpu" and fast else "off"
 
 
-def check_bf16(name):
-    """Refuse --amp bf16 on a --device that can't compute it."""
+def check_bf16(name, instead):
+    """Refuse --amp bf16 on a --device that can't compute it; `instead`: what to do."""
     device = choose_device(name)
     if without_bf16(device):
         raise UserError(
             f"--amp bf16: {device_name(device)} has no bf16 convolutions, GPUs of compute "
-            "capability 8.0 and later have. Give --amp off"
+            f"capability 8.0 and later have. {instead}"
         )
 
 

@@ -53,6 +53,7 @@ class Run:
         self.metrics = {}  # the last logged ones
         self.started = time.time()
         self._bar = None
+        self._lock = None  # while it trains, of its directory
         if self.resumed:
             self.dir = Path(args.resume)
             return
@@ -155,6 +156,7 @@ class Run:
 
     def steps(self, start, total):
         """Yield start+1 … total, with a progress bar. A signal ends it once its step is saved."""
+        self._take_directory()
         previous = {s: signal.signal(s, self._on_signal) for s in (signal.SIGINT, signal.SIGTERM)}
         self._bar = tqdm(
             total=total, initial=start, disable=True if self.rank else None, unit="step"
@@ -184,6 +186,13 @@ class Run:
             self._bar.close()
             for s, handler in previous.items():
                 signal.signal(s, handler)
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def _take_directory(self):
+        if self.rank == 0 and self._lock is None:
+            self._lock = lock_directory(self.dir)
 
     def due(self, step, every):
         """True each `every` steps, at the last step, and at the one after which a signal stops."""
@@ -244,7 +253,7 @@ class Run:
         )
 
     def _on_signal(self, number, frame):
-        if self._asked:
+        if self._asked and number == signal.SIGINT:  # SIGTERM may come from two senders
             raise KeyboardInterrupt
         self._asked = number
         if not dist.is_initialized():
@@ -266,6 +275,7 @@ class Run:
 
     def _go_on_after(self, step):
         """Drop what a killed run logged past its checkpoint: those steps will be done again."""
+        self._take_directory()  # before the log of a process that trains there loses lines
         # --steps, --device, … may have changed
         write_json(self.dir / "args.json", vars(self.args))
         path = self.dir / "log.jsonl"
@@ -277,6 +287,27 @@ class Run:
 
 
 # --- files
+
+
+def lock_directory(directory):
+    """Keep other processes from training in `directory`. Returns what os.close unlocks, or None."""
+    try:
+        import fcntl
+
+        lock = os.open(directory, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise UserError(
+            f"{directory}: another process trains there. Wait for it, or choose another --out"
+        ) from None
+    except OSError:  # a file system without locks
+        os.close(lock)
+        return None
+    return lock
 
 
 def replace_file(path, data, shared=False):

@@ -4,10 +4,13 @@ import argparse
 import contextlib
 import json
 import multiprocessing
+import os
 import shlex
+import signal
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -50,7 +53,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
     is then trained and returned. A part writes files of its own, results-0of4.jsonl for 0/4, and
     each call reads all, so parts may run on several machines at once if they share `folder`.
     shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A
-    result is its cell with step, metrics, env and seconds, or with error, a UserError's line; such
+    result is its cell with step, metrics, env and seconds, or with error, a line; such
     a run is tried again next time.
     """
     folder, shared, part = Path(folder), list(shared), getattr(args, "part", None)
@@ -92,18 +95,20 @@ def sweep(cells, train, measure, args, folder, shared=()):
         f"{args.jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}",
         file=sys.stderr,
     )
-    results = _in_parallel(missing, train, measure, args, folder, shared)
-    for result in tqdm(results, total=len(missing), unit="run", disable=None):
-        if "env" in result:  # a process of --jobs knows only how it was started itself
-            result["env"]["command"] = shlex.join(sys.orig_argv)
-        done.append(result)
-        with open(table, "a") as f:
-            f.write(json.dumps(result) + "\n")
-        if not sys.stderr.isatty():
-            end = (
-                f"FAILED: {result['error']}" if "error" in result else f"{result['seconds']:.0f} s"
-            )
-            print(f"{len(done)}/{len(cells)} {result['name']}: {end}", file=sys.stderr)
+    with contextlib.closing(_in_parallel(missing, train, measure, args, folder, shared)) as results:
+        for result in tqdm(results, total=len(missing), unit="run", disable=None):
+            if "env" in result:  # a process of --jobs knows only how it was started itself
+                result["env"]["command"] = shlex.join(sys.orig_argv)
+            done.append(result)
+            with open(table, "a") as f:
+                f.write(json.dumps(result) + "\n")
+            if not sys.stderr.isatty():
+                end = (
+                    f"FAILED: {result['error']}"
+                    if "error" in result
+                    else f"{result['seconds']:.0f} s"
+                )
+                print(f"{len(done)}/{len(cells)} {result['name']}: {end}", file=sys.stderr)
     return sorted(done, key=lambda result: order[result["name"]])
 
 
@@ -116,13 +121,30 @@ def by_row(results, rows):
     return {row: mine for row, mine in found.items() if mine}
 
 
+def runs_with(file, found, folder):
+    """Those of `by_row`'s results whose runs still have `file` in `folder`, to draw from it.
+
+    A result outlives its run's directory, which may be deleted, or left on another machine.
+    """
+    there = {
+        row: [result for result in results if (folder / result["name"] / file).exists()]
+        for row, results in found.items()
+    }
+    return {row: mine for row, mine in there.items() if mine}
+
+
+def failures(results):
+    """["name: error", …] of the runs that failed."""
+    return [f"{result['name']}: {result['error']}" for result in results if "error" in result]
+
+
 def end_sweep(part, results):
     """End a script that was started for a part (i, n) of its runs: the call without --part draws.
 
     part: None for all runs. results: of `sweep`. UserError if no run, or not all of a part, came
     through.
     """
-    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
+    failed = failures(results)
     if part is None:
         if failed and len(failed) == len(results):
             raise UserError(f"no run came through: {'; '.join(failed)}")
@@ -142,20 +164,41 @@ def end_sweep(part, results):
 
 
 def _in_parallel(cells, train, measure, args, folder, shared):
-    """Yield the results of `_run_cell` as they come, from --jobs processes (1: from this one)."""
+    """Yield the results of `_run_cell` as they come, from --jobs processes (1: from this one).
+
+    They end with this process: a training then finishes its step and saves, as after SIGTERM.
+    """
     if args.jobs == 1:
         yield from (_run_cell(cell, train, measure, vars(args), folder, shared) for cell in cells)
         return
-    with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+    before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"))
+    try:
         waiting = [
-            pool.submit(_run_cell, cell, train, measure, vars(args), folder, shared)
+            pool.submit(_run_in_worker, cell, train, measure, vars(args), folder, shared)
             for cell in cells
         ]
-        try:
-            yield from (future.result() for future in as_completed(waiting))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        yield from (future.result() for future in as_completed(waiting))
+    except BrokenProcessPool:  # it ends the others, too
+        raise UserError(
+            "a process of --jobs was ended, or had no memory. Give the command again to go on, or "
+            "fewer --jobs"
+        ) from None
+    except BaseException:
+        for process in multiprocessing.active_children():
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_in_worker(*args):
+    """`_run_cell`; where a signal ends it, the process ends, which would take up another cell."""
+    try:
+        return _run_cell(*args)
+    except (KeyboardInterrupt, SystemExit) as e:
+        os._exit(getattr(e, "code", 128 + signal.SIGINT))
 
 
 def _run_cell(cell, train, measure, args, folder, shared):
@@ -185,6 +228,12 @@ def _run_cell(cell, train, measure, args, folder, shared):
             }
         except UserError as e:
             result["error"] = str(e)
+        except SystemExit as e:
+            if e.code != 2:  # a signal, and the training has saved
+                raise
+            log.flush()
+            line = Path(log.name).read_text().splitlines()[-1]
+            result["error"] = f"its flags are refused: {line.removeprefix('error: ')}"
     return result | {"seconds": round(time.time() - started, 1)}
 
 

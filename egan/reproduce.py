@@ -167,9 +167,10 @@ def table2(args):
     ]
     results = train_and_measure(cells, args, folder, shared)
     kernels, rows = tables.table2_numbers(results, METHODS)
-    tables.draw_table2(folder, results, METHODS)
     table = {"flags": shared, "nearest_kernel": kernels[:10], "rows": rows}
-    return write_table(folder, "table2", tables.table2_markdown(kernels, rows), table)
+    write_table(folder, "table2", tables.table2_markdown(kernels, rows), table)
+    tables.draw_table2(folder, results, METHODS)
+    return table
 
 
 def table3(args):
@@ -187,12 +188,12 @@ def table3(args):
     ]
     results = train_and_measure(cells, args, folder, shared)
     rows = tables.table3_numbers(folder, results, TABLE_III, real)
-    tables.draw_table3(folder, results, TABLE_III)
     names = ", ".join(key for key in real if key.startswith(("is_", "fid_")))
     markdown = tables.table3_markdown(rows) + (
         f"\nPaper: CIFAR-10, Inception. Ours: {dataset}, {names}; mean ± sd over {args.seeds} runs."
     )
     write_table(folder, "table3", markdown, {"flags": shared, "measured": names, "rows": rows})
+    tables.draw_table3(folder, results, TABLE_III)
     return rows
 
 
@@ -248,15 +249,23 @@ def fid_curves(args):
     survivors = {method: [] for method in CURVES}
     for result in train_and_measure(cells, args, folder, shared):
         log = read_log(folder / result["name"] / "log.jsonl")
+        if not log:  # the run is gone
+            continue
         scored = [line for line in log if any(key.startswith("fid") for key in line)]
         if not scored:
             raise UserError(f"{folder / result['name']} has no FID: there is no extractor for it")
         scores[result["method"]].append(scored)
         survivors[result["method"]].append(curves.survivors(log))
+    if not any(scores.values()):
+        raise UserError(
+            f"{folder}: of no run there is a log.jsonl, of which the curves are drawn. Delete "
+            "results.jsonl to train again"
+        )
     rows = curves.curve_numbers(scores)
     rows = [row | {"survivors": survivors[row["method"]]} for row in rows]
+    write_table(folder, "fid_curves", curves.curves_markdown(rows), rows)
     curves.draw_curves(scores, n, folder / "fid_curves.png")
-    return write_table(folder, "fid_curves", curves.curves_markdown(rows), rows)
+    return rows
 
 
 REPRODUCE = {

@@ -13,6 +13,7 @@ from common import plots
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log
+from common.sweep import runs_with
 from common.toys import MIXTURES, mixture
 
 from .eval import BANDWIDTHS, load, sample
@@ -188,12 +189,11 @@ def draw_table2(folder, results, methods):
     """Densities of the median run of every cell beside the data's: the paper's Fig. 3."""
     for data in MIXTURES:
         shown = {f"data: {data}": mixture(data).sample(10_000, torch.Generator().manual_seed(0))[0]}
-        for method in methods:
-            runs = runs_of(results, data, method)
+        found = {method: runs_of(results, data, method) for method in methods}
+        for method, runs in runs_with("last.pt", found, folder).items():
             runs.sort(key=lambda run: find_metric(run["metrics"], "mmd2_unbiased_s1"))
-            if runs:
-                run = runs[(len(runs) - 1) // 2]
-                shown[f"{method}, seed {run['seed']}"] = load_samples(folder, run, 10_000)
+            run = runs[(len(runs) - 1) // 2]
+            shown[f"{method}, seed {run['seed']}"] = load_samples(folder, run, 10_000)
         plots.densities(shown, folder / f"table2_{data}.png", limit=2)
 
 
@@ -222,7 +222,8 @@ def table3_numbers(folder, results, methods, real):
         row["is"] = metric(runs, "is", best=max)
         row["fid"] = metric(runs, "fid")
         logs = [read_log(folder / run["name"] / "log.jsonl") for run in runs]
-        row["seconds"] = summary([log[-1]["seconds"] for log in logs])
+        if any(logs):  # a run that is gone has none
+            row["seconds"] = summary([log[-1]["seconds"] for log in logs if log])
         rows.append(row)
     return rows
 
@@ -239,8 +240,9 @@ def table3_markdown(rows):
 
 def draw_table3(folder, results, methods, columns=16):
     """A row of samples of each method's first run, in the table's order."""
-    runs = {method: runs_of(results, "table3", method) for method in methods}
-    rows = {name: load_samples(folder, found[0], columns) for name, found in runs.items() if found}
+    found = {method: runs_of(results, "table3", method) for method in methods}
+    found = runs_with("last.pt", found, folder)
+    rows = {name: load_samples(folder, runs[0], columns) for name, runs in found.items()}
     if rows:
         images = torch.cat(list(rows.values()))
         zoom = max(1, 48 // images.shape[-1])

@@ -63,6 +63,13 @@ def statistics(jets, pt="linear"):
     }
 
 
+def identity(jets):
+    """What a run is known by to be trained on (see `Run`): plain values, alike on any machine."""
+    real = jets.particles[jets.mask]
+    ranges = [f"{low:.4g} to {high:.4g}" for low, high in zip(real.amin(0), real.amax(0))]
+    return {"jets": len(jets), "particles": len(real), "ranges of the features": ranges}
+
+
 def learnt_from(stats, jets):
     """Whether `statistics` are of these training Jets, as far as n and the range of pT tell."""
     pt = jets.particles[..., 2][jets.mask]

@@ -179,6 +179,7 @@ def draw_curves(results, folder, asked):
         for i, row in enumerate(QUESTIONS[question]):
             runs = [read_log(folder / r["name"] / "log.jsonl") for r in results.get(row, [])]
             runs = [[line for line in log if "w1m_valid" in line] for log in runs]
+            runs = [run for run in runs if run]  # a run that is gone has no log
             if not runs:
                 continue
             steps = [line["step"] for line in min(runs, key=len)]
@@ -188,7 +189,8 @@ def draw_curves(results, folder, asked):
             axis.fill_between(steps, w1m.min(0), w1m.max(0), color=f"C{i}", alpha=0.2, lw=0)
         axis.set(title=question, yscale="log")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=7)
+        if axis.lines:
+            axis.legend(fontsize=7)
     for axis in axes.flat[len(asked) :]:
         axis.axis("off")
     figure.supxlabel("step (in brackets: seeds; shaded: their range)", fontsize=9)
@@ -219,9 +221,9 @@ def main(argv=None):
     text = question_table(found)
     replace_file(folder / "questions.md", text.encode())
     write_json(folder / "questions.json", results)
+    print(text, end="")
     draw(found, folder / "questions.png")
     draw_curves(found, folder, asked)
-    print(text, end="")
     return found
 
 

@@ -306,7 +306,7 @@ class Args:
     jets: int = 50_000  # jets of each type
     data_dir: FilePath = "data"  # files go to its folder pythia
     seed: int = 0  # other seeds, other jets; in [0, ∞)
-    workers: int = os.cpu_count()  # processes; changes no jet
+    workers: int = arguments.usable_cores()  # processes; changes no jet
     part: Part | None = None  # simulate only part i of n, from 0/n to n-1/n; none: all, and join
 
 

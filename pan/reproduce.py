@@ -30,7 +30,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table, set_data_dir
 from common.metrics.pairs import SCORES
 from common.runs import last_tenth, read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, select_rows, sweep
+from common.sweep import by_row, end_sweep, failures, runs_with, select_rows, sweep
 
 from . import train
 from .eval import load, measure, transform_pairs
@@ -286,20 +286,22 @@ def main(argv=None):
         swept += results
         if args.part:
             continue
-        failed = [f"{r['name']}: {r['error']}" for r in results if "error" in r]
+        failed = failures(results)
         runs = by_row(results, table.rows)
         if not runs:
             raise UserError(f"no run of table {n} came through: {'; '.join(failed)}")
         lines = [numbers(row, mine) for row, mine in runs.items()]
         if n != 5:  # whose rows are of two tasks
             lines.insert(0, untouched(next(iter(runs.values()))))
-            firsts = [mine[0] for mine in runs.values()]
-            draw(firsts, folder / f"table{n}", folder / f"table{n}.png", measuring)
         text = render(table, lines)
         replace_file(folder / f"table{n}.md", text.encode())
         write_json(folder / f"table{n}.json", {"flags": shared, "rows": lines, "failed": failed})
         print(text)
         tables[n] = lines
+        saved = runs_with("last.pt", runs, folder / f"table{n}")
+        if n != 5 and saved:
+            firsts = [mine[0] for mine in saved.values()]
+            draw(firsts, folder / f"table{n}", folder / f"table{n}.png", measuring)
     end_sweep(args.part, swept)
     return tables
 

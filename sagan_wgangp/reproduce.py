@@ -35,7 +35,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, select_rows, sweep
+from common.sweep import by_row, end_sweep, failures, runs_with, select_rows, sweep
 
 from . import train
 from .convergence import fid_curve, loss_versus_quality, stability
@@ -150,8 +150,7 @@ def train_rows(args, rows, folder, shared):
     results = sweep(cells, train.main, measure_run, args, folder, shared)
     end_sweep(args.part, results)
     results.sort(key=lambda result: result["seed"])
-    failed = [f"{result['name']}: {result['error']}" for result in results if "error" in result]
-    return by_row(results, rows), failed
+    return by_row(results, rows), failures(results)
 
 
 DIGITS = {  # the table's columns
@@ -318,11 +317,13 @@ def main(argv=None):
     env = next(iter(runs.values()))[0]["env"]
     result = {"flags": shared, "rows": summaries, "failed": failed, "env": env}
     write_json(folder / f"{name}.json", result)
-    draw_scores(summaries, folder / "scores.png")
-    draw_quality(runs, folder)
-    draw_losses(runs, folder)
-    draw_grids(runs, folder)
     print(text)
+    draw_scores(summaries, folder / "scores.png")
+    if logged := runs_with("log.jsonl", runs, folder):
+        draw_quality(logged, folder)
+        draw_losses(logged, folder)
+    if saved := runs_with("last.pt", runs, folder):
+        draw_grids(saved, folder)
     return summaries
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import io
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,18 @@ def smoke_run(folder, out, *flags):
         patch.setattr(common.runs, "environment", lambda device: {})  # it asks git: 20 ms
         metrics = train.main(["--smoke", "--device", "cpu", "--out", str(out), *map(str, flags)])
     return common.runs.load_checkpoint(Path(out) / "last.pt", folder) | {"metrics": metrics}
+
+
+def check_tables_outlive_runs(folder, tables, again):
+    """again() writes `tables` anew when a run's directory is gone from a sweep's folder, and when all are."""
+    folder = Path(folder)
+    runs = sorted(path for path in folder.iterdir() if path.is_dir())
+    assert len(runs) > 1
+    for gone in (runs[:1], runs[1:]):
+        for run in gone:
+            shutil.rmtree(run)
+        for table in tables:
+            (folder / table).unlink()
+        again()
+        assert all((folder / table).exists() for table in tables)
+    assert not any(path.is_dir() for path in folder.iterdir()), "trained again"

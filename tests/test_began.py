@@ -31,6 +31,7 @@ from common.torchvision_cpu import import_torchvision
 from common.rng import step_rng
 from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log
+from tests.helpers import check_tables_outlive_runs
 
 T = torch.tensor
 
@@ -705,8 +706,10 @@ def test_gamma_sweep_averages_over_seeds_and_goes_on(here):
     ]
     assert len(json.loads(Path("X/gammas.json").read_text())) == 4
     before = {path: path.read_bytes() for path in Path("X").glob("*/last.pt")}
-    reproduce.main([*flags, "--gammas", "0.9", "0.3", "--seeds", "2"])
+    again = lambda: reproduce.main([*flags, "--gammas", "0.9", "0.3", "--seeds", "2"])
+    again()
     assert before == {path: path.read_bytes() for path in Path("X").glob("*/last.pt")}
+    check_tables_outlive_runs("X", ["gammas.md", "gammas.json"], again)
 
 
 def test_gamma_sweep_reads_the_balance_from_the_last_tenth_of_the_log():

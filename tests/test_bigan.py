@@ -39,6 +39,7 @@ from common.cli import UserError
 from common.data import ImageSet
 from common.rng import step_rng
 from common.runs import load_checkpoint
+from tests.helpers import check_tables_outlive_runs
 
 T = torch.tensor
 LN2 = math.log(2)
@@ -863,6 +864,11 @@ def test_tables_train_measure_and_write(here, monkeypatch):
     assert (here / "runs/bigan/table/table.png").exists() and (
         here / "runs/bigan/table/table.json"
     ).exists()
+    check_tables_outlive_runs(
+        "runs/bigan/table",
+        ["table.md", "table.json"],
+        lambda: reproduce.main(["--table", "--dataset", "synthetic", *flags, small]),
+    )
 
     monkeypatch.setattr(reproduce, "CLASSES", {"synthetic": ["disc"]})
     reproduce.main(["--anomaly", "--dataset", "synthetic", *flags, small])
@@ -877,7 +883,8 @@ def test_tables_train_measure_and_write(here, monkeypatch):
     monkeypatch.setattr(
         reproduce, "TOY_METHODS", {k: reproduce.TOY_METHODS[k] for k in ("ALI", "GAN")}
     )
-    reproduce.main(["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"])
+    toys = ["--toy", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"]
+    reproduce.main(toys)
     text = (here / "runs/bigan/toy/toy.md").read_text()
     assert "| ALI | 13.4 ± 5.8 |" in text and "| GAN | 10.4 ± 9.2 |" in text
     assert (here / "runs/bigan/toy/toy.png").exists()
@@ -885,3 +892,4 @@ def test_tables_train_measure_and_write(here, monkeypatch):
         ["--toy", "--only", "GAN", *flags, "--width 4 --batch-size 16 --steps 4 --log-every 2"]
     )
     assert "| ALI |" not in (here / "runs/bigan/toy/toy.md").read_text()
+    check_tables_outlive_runs("runs/bigan/toy", ["toy.md"], lambda: reproduce.main(toys))

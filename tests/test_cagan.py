@@ -46,6 +46,7 @@ from common.data import ImageSet, load_images
 from common.metrics.lenet import accuracy as lenet_accuracy
 from common.rng import step_rng
 from common.runs import read_log
+from tests.helpers import check_tables_outlive_runs
 
 T = torch.tensor
 
@@ -1139,6 +1140,9 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     capsys.readouterr()
     reproduce.main(words)
     assert "3 of 3 runs are there" in capsys.readouterr().err
+    check_tables_outlive_runs(
+        "F", ["figure_12.md", "figure_mixed.md", "figure_mixed.json"], lambda: reproduce.main(words)
+    )
 
 
 def test_a_figures_numbers_and_table_by_hand(tmp_path):
@@ -1164,6 +1168,12 @@ def test_a_figures_numbers_and_table_by_hand(tmp_path):
     assert (row["runs"], row["half_steps"], row["fid_per_class_half"]) == (2, 20, [20.0, 21.0])
     assert row["rare_accuracy"] == pytest.approx([0.3, 0.3]) and row["fid_per_class"] == [3, 5]
     assert all("confusion_lenet_60" not in result["metrics"] for result in row["results"])
+    again = reproduce.numbers("a run is gone", [{**results[0], "name": "gone"}, *results], tmp_path)
+    assert again["half_steps"] == 20 and again["curves"] == row["curves"]
+    assert math.isnan(again["fid_per_class_half"][0]) and again["fid_per_class_half"][1:] == [
+        20,
+        21,
+    ]
     text = reproduce.table("13", [row])
     assert "over 2 seeds, fid_per_class_lenet_60_test, fid_lenet_60_test, conditional_acc" in text
     assert "| CA-GAN | 20.5 ± 0.707 | 4 ± 1.41 | 2 ± 0 | 0.5 ± 0 | 0.3 ± 0 |" in text

@@ -5,12 +5,14 @@ import importlib
 import json
 import os
 import re
+import runpy
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import torch
 
 import began.train
 from common.cli import (
@@ -28,6 +30,7 @@ from common.arguments import (
     parse_args,
     part_of,
     refuse_out_of_range,
+    usable_cores,
 )
 from common.data import DATASETS
 
@@ -138,6 +141,21 @@ def test_every_default_lies_in_its_own_range_and_every_flag_is_explained(folder,
     unexplained = {name for name, comment in comments.items() if not comment}
     assert not unexplained, unexplained
     assert "options" not in sections.values()
+
+
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules")
+def test_as_many_jobs_as_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7}, raising=False)
+    assert usable_cores() == 3
+    for module, table, flag in (
+        ("common.arguments", "SweepArgs", "jobs"),
+        ("mdma.simulate", "Args", "workers"),
+    ):
+        defaults = runpy.run_module(module, run_name="again")[table]()
+        assert getattr(defaults, flag) == 3, module
+    monkeypatch.delattr(os, "sched_getaffinity")  # macOS, Windows
+    assert usable_cores() == 64
 
 
 def test_presets_may_depend_on_what_was_typed():
@@ -291,6 +309,44 @@ def test_resume_allows_run_flags_to_change_and_paper_flags_to_be_repeated(tmp_pa
     )
     assert (args.steps, args.save_every, args.log_every, args.sample_every) == (200, 7, 3, 9)
     assert (args.device, args.data_dir, args.width) == ("cpu", "elsewhere", 20)
+
+
+@pytest.mark.parametrize(
+    "folder, words, saved",
+    [
+        ("sagan_wgangp", "--method gan --attention auto", ("attention", "16")),
+        ("pan", "--task deraining --net auto", ("net", "deraining")),
+        ("egan", "--mutations minimax heuristic", ("mutations", ["heuristic", "minimax"])),
+    ],
+)
+def test_the_command_of_a_run_resumes_it(tmp_path, folder, words, saved):
+    """Also where the script saves what it made of a flag: a side for auto, mutations in their order."""
+    parse = importlib.import_module(f"{folder}.train").parse_args
+    words = ["--quick", *words.split()]
+    if folder == "egan":
+        words += ["--dataset", "8gaussians"]
+    started = json.loads(json.dumps(vars(parse(words))))
+    assert started[saved[0]] == saved[1]
+    (tmp_path / "args.json").write_text(json.dumps(started))
+    again = vars(parse([*words, "--resume", str(tmp_path)]))
+    assert json.loads(json.dumps(again)) == started | {"resume": str(tmp_path)}
+
+
+def test_auto_resumes_whatever_the_data_set_was(tmp_path):
+    """cagan saves the one that it found."""
+    parse = importlib.import_module("cagan.train").parse_args
+    (tmp_path / "args.json").write_text(json.dumps(vars(parse(["--dataset", "fashion-mnist"]))))
+    resume = ["--resume", str(tmp_path), "--dataset"]
+    assert parse([*resume, "auto"]).dataset == "fashion-mnist"
+    with pytest.raises(UserError, match="--dataset mnist: .* started with fashion-mnist"):
+        parse([*resume, "mnist"])
+
+
+def test_other_mutations_are_another_run(tmp_path):
+    parse = importlib.import_module("egan.train").parse_args
+    (tmp_path / "args.json").write_text(json.dumps(vars(parse(["--mutations", "minimax"]))))
+    with pytest.raises(UserError, match="--mutations"):
+        parse(["--resume", str(tmp_path), "--mutations", "minimax", "heuristic"])
 
 
 def test_only_flags_that_leave_the_mathematics_alone_may_change():
@@ -558,6 +614,17 @@ def test_other_errors_keep_their_traceback():
         run_main(lambda: 1 / 0)
     with pytest.raises(ConnectionError):
         run_main(lambda: (_ for _ in ()).throw(ConnectionError(errno.ECONNRESET, "reset")))
+
+
+def test_a_full_gpu_gets_one_line_and_what_helps(capsys):
+    def main():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nGPU 0 has …")
+
+    with pytest.raises(SystemExit) as e:
+        run_main(main)
+    lines = capsys.readouterr().err.splitlines()
+    assert e.value.code == 2 and len(lines) == 1
+    assert lines[0].startswith("error: the GPU's memory is full: give a smaller --batch-size, ")
 
 
 @pytest.mark.parametrize(

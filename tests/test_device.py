@@ -126,6 +126,23 @@ def test_reduced_figures_take_bf16_where_the_gpu_has_it(gpu, monkeypatch, tmp_pa
     assert [flags[flags.index("--amp") + 1] for flags in taken] == ["bf16", "off"]
 
 
+@pytest.mark.parametrize("folder", ["began", "bigan"])
+def test_all_parts_of_a_reduced_table_have_one_amp(folder, gpu, monkeypatch, tmp_path):
+    """The machines of its parts may differ: the settings say which bf16 or fp32 all runs have."""
+    reproduce, taken = importlib.import_module(f"{folder}.reproduce"), []
+    monkeypatch.setattr(reproduce, "sweep", lambda *args: taken.append(args[3]) or [])
+    tables = {"bigan": [["--table"], ["--toy"]]}.get(folder, [[]])
+    for name, bf16 in (("NVIDIA A100", True), ("Tesla T4", False)):
+        gpu(name, bf16)
+        for table in tables:
+            for more in ([], ["--reduced"]):
+                with pytest.raises(SystemExit):
+                    reproduce.main([*table, *more, "--part", "0/1", "--out", str(tmp_path)])
+    found = [getattr(args, "train_amp", None) for args in taken]
+    toys = [None, None] * (len(tables) - 1)  # whose --quick has no --amp
+    assert found == [None, "bf16", *toys, None, "off", *toys]
+
+
 @pytest.mark.parametrize("script", ["began.train", "sagan_wgangp.reproduce", "pan.eval"])
 def test_bf16_is_refused_on_a_gpu_without(script, gpu, here):
     from common.arguments import EvalArgs, parse_args
@@ -139,6 +156,21 @@ def test_bf16_is_refused_on_a_gpu_without(script, gpu, here):
     assert parse_args(table, "doc", ["--amp", "bf16", "--device", "cpu"]).amp == "bf16"
     gpu("NVIDIA A100", True)
     assert parse_args(table, "doc", ["--amp", "bf16"]).amp == "bf16"
+
+
+def test_a_run_in_bf16_can_go_on_without_the_gpu(gpu, tmp_path):
+    """--amp off would be another run, and is refused."""
+    gpu("Tesla T4", False)
+    (tmp_path / "args.json").write_text(json.dumps(vars(train.Args(amp="bf16"))))
+    resume = ["--resume", str(tmp_path)]
+    words = (
+        "--amp bf16: Tesla T4 has no bf16 .*Go on with a GPU that has them, or with --device cpu"
+    )
+    with pytest.raises(UserError, match=words):
+        train.parse_args(resume)
+    assert train.parse_args([*resume, "--device", "cpu"]).amp == "bf16"
+    with pytest.raises(UserError, match="--amp off: the run in .* was started with bf16"):
+        train.parse_args([*resume, "--amp", "off"])
 
 
 # --- randomness

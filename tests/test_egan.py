@@ -4,6 +4,7 @@ import contextlib
 import copy
 import json
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ from egan.model import (
     wasserstein_generator_loss,
 )
 from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each, set_adam
+from tests.helpers import check_tables_outlive_runs
 
 T = torch.tensor
 LN2 = math.log(2)
@@ -1277,6 +1279,7 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
     assert metrics(again) == metrics(lines)
     with pytest.raises(UserError, match="other flags"):
         reproduce.main([*argv[:-2], "--train-flags=--smoke"])
+    check_tables_outlive_runs(tmp_path, ["table2.md", "table2.json"], lambda: reproduce.main(argv))
 
 
 def test_the_best_run_of_table2_has_most_modes_and_the_least_distance():
@@ -1358,6 +1361,12 @@ def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, mon
         f"{table[0]['is_last']['mean']:.2f}, {table[0]['fid_last']['mean']:.2f}"
         in Path("curves/fid_curves.md").read_text()
     )
+    shutil.rmtree(next(Path("curves").glob("*heuristic-0")))
+    assert [row["method"] for row in reproduce.main(argv)] == [row["method"] for row in table[1:]]
+    for path in Path("curves").glob("*/"):
+        shutil.rmtree(path)
+    with pytest.raises(UserError, match="curves: of no run there is a log.jsonl.*results.jsonl"):
+        reproduce.main(argv)
 
 
 def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkeypatch):
@@ -1372,23 +1381,22 @@ def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkey
         "--size 8 --width-g 4 --width-d 4 --z-dim 8 --batch-size 8 --eval-batch 8 --n-d 1 --steps 2 "
         "--sample-every 100 --save-every 100"
     )
-    table = reproduce.main(
-        [
-            "--table3",
-            "--dataset",
-            "synthetic",
-            "--seeds",
-            "2",
-            "--jobs",
-            "1",
-            "--n",
-            "80",
-            "--out",
-            str(tmp_path),
-            "--train-flags",
-            flags,
-        ]
-    )
+    argv = [
+        "--table3",
+        "--dataset",
+        "synthetic",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+        "--n",
+        "80",
+        "--out",
+        str(tmp_path),
+        "--train-flags",
+        flags,
+    ]
+    table = reproduce.main(argv)
     assert [row["method"] for row in table] == ["real data", "E-GAN-GP (μ = 2)", "WGAN-GP"]
     real, egan, wgan = table
     assert (
@@ -1416,6 +1424,7 @@ def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkey
         (tmp_path / "table3.json").read_text()
     )["rows"]
     assert {c["method"] for c in asked} == set(reproduce.TABLE_III) and len(asked) == 16
+    check_tables_outlive_runs(tmp_path, ["table3.md", "table3.json"], lambda: reproduce.main(argv))
 
 
 def trained_by(flags):

@@ -13,6 +13,7 @@ from mdma import eval as mdma_eval
 from mdma import reproduce, train
 from mdma.features import generate
 from mdma.jets import load_jets
+from tests.helpers import check_tables_outlive_runs
 
 FLAGS = ["--jobs", "1", "--seeds", "1", "--out", "X", "--train-flags=--smoke", "--n", "300"]
 
@@ -59,6 +60,11 @@ def test_each_run_is_scored_against_test_jets_and_a_part_of_few_against_its_own(
     assert len(json.loads(Path("X/questions.json").read_text())) == 4
     assert Path("X/questions.png").exists() and Path("X/curves.png").exists()
     assert load_checkpoint(Path("X/EPiC-GAN-0/last.pt"), "mdma")["args"]["model"] == "epic"
+    check_tables_outlive_runs(
+        "X",
+        ["questions.md", "questions.json"],
+        lambda: reproduce.main([*FLAGS, "--questions", "data", "peer"]),
+    )
 
 
 def test_the_reduced_peer_has_its_own_rate_and_questions_share_their_runs(here, monkeypatch):

@@ -13,7 +13,7 @@ from common.runs import read_log
 from pan import eval as pan_eval
 from pan import reproduce, train
 from pan.pictures import whole
-from tests.helpers import smoke_run
+from tests.helpers import check_tables_outlive_runs, smoke_run
 
 
 @pytest.mark.parametrize(
@@ -264,3 +264,6 @@ def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):
     assert "21.85" in text and "x, untouched" in text
     with Image.open("t/table4.png") as image:
         assert np.asarray(image).std() > 0
+    check_tables_outlive_runs(
+        "t/table4", ["../table4.md", "../table4.json"], lambda: reproduce.main(flags)
+    )

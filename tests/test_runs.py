@@ -25,7 +25,7 @@ from PIL import Image
 from began import eval as began_eval
 from began import train
 from common import runs
-from common.cli import UserError, run_main
+from common.cli import UserError, read_args, run_main
 from common.data import CLASSES
 from common.metrics import images
 from common.runs import Run, read_log
@@ -451,6 +451,32 @@ def test_args_follow_a_resumption_without_a_checkpoint(copy):
     assert json.loads((copy / "args.json").read_text())["steps"] == 4
 
 
+def test_a_second_process_in_a_directory_is_refused_and_changes_nothing(copy, capsys):
+    """Here another Run of this process: a lock is of the open file. It ends with the steps."""
+    args = Namespace(**(read_args(copy) | {"resume": "run"}))
+    first = Run("began", args, torch.device("cpu"))
+    steps = first.steps(3, 9)
+    next(steps)
+    with open("run/log.jsonl", "a") as f:
+        f.write('{"step": 4, "seconds": 1}\n')  # past last.pt, so a resumption drops it
+    assert "run: another process trains there" in refused(capsys, "run")
+    steps.close()
+    run_began("--resume", "run", "--steps", 6)
+    assert logged("run")[-1] == 6
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EBADF, errno.ENOTSUP])
+def test_a_file_system_without_locks_is_no_reason_to_stop(copy, monkeypatch, number):
+    def flock(*args):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    run_began("--resume", copy, "--steps", 10)
+    monkeypatch.setitem(sys.modules, "fcntl", None)  # as on Windows
+    run_began("--resume", copy, "--steps", 11)
+    assert checkpoint(copy)["step"] == 11
+
+
 def test_out_beside_resume_is_refused(copy, capsys):
     assert "--out y with --resume run" in refused(capsys, "run", "--out", "y")
 
@@ -573,7 +599,9 @@ def test_a_run_goes_on_with_its_own_jets_only(here):
     whole = Path("own.npz").read_bytes()
     np.savez("own.npz", **arrays | {"particles": arrays["particles"] * np.float32([2, 1, 1])})
     module = importlib.import_module("mdma.train")
-    with pytest.raises(UserError, match=r"other data: mean \[.*\], here \[.*\]. Bring it back"):
+    with pytest.raises(
+        UserError, match=r"other data: ranges of the features \[.*\], here \[.*\]. Bring "
+    ):
         module.main(["--resume", "x", "--steps", "3"])
     Path("own.npz").write_bytes(whole)
     assert module.main(["--resume", "x", "--steps", "3"])["step"] == 3

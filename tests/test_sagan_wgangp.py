@@ -36,6 +36,7 @@ from sagan_wgangp.model import (
     wasserstein_distance,
     wasserstein_generator_loss,
 )
+from tests.helpers import check_tables_outlive_runs
 
 T = torch.tensor
 TINY = ["--smoke", "--width", "4", "--z-dim", "6", "--batch-size", "4", "--n-critic", "1"]
@@ -1036,6 +1037,7 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     before = (folder / "results.jsonl").read_text()
     reproduce.main(argv)  # all there: nothing is trained again
     assert (folder / "results.jsonl").read_text() == before
+    check_tables_outlive_runs(folder, ["compare.md", "compare.json"], lambda: reproduce.main(argv))
     with pytest.raises(UserError, match="the rows are GAN"):
         reproduce.main(["--compare", "--only", "VAE"])
 

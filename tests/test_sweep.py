@@ -1,16 +1,22 @@
 """Tables of many runs: what is kept, tried again, and never mixed. (Whole tables: in the folders' tests.)"""
 
+import contextlib
+import os
 import shlex
+import signal
+import subprocess
 import sys
+import time
 import argparse
 import importlib
 from pathlib import Path
 
 import pytest
 
+import began.train
 from common.cli import UserError
-from common.runs import read_log, save_atomic
-from common.sweep import end_sweep, select_rows, sweep
+from common.runs import load_checkpoint, read_log, save_atomic
+from common.sweep import end_sweep, failures, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
 SWEEPS = {"mdma", "began", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
@@ -74,6 +80,74 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, capsys):
     ]
 
 
+def test_flags_that_a_run_refuses_are_named(tmp_path):
+    """The parser has written the line into the run's log, and asks for the end of the process."""
+    found = sweep(cells(2), began.train.main, None, namespace(), tmp_path, ["--stpes=2"])
+    line = "its flags are refused: unknown flag --stpes: did you mean --steps?"
+    assert [r["error"].startswith(line) for r in found] == [True, True]
+    assert len(read_log(tmp_path / "results.jsonl")) == 2
+
+
+def test_a_run_that_a_signal_stops_ends_the_sweep(tmp_path):
+    with pytest.raises(SystemExit) as e:
+        sweep(cells(2), lambda argv: sys.exit(143), None, namespace(), tmp_path)
+    assert e.value.code == 143 and not read_log(tmp_path / "results.jsonl")
+
+
+SWEEP_OF = """
+import sys
+import began.train
+from common.sweep import sweep
+from tests.test_sweep import measure, namespace
+
+cells = [{"name": f"run{i}", "seed": i, "flags": ["--steps", n]} for i, n in enumerate(sys.argv[1:])]
+flags = ["--smoke", "--save-every", "100000", "--sample-every", "100000"]
+sweep(cells, began.train.main, measure, namespace(jobs=2), "there", flags)
+"""
+
+
+@pytest.mark.parametrize(
+    "steps, send", [(("4", "90000"), os.kill), (("90000", "90000", "90000"), os.killpg)]
+)
+def test_sigterm_lets_the_trainings_of_all_jobs_save_and_end(here, env, steps, send):
+    """SLURM sends it to all processes, HTCondor to the first. One without work ends, and none begins another."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", SWEEP_OF, *steps],
+        cwd=here,
+        env=env,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        logs = [Path(f"there/run{i}/log.jsonl") for i in (0, 1)]
+        end = time.time() + 300
+        short = steps[0] == "4"
+        while not all(map(read_log, logs)) or short != Path("there/results.jsonl").exists():
+            assert process.poll() is None and time.time() < end, process.communicate()
+            time.sleep(0.05)
+        send(process.pid, signal.SIGTERM)
+        err = process.communicate(timeout=120)[1]
+        assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in err, err
+        with pytest.raises(ProcessLookupError):  # multiprocessing's own helper takes a moment
+            while time.time() < end:
+                os.killpg(process.pid, 0)
+                time.sleep(0.05)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    for i in (1,) if short else (0, 1):
+        assert load_checkpoint(f"there/run{i}/last.pt")["step"] == read_log(logs[i])[-1]["step"]
+        assert "stopped by SIGTERM after step" in Path(f"there/run{i}.log").read_text()
+    assert not Path("there/run2").exists()
+
+
+def test_sigterm_does_what_it_did_once_a_sweep_is_through(tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    sweep(cells(1), train, measure, namespace(jobs=2), tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
 def test_several_processes_find_the_same(tmp_path):
     """--jobs 2, as by default on two cores: train and measure are found by the processes that it starts."""
     results = sweep(cells(3), train, measure, namespace(jobs=2), tmp_path)
@@ -91,6 +165,31 @@ def test_other_flags_are_refused_in_the_same_folder(tmp_path):
     sweep(
         [], train, measure, namespace(jobs=2), tmp_path, ["--quick"]
     )  # how many at a time changes no result
+
+
+def test_a_folder_is_trained_with_one_amp(tmp_path):
+    """--quick's own depends on the machine. A folder of before goes on, and has one from then on."""
+    seen = []
+
+    def noting(argv):
+        seen.append(argv[argv.index("--amp") :])
+        train(argv)
+
+    folder = tmp_path / "new"
+    sweep(cells(1), noting, measure, namespace(train_amp="bf16"), folder, ["--quick"])
+    assert seen[0][:4] == ["--amp", "bf16", "--quick", "--lr"]  # what is typed comes later
+    part = namespace(train_amp="off", part=(1, 2))
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(2), noting, measure, part, folder, ["--quick"])
+
+    folder = tmp_path / "old"
+    sweep(cells(1), train, measure, namespace(), folder, ["--quick"])
+    found = sweep(cells(2), noting, measure, namespace(train_amp="off"), folder, ["--quick"])
+    assert values(found) == [100, 101] and len(seen) == 2
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(2), noting, measure, namespace(train_amp="bf16"), folder, ["--quick"])
+    with pytest.raises(UserError, match="other flags"):
+        sweep(cells(2), noting, measure, namespace(), folder, ["--quick"])
 
 
 @pytest.mark.parametrize("content", [b"", b'{"train": ', b"\xff\xfe"])
@@ -179,6 +278,7 @@ def test_parts_with_other_flags_are_refused(tmp_path):
 def test_the_end_of_a_part(capsys):
     """Without a part the script goes on and draws. A part with failed runs does not end well."""
     good, bad = {"name": "a", "metrics": {}}, {"name": "b", "error": "no such data"}
+    assert failures([good, bad, bad]) == ["b: no such data", "b: no such data"]
     assert end_sweep(None, [good, bad]) is None
     with pytest.raises(UserError, match="no run came through: b: no such data; b: no such data$"):
         end_sweep(None, [bad, bad])
