@@ -27,7 +27,7 @@ if not __package__:  # started as a file
 from common import arguments, plots
 from common.arguments import FilePath
 from common.cli import run_main
-from common.device import choose_device
+from common.device import bf16_if_fast, choose_device
 from common.evaluate import format_mean_sd, markdown_table, reference
 from common.metrics import find_metric
 from common.runs import last_tenth, read_log, replace_file, write_json
@@ -135,6 +135,8 @@ def main(argv=None):
     ]
     shared = ["--quick"] * args.reduced + shlex.split(args.train_flags)
     measuring = argparse.Namespace(**vars(args), amp="off")
+    if args.reduced:
+        measuring.train_amp = bf16_if_fast(args.device)
     results = sweep(cells, train.main, measure_run, measuring, folder, shared)
     end_sweep(args.part, results)
     found = by_row(results, args.gammas)

@@ -8,6 +8,7 @@
 Each trains what it needs, --jobs runs at a time, under --out; started again, it goes on.
 """
 
+import argparse
 import shlex
 import sys
 from dataclasses import dataclass
@@ -26,13 +27,13 @@ from common import plots
 from common.arguments import FilePath, SweepArgs, parse_args as parse_table
 from common.cli import run_main
 from common.data import CLASSES, DATASETS
-from common.device import choose_device
+from common.device import bf16_if_fast, choose_device
 from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
 from common.sweep import by_row, end_sweep, runs_with, select_rows, sweep
-from common.toys import mixture
+from common.toys import MIXTURES, mixture
 
 from . import eval as evaluation
 from . import train
@@ -123,7 +124,10 @@ def run_rows(args, name, rows, dataset):
         for seed in range(args.seeds)
         for row, flags in rows.items()
     ]
-    results = sweep(cells, train.main, measure_run, args, folder, shared)
+    measuring = argparse.Namespace(**vars(args))
+    if args.reduced and dataset not in MIXTURES:  # toys stay in fp32
+        measuring.train_amp = bf16_if_fast(args.device)
+    results = sweep(cells, train.main, measure_run, measuring, folder, shared)
     end_sweep(args.part, results)
     return folder, by_row(results, rows)
 

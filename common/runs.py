@@ -186,13 +186,16 @@ class Run:
             self._bar.close()
             for s, handler in previous.items():
                 signal.signal(s, handler)
-            if self._lock is not None:
-                os.close(self._lock)
-                self._lock = None
+            self._leave_directory()
 
     def _take_directory(self):
         if self.rank == 0 and self._lock is None:
             self._lock = lock_directory(self.dir)
+
+    def _leave_directory(self):
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def due(self, step, every):
         """True each `every` steps, at the last step, and at the one after which a signal stops."""
@@ -276,14 +279,18 @@ class Run:
     def _go_on_after(self, step):
         """Drop what a killed run logged past its checkpoint: those steps will be done again."""
         self._take_directory()  # before the log of a process that trains there loses lines
-        # --steps, --device, … may have changed
-        write_json(self.dir / "args.json", vars(self.args))
         path = self.dir / "log.jsonl"
         kept = [line for line in read_log(path) if line["step"] <= step]
         if kept:
             self.started -= kept[-1]["seconds"]  # "seconds" counts training time, over all parts
-        if path.exists():
-            replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        try:
+            # --steps, --device, … may have changed
+            write_json(self.dir / "args.json", vars(self.args))
+            if path.exists():
+                replace_file(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+        except Exception:
+            self._leave_directory()
+            raise
 
 
 # --- files

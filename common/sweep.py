@@ -52,18 +52,20 @@ def sweep(cells, train, measure, args, folder, shared=()):
     jobs, threads, device, data_dir, and maybe part (i, n): only every n-th cell, from the i-th on,
     is then trained and returned. A part writes files of its own, results-0of4.jsonl for 0/4, and
     each call reads all, so parts may run on several machines at once if they share `folder`.
-    shared: flags of every run. Neither they nor args' MEASURING flags may change in a folder. A
-    result is its cell with step, metrics, env and seconds, or with error, a line; such
-    a run is tried again next time.
+    shared: flags of every run; before them args' train_amp, where it has one, puts --amp, since
+    what --quick takes by itself depends on the machine. Neither they nor args' MEASURING flags may
+    change in a folder. A result is its cell with step, metrics, env and seconds, or with error, a
+    line; such a run is tried again next time.
     """
     folder, shared, part = Path(folder), list(shared), getattr(args, "part", None)
     folder.mkdir(parents=True, exist_ok=True)
     cells, ending = part_of(cells, part), "-{}of{}".format(*part) if part else ""
     table, settings = folder / f"results{ending}.jsonl", folder / f"settings{ending}.json"
-    flags = {
-        "train": shared,
-        "measure": {name: getattr(args, name) for name in MEASURING if hasattr(args, name)},
-    }
+    measuring = {name: getattr(args, name) for name in MEASURING if hasattr(args, name)}
+    earlier = {"train": shared, "measure": measuring}  # as written before there was train_amp
+    if hasattr(args, "train_amp"):
+        shared = ["--amp", args.train_amp, *shared]
+    flags = {"train": shared, "measure": measuring}
     for path in sorted(folder.glob("settings*.json")):
         try:
             held = json.loads(path.read_text())
@@ -72,7 +74,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
                 f"{path} is damaged: it can't be said what the runs beside it were started with. "
                 "Delete it if you know, or choose another --out"
             ) from None
-        if held != flags:
+        if held not in (flags, earlier):
             raise UserError(
                 f"{folder} holds runs with other flags ({held}, not {flags}). Choose another --out"
             )
