@@ -94,8 +94,8 @@ class Run:
             return 0, {}
         if not (self.dir / "last.pt").exists():
             if self.rank == 0:
-                print(f"{self.dir} has no last.pt yet: starting from step 0", file=sys.stderr)
                 self._go_on_after(0)
+                print(f"{self.dir} has no last.pt yet: starting from step 0", file=sys.stderr)
             return 0, {}
         last = self.dir / "last.pt"
         checkpoint = load_checkpoint(last, self.paper)
