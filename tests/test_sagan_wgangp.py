@@ -1038,6 +1038,11 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     reproduce.main(argv)  # all there: nothing is trained again
     assert (folder / "results.jsonl").read_text() == before
     check_tables_outlive_runs(folder, ["compare.md", "compare.json"], lambda: reproduce.main(argv))
+    pictures_of_runs = [folder / f"{name}.png" for name in ("quality", "losses", "grids")]
+    for path in pictures_of_runs:
+        path.write_bytes(b"drawn when the runs were there")
+    reproduce.main(argv)
+    assert {path.read_bytes() for path in pictures_of_runs} == {b"drawn when the runs were there"}
     with pytest.raises(UserError, match="the rows are GAN"):
         reproduce.main(["--compare", "--only", "VAE"])
 
