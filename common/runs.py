@@ -190,7 +190,7 @@ class Run:
 
     def _take_directory(self):
         if self.rank == 0 and self._lock is None:
-            self._lock = lock_directory(self.dir)
+            self._lock = lock_path(self.dir)
 
     def _leave_directory(self):
         if self._lock is not None:
@@ -296,12 +296,12 @@ class Run:
 # --- files
 
 
-def lock_directory(directory):
-    """Keep other processes from training in `directory`. Returns what os.close unlocks, or None."""
+def lock_path(path):
+    """Keep other processes out of a run's path. Returns what os.close unlocks, or None."""
     try:
         import fcntl
 
-        lock = os.open(directory, os.O_RDONLY)
+        lock = os.open(path, os.O_RDONLY)
     except (ImportError, OSError):  # Windows
         return None
     try:
@@ -309,7 +309,7 @@ def lock_directory(directory):
     except BlockingIOError:
         os.close(lock)
         raise UserError(
-            f"{directory}: another process trains there. Wait for it, or choose another --out"
+            f"{path}: another process trains there. Wait for it, or choose another --out"
         ) from None
     except OSError:  # a file system without locks
         os.close(lock)

@@ -19,7 +19,14 @@ from tqdm import tqdm
 from .arguments import part_of
 from .device import choose_device
 from .errors import UserError
-from .runs import environment, load_checkpoint, read_log, replace_file, write_json
+from .runs import (
+    environment,
+    load_checkpoint,
+    lock_path,
+    read_log,
+    replace_file,
+    write_json,
+)
 
 
 def select_rows(rows, names):
@@ -212,17 +219,18 @@ def _run_cell(cell, train, measure, args, folder, shared):
     if args.data_dir is not None:
         flags += ["--data-dir", args.data_dir]
     flags += [*shared, *cell["flags"]]
-    place = ["--resume" if (where / "last.pt").exists() else "--out", str(where)]
-    if place[0] == "--out" and where.exists():  # stopped before its first checkpoint
-        where.rename(where.with_name(f"{where.name}.stopped-{time.time_ns()}"))
+    lock = None
     with (
         open(f"{where}.log", "a") as log,
         contextlib.redirect_stderr(log),
         contextlib.redirect_stdout(log),
     ):
         try:
+            lock = lock_path(log.name)  # from another sweep in this folder
+            if not (where / "last.pt").exists() and where.exists():  # stopped before it
+                where.rename(where.with_name(f"{where.name}.stopped-{time.time_ns()}"))
             if not _finished(where):
-                train([*flags, *place])
+                train([*flags, "--resume" if where.exists() else "--out", str(where)])
             result |= {
                 "step": _checkpoint(where)["step"],
                 "metrics": measure(where, cell, args),
@@ -236,6 +244,9 @@ def _run_cell(cell, train, measure, args, folder, shared):
             log.flush()
             line = Path(log.name).read_text().splitlines()[-1]
             result["error"] = f"its flags are refused: {line.removeprefix('error: ')}"
+        finally:
+            if lock is not None:
+                os.close(lock)
     return result | {"seconds": round(time.time() - started, 1)}
 
 

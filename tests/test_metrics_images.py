@@ -1145,7 +1145,7 @@ def test_a_lenet_leaves_bad_images_out(tmp_path, capsys):
     """A run with --skip-bad has one of the same images; a run without it has stopped before."""
     class_folder(tmp_path, ["cat", "dog"])
     (tmp_path / "cat/00.png").write_bytes(b"")
-    lenet.fit("folder", tmp_path, epochs=1, batch_size=32)
+    lenet.fit("folder", tmp_path, epochs=5, batch_size=32)
     err = capsys.readouterr().err
     assert "1 of 100 images" in err and "on 80 images" in err  # 19 of the 99 are held out
 
@@ -1244,6 +1244,18 @@ def test_numbers_that_no_lenet_trains_with_are_refused(monkeypatch, flags, words
     monkeypatch.setattr(lenet, "fit", lambda *args: pytest.fail("a training"))
     with pytest.raises(UserError, match=f"^{words}$"):
         lenet.main(flags.split())
+
+
+@pytest.mark.parametrize("epochs, steps", [(1, 5), (2, 10)])
+def test_a_schedule_of_few_steps_is_refused(tmp_path, monkeypatch, epochs, steps):
+    """torch's OneCycleLR divides by zero at 5 steps, of which a fifth is one."""
+    sets = {"train": labelled_set(160, 0), "test": labelled_set(64, 1)}
+    monkeypatch.setattr("common.data.load_images", lambda name, where, split, **more: sets[split])
+    if steps == 10:
+        assert lenet.fit("two", tmp_path, epochs=epochs, batch_size=32)[1]["epochs"] == 2
+        return
+    with pytest.raises(UserError, match="^1 epochs of two are 5 steps, and .* give more --epochs"):
+        lenet.fit("two", tmp_path, epochs=epochs, batch_size=32)
 
 
 def test_shifted():

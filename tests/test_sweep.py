@@ -15,7 +15,7 @@ import pytest
 
 import began.train
 from common.cli import UserError
-from common.runs import load_checkpoint, read_log, save_atomic
+from common.runs import load_checkpoint, lock_path, read_log, save_atomic
 from common.sweep import end_sweep, failures, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
@@ -78,6 +78,22 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, capsys):
         "--out",
         str(tmp_path / "run1"),
     ]
+
+
+def test_a_run_that_another_sweep_trains_is_left_alone(tmp_path):
+    """It may have no checkpoint yet. Without the other sweep, it was stopped, and begins anew."""
+    (tmp_path / "run0").mkdir()
+    (tmp_path / "run0" / "log.jsonl").write_text("a step\n")
+    (tmp_path / "run0.log").touch()
+    lock = lock_path(tmp_path / "run0.log")
+    other, mine = sweep(cells(2), train, measure, namespace(), tmp_path, [])
+    assert f"{tmp_path / 'run0.log'}: another process trains there" in other["error"]
+    assert "metrics" in mine and os.listdir(tmp_path / "run0") == ["log.jsonl"]
+    os.close(lock)
+    assert failures(sweep(cells(2), train, measure, namespace(), tmp_path, [])) == []
+    (stopped,) = tmp_path.glob("run0.stopped-*")
+    assert os.listdir(stopped) == ["log.jsonl"] and os.listdir(tmp_path / "run0") == ["last.pt"]
+    os.close(lock_path(tmp_path / "run0.log"))  # the lock ends with the run
 
 
 def test_flags_that_a_run_refuses_are_named(tmp_path):

@@ -33,6 +33,7 @@ from ..runs import save_atomic
 
 FOLDER_SIZE = 32  # image side of a folder's LeNet: a folder has no size of its own
 FEWEST = 64  # training images
+FEWEST_STEPS = 10  # of which a schedule can rise and fall
 
 
 class Unfit(UserError):
@@ -199,6 +200,12 @@ def fit(
         raise UserError(
             f"{dataset} has {len(places)} training images, fewer than --batch-size {batch_size}; "
             "give a smaller --batch-size"
+        )
+    steps = epochs * (len(places) // batch_size)
+    if steps < FEWEST_STEPS:
+        raise UserError(
+            f"{epochs} epochs of {dataset} are {steps} steps, and the schedule of the learning rate "
+            f"needs {FEWEST_STEPS}; give more --epochs"
         )
 
     print(
