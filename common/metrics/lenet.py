@@ -204,7 +204,7 @@ def fit(
     steps = epochs * (len(places) // batch_size)
     if steps < FEWEST_STEPS:
         raise UserError(
-            f"{epochs} epochs of {dataset} are {steps} steps, and the schedule of the learning rate "
+            f"{epochs} epochs of {dataset} are {steps} steps, and the schedule of the rate "
             f"needs {FEWEST_STEPS}; give more --epochs"
         )
 
