@@ -204,8 +204,8 @@ def fit(
     steps = epochs * (len(places) // batch_size)
     if steps < FEWEST_STEPS:
         raise UserError(
-            f"{epochs} epochs of {dataset} are {steps} steps, and the schedule of the rate "
-            f"needs {FEWEST_STEPS}; give more --epochs"
+            f"{epochs} epochs of {dataset} are {steps} steps, and the learning rate's "
+            f"schedule needs {FEWEST_STEPS}; give more --epochs"
         )
 
     print(
