@@ -6,6 +6,8 @@
                                                          of one CPU core
   python -m egan.reproduce --table3                      on CIFAR-10, the paper's: a GPU's work
   python -m egan.reproduce --robustness --dataset cifar10        weak G, weak D x the methods
+  python -m egan.reproduce --robustness --reduced --seeds 3      small, on FashionMNIST: two hours
+                                                         of one CPU core
   python -m egan.reproduce --fid-curves --train-flags '--width-g 32 --width-d 32 --steps 4000'
                                                          Fig. 4: IS and FID of each mutation alone
                                                          and of E-GAN
@@ -77,6 +79,7 @@ WIDTHS = {  # columns of the table of weak networks: widths of G and of D
     "weak D": (128, 32),
     "weak both": (32, 32),
 }
+REDUCED_WIDTHS = {column: (g // 8, d // 8) for column, (g, d) in WIDTHS.items()}
 REDUCED = (
     "--width-g 128 --width-d 128 --steps 4000 --lr-g 5e-4 --lr-d 5e-4 --init he --d-norm none"
 ).split()
@@ -98,7 +101,7 @@ class Args(arguments.SweepArgs):
     fid_curves: bool = False
     # none: fashion-mnist, but cifar10 for --table3 without --reduced; --table2 has its own
     dataset: Literal[*DATASETS, "synthetic"] | None = None
-    # --table2 and --table3 on two CPU cores: small networks, few generations
+    # --table2, --table3 and --robustness on two CPU cores: small networks, few generations
     reduced: bool = False
 
     # --- runs
@@ -215,12 +218,14 @@ def measure_real(shared, args):
 def robustness(args):
     """The table of weak networks: FID with G, D or both at a quarter of the width."""
     dataset = args.dataset or "fashion-mnist"
-    shared = ["--dataset", dataset, *shlex.split(args.train_flags)]
-    folder = Path(args.out or "runs/egan/robustness")
+    widths = REDUCED_WIDTHS if args.reduced else WIDTHS
+    reduced = REDUCED_III if args.reduced else []
+    shared = ["--dataset", dataset, *reduced, *shlex.split(args.train_flags)]
+    folder = Path(args.out or f"runs/egan/robustness{'-reduced' * args.reduced}")
     cells = [
         cell(column, method, seed, ["--width-g", str(g), "--width-d", str(d), *flags])
         for seed in range(args.seeds)
-        for column, (g, d) in WIDTHS.items()
+        for column, (g, d) in widths.items()
         for method, flags in ROBUSTNESS.items()
     ]
     results = train_and_measure(cells, args, folder, shared)
@@ -228,7 +233,8 @@ def robustness(args):
     markdown = tables.robustness_markdown(rows, ROBUSTNESS, WIDTHS) + (
         f"\nFID on {dataset} (in brackets the paper's, on LSUN bedrooms)"
     )
-    return write_table(folder, "robustness", markdown, rows)
+    write_table(folder, "robustness", markdown, {"flags": shared, "widths": widths, "rows": rows})
+    return rows
 
 
 def fid_curves(args):

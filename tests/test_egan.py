@@ -1462,30 +1462,31 @@ def test_rows_of_the_image_tables_are_the_papers_methods_and_numbers():
     assert clipped == (1, 1, False, "batch", 5, 0.01) and penalised == expected["WGAN-GP"]
 
 
-def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(tmp_path, monkeypatch, capsys):
-    cells = []
+@pytest.mark.parametrize("flags, size, part", [([], 32, 1), (["--reduced"], 16, 8)])
+def test_the_table_of_weak_networks_puts_each_fid_in_its_cell(
+    tmp_path, monkeypatch, capsys, flags, size, part
+):
+    cells, shared = [], []
 
-    def numbered(asked, *_):
+    def numbered(asked, train, measure, args, folder, given):
+        shared.extend(given)
         for i, cell in enumerate(asked):
             cells.append(cell | {"metrics": {"fid_lenet_10k_test": float(i)}})
         return cells
 
     monkeypatch.setattr(reproduce, "sweep", numbered)
-    table = reproduce.main(["--robustness", "--seeds", "1", "--out", str(tmp_path)])
+    table = reproduce.main(["--robustness", "--seeds", "1", "--out", str(tmp_path), *flags])
     assert len(table) == 24
-    widths = {
-        "baseline": ("128", "128"),
-        "weak G": ("32", "128"),
-        "weak D": ("128", "32"),
-        "weak both": ("32", "32"),
-    }
+    full = {"baseline": (128, 128), "weak G": (32, 128), "weak D": (128, 32), "weak both": (32, 32)}
     names = list(tables.ROBUSTNESS)
     assert names == ["DCGAN", "LSGAN", "WGAN", "WGAN-GP", "E-GAN (μ = 1)", "E-GAN (μ = 4)"]
     for row in table:
-        i = list(widths).index(row["column"]) * 6 + names.index(row["method"])
+        i = list(full).index(row["column"]) * 6 + names.index(row["method"])
         assert row["mean"] == i
-        asked = train.parse_args(["--dataset", "cifar10", *cells[i]["flags"]])
-        assert (str(asked.width_g), str(asked.width_d)) == widths[row["column"]]
+        asked = train.parse_args([*shared, *cells[i]["flags"]])
+        assert (asked.width_g * part, asked.width_d * part) == full[row["column"]]
+        assert (asked.dataset, asked.size) == ("fashion-mnist", size)
+    assert json.loads((tmp_path / "robustness.json").read_text())["flags"] == shared
     printed = capsys.readouterr().out
     assert "| WGAN | 2.0 (51.1) | 8.0 (113.6) | 14.0 (129.2) | 20.0 (115.7) |" in printed
     assert "| WGAN-GP | 3.0 (38.5) | 9.0 (66.7) | 15.0 (385.8) | 21.0 (73.2) |" in printed
