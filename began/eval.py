@@ -98,7 +98,7 @@ def draw_samples(G, D, trained, args, device, real_set, where):
     if D is None:
         return
 
-    real = real_set.images_at(torch.arange(min(64, len(real_set))), device)
+    real = real_set.images_at(real_set.places(64), device)
     shown = min(16, len(real))
     D.train()  # batch statistics, as all through training
     rows = [part[:shown] for part in (real, D(real), images, D(images))]

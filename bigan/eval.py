@@ -57,7 +57,9 @@ from .data import class_index, load_data, sample_z
 from .features import (
     anomaly_scores,
     auroc,
+    can_classify,
     encode,
+    has_own_test_images,
     measure_features,
     measure_inversion,
     pixel_novelty,
@@ -155,14 +157,15 @@ def measure(networks, data, test, extractor, trained, args, device, save=lambda 
         tag = f"class{held_out}_{count_tag(len(test))}"
         for name, values in anomaly_scores(G, E, D, test, device).items():
             metrics[f"auroc_{name}_{tag}"] = auroc(values, test.labels == held_out)
-        novelty = pixel_novelty(data, test, args.bank, device)
-        metrics[f"auroc_nearest_{tag}"] = auroc(novelty, test.labels == held_out)
-    elif data.labels is not None and test.labels is not None:
+        if has_own_test_images(data, test):
+            novelty = pixel_novelty(data, test, args.bank, device)
+            metrics[f"auroc_nearest_{tag}"] = auroc(novelty, test.labels == held_out)
+    elif can_classify(data, test):
         untrained = untrained_encoder(data, trained, device)
         metrics |= measure_features(E, D, untrained, data, test, args.bank, device)
     save(metrics)
 
-    x = encode(lambda x: x, test, args.n, device)
+    x = encode(lambda x: x, test, test.places(args.n), device)
     z = sample_z(args.n, trained, torch.Generator().manual_seed(args.seed)).to(device)
     metrics |= measure_inversion(G, E, x, z, args.batch_size)
     save(metrics)
@@ -217,7 +220,7 @@ def draw_samples(G, E, trained, args, device):
     try:
         set_data_dir(trained, args)
         test = load_data(trained, "test")
-        x = test.images_at(torch.arange(min(32, len(test))), device)
+        x = test.images_at(test.places(32), device)
         rows += pair_rows(x, G(E(x)).float())
     except UserError as e:
         print(f"warning: no test images, so only samples are drawn. {e}", file=sys.stderr)

@@ -5,14 +5,36 @@ from torch import Tensor
 from tqdm import tqdm
 
 from common.device import float64, where_float64_is
+from common.errors import say_once
 from common.metrics import count_tag
 
 
 @torch.no_grad()
-def encode(net, data, n, device, batch_size=500):
-    """net(x) of the first n images (all, if there are fewer): (n, F)."""
-    parts = torch.arange(min(n, len(data))).split(batch_size)
+def encode(net, data, places, device, batch_size=500):
+    """net(x) of the images at `places` (n,): (n, F)."""
+    parts = places.split(batch_size)
     return torch.cat([net(data.images_at(part, device)).float() for part in parts])
+
+
+def has_own_test_images(data, test):
+    """Whether the test images are others than the training images; a line says where they aren't.
+
+    Each would be its own nearest neighbour.
+    """
+    if data.files is None or data.files != test.files:
+        return True
+    say_once(
+        "the test split is the training images, so nothing is measured that looks for the nearest "
+        "training image: put other images into test/"
+    )
+    return False
+
+
+def can_classify(data, test):
+    """Whether test images can be told their class by training images (1NN, the probe)."""
+    if data.labels is None or test.labels is None or not has_own_test_images(data, test):
+        return False
+    return bool(torch.isin(test.labels, data.labels).all())  # not so under --hold-out
 
 
 @torch.no_grad()
@@ -91,8 +113,8 @@ def pixel_novelty(data, test, bank, device):
 
     A score that needs no training, to compare anomaly scores with. Euclidean, pixels in [0, 1].
     """
-    bank = encode(lambda x: x.flatten(1) / 2, data, bank, device)
-    queries = encode(lambda x: x.flatten(1) / 2, test, len(test), device)
+    bank = encode(lambda x: x.flatten(1) / 2, data, data.places(bank), device)
+    queries = encode(lambda x: x.flatten(1) / 2, test, torch.arange(len(test)), device)
     return (queries - bank[nearest(bank, queries)]).norm(dim=1).cpu()
 
 
@@ -116,12 +138,13 @@ def measure_features(E, D, untrained_E, data, test, bank, device):
     if D is not None:
         spaces["D"] = lambda x: D.features(x, E(x) if D.pairs else None)
     probed = ("E", "features", "pixels", "untrained_features")
-    n, m = min(bank, len(data)), len(test)
+    places, asked = data.places(bank), test.places(len(test))
+    y, labels = data.labels[places], test.labels[asked]
+    n, m = len(places), len(asked)
     tag = f"{count_tag(n)}_{count_tag(m)}"
     metrics = {}
     for name, net in tqdm(spaces.items(), disable=None, desc="1NN"):
-        X, y = encode(net, data, n, device), data.labels[:n]
-        queries, labels = encode(net, test, m, device), test.labels
+        X, queries = encode(net, data, places, device), encode(net, test, asked, device)
         metrics[f"1nn_{name}_{tag}"] = one_nn_accuracy(X, y, queries, labels)
         if name in probed:
             metrics[f"probe_{name}_{tag}"] = linear_probe(X, y, queries, labels)

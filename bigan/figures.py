@@ -41,7 +41,7 @@ def draw_images(G, E, images, data, test, bank, device, where):
     zoom = max(1, 56 // images.shape[-1])
     save_rows(sample_rows(images, 8), where / "samples.png", zoom)
 
-    x = test.images_at(torch.arange(min(64, len(test))), device)
+    x = test.images_at(test.places(64), device)
     code = E(x)
     rec, regen = G(code).float(), G(E(images)).float()
     rows = pair_rows(x[:32], rec[:32])
@@ -57,11 +57,11 @@ def draw_images(G, E, images, data, test, bank, device, where):
         grid = dict(nrow=len(columns), zoom=zoom, columns=columns)
         save_grid(rows.flatten(0, 1), where / "interpolation.png", **grid)
 
-    n, rows = min(bank, len(data)), [("G(z)", images[:16])]
+    places, rows = data.places(bank), [("G(z)", images[:16])]
     spaces = {"pixels": lambda x: x.flatten(1), "E's features": E.features}
     for name, net in spaces.items():
-        index = nearest(encode(net, data, n, device), net(images[:16]).float())
-        rows.append((f"nearest real image\nin {name}", data.images_at(index.cpu(), device)))
+        index = nearest(encode(net, data, places, device), net(images[:16]).float()).cpu()
+        rows.append((f"nearest real image\nin {name}", data.images_at(places[index], device)))
     save_rows(rows, where / "neighbours.png", zoom)
 
 

@@ -6,7 +6,7 @@ from common.metrics import count_tag
 from common.plots import curves
 from common.runs import read_log
 
-from .features import encode, one_nn_accuracy
+from .features import can_classify, encode, one_nn_accuracy
 from .figures import pair_rows, sample_rows, save_rows
 
 
@@ -17,16 +17,16 @@ def progress(G, E, data, test, z, path, n_bank=10_000, n_queries=2000):
     Draws G(z), then x above G(E(x)), to `path`.
     """
     device = z.device
-    n_bank, n_queries = min(n_bank, len(data)), min(n_queries, len(test))
+    places, asked = data.places(n_bank), test.places(n_queries)
+    n_bank, n_queries = len(places), len(asked)
     scores = {}
-    if data.labels is not None and test.labels is not None:
+    if can_classify(data, test):
         for name, net in (("E", E), ("features", E.features)):
-            bank = encode(net, data, n_bank, device)
-            queries = encode(net, test, n_queries, device)
+            bank, queries = encode(net, data, places, device), encode(net, test, asked, device)
             scores[f"1nn_{name}_{count_tag(n_bank)}_{count_tag(n_queries)}"] = one_nn_accuracy(
-                bank, data.labels[:n_bank], queries, test.labels[:n_queries]
+                bank, data.labels[places], queries, test.labels[asked]
             )
-    x = test.images_at(torch.arange(n_queries), device)
+    x = test.images_at(asked, device)
     rec = torch.cat([G(E(part)) for part in x.split(500)]).float()
     own = (x - rec).flatten(1).norm(dim=1).mean().item()
     shuffled = (x.roll(1, 0) - rec).flatten(1).norm(dim=1).mean().item()

@@ -300,12 +300,21 @@ def aurocs(found, score):
     return [v for r in found for key, v in r["metrics"].items() if key.startswith(start)]
 
 
+def mean_aurocs(results, score):
+    """The mean over the classes of each seed that has them all."""
+    seeds = {r["seed"] for found in results.values() for r in found}
+    of_seeds = [[r for found in results.values() for r in found if r["seed"] == s] for s in seeds]
+    values = [aurocs(of_seed, score) for of_seed in of_seeds]
+    return [float(np.mean(each)) for each in values if len(each) == len(results)]
+
+
 def auroc_table(results):
-    every_run = [r for found in results.values() for r in found]
     rows = [
         [name, *(format_mean_sd(aurocs(found, score), ".3f") for score in SCORES)]
-        for name, found in [*results.items(), ("mean", every_run)]
+        for name, found in results.items()
     ]
+    means = [mean_aurocs(results, score) for score in SCORES]
+    rows.append(["mean", *(format_mean_sd(each, ".3f") for each in means)])
     return markdown_table(["held out", *SCORES.values()], rows)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from common.data import images_below
 from common.errors import UserError
 from common.evaluate import refuse_existing, say_written
-from common.folders import BadImage
+from common.folders import BadImage, attempt, decode, report_bad
 from common.runs import replace_file
 from common.toys import MIXTURES
 
@@ -16,6 +16,18 @@ from .features import anomaly_scores
 from .train import AUTOENCODERS
 
 COLUMNS = {"score": "score", "recon": "L_G", "D_features": "L_D"}  # of `anomaly_scores`, in the CSV
+
+
+def refuse_bad(images, folder):
+    """One line that lists all files which can't be decoded."""
+
+    def decodes(file):
+        decode(file, images.size, images.channels)
+        return True
+
+    tried = attempt(decodes, images.files, "decoding")
+    if bad := [one for one in tried if isinstance(one, BadImage)]:
+        report_bad(bad, len(images), Path(folder), None)
 
 
 def write_scores(G, E, D, trained, path, args, device):
@@ -28,10 +40,8 @@ def write_scores(G, E, D, trained, path, args, device):
     refuse_existing("--out", args.out)
     D = None if trained.method in AUTOENCODERS else D
     images = images_below(args.score, trained.size, trained.channels)
-    try:
-        found = anomaly_scores(G, E, D, images, device, args.batch_size)
-    except BadImage as e:
-        raise UserError(f"can't decode {e.file} ({e.reason}): replace or remove it") from None
+    refuse_bad(images, args.score)  # all at once, and before the work
+    found = anomaly_scores(G, E, D, images, device, args.batch_size)
     names = {key: name for key, name in COLUMNS.items() if key in found}
     files = [str(file.relative_to(args.score)) for file in images.files]
     text = io.StringIO()

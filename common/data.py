@@ -136,6 +136,15 @@ class ImageSet:
             x = x.repeat(1, 3, 1, 1)
         return (x / 127.5 - 1).clamp_(-1, 1)
 
+    def places(self, n):
+        """int64 (min(n, N),): places of n images to look at or to measure, always the same.
+
+        The first, but of image files, which are sorted by class, in a random order.
+        """
+        if self.files is None:
+            return torch.arange(min(n, len(self)))
+        return torch.randperm(len(self), generator=torch.Generator().manual_seed(0))[:n]
+
     def batch(self, step, batch_size, seed, device="cpu"):
         """Batch number `step` on `device`: (images as in `images_at`, labels int64 (B,)/None)."""
         indices = batch_indices(len(self), batch_size, seed, step)

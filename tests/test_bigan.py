@@ -486,11 +486,11 @@ def test_novelty_is_the_distance_to_the_nearest_training_image_in_pixels_of_0_1(
     assert novelty.tolist() == pytest.approx([2 * 0.4, 2 * 0.2, 2 * 15 / 255], rel=1e-5)
 
 
-class Images:
-    """Four grey images of 2x2, in memory, whose shade tells which they are."""
+class Images(ImageSet):
+    """Grey images of 2x2, in memory, whose shade tells which they are."""
 
-    def __init__(self, shades, labels):
-        self.shades, self.labels = T(shades), T(labels)
+    def __init__(self, shades, labels, files=None):
+        self.shades, self.labels, self.files = T(shades), T(labels), files
 
     def __len__(self):
         return len(self.shades)
@@ -510,6 +510,41 @@ def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
     assert scores["1nn_E_4_3"] == scores["1nn_features_4_3"] == pytest.approx(2 / 3)
     others = [abs(a - b - 0.05) for a, b in ((-0.9, 0.9), (0.9, -0.4), (-0.4, -0.9))]
     assert scores["recon_ratio_3"] == pytest.approx(0.05 / (sum(others) / 3), rel=1e-4)
+
+
+def look_at(data, test, tmp_path, **more):
+    """`progress` of networks that know nothing but the shade."""
+    E = lambda x: x[:, 0, 0, :1]
+    E.features = E
+    G = lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    return bigan_progress.progress(G, E, data, test, torch.zeros(4, 1), tmp_path / "g.png", **more)
+
+
+def test_image_files_are_measured_in_no_order_of_their_classes(tmp_path):
+    """Noise with sorted labels: of its first 30 images all are of class 0, and 1NN would be 1."""
+    rng = torch.Generator().manual_seed(0)
+    labels = [c for c in range(3) for _ in range(40)]
+    data, test = (
+        Images(torch.rand(120, generator=rng).tolist(), labels, [f"{split}/{i}" for i in labels])
+        for split in ("train", "test")
+    )
+    assert sorted(data.places(500).tolist()) == list(range(120))
+    assert data.places(30).tolist() == data.places(500)[:30].tolist()
+    scores = look_at(data, test, tmp_path, n_bank=30, n_queries=30)
+    assert scores["1nn_E_30_30"] == scores["1nn_features_30_30"] < 0.7
+    data.files = None
+    assert data.places(30).tolist() == list(range(30))
+
+
+def test_the_nearest_of_the_images_themselves_is_not_looked_for(tmp_path, capsys):
+    shades, labels = [-1.0, -0.5, 0.5, 1.0], [0, 1, 0, 1]
+    data = Images(shades, labels, ["a/0", "b/0", "a/1", "b/1"])
+    assert list(look_at(data, data, tmp_path)) == ["recon_ratio_4"]
+    assert "the test split is the training images" in capsys.readouterr().err
+    other = Images(shades, labels, ["a/2", "b/2", "a/3", "b/3"])
+    assert look_at(data, other, tmp_path)["1nn_E_4_4"] == 1
+    other.labels = T([0, 1, 2, 1])  # a class that was held out
+    assert list(look_at(data, other, tmp_path)) == ["recon_ratio_4"]
 
 
 def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypatch):
@@ -835,8 +870,12 @@ def test_folders_that_cannot_be_scored(here):
         with pytest.raises(UserError, match=message):
             bigan_eval.main(["--ckpt", "X", "--out", "a.csv", *flags])
     Path("DIR/2.png").write_bytes(whole[:-30])
-    with pytest.raises(UserError, match=r"can't decode DIR/2.png \(.*\): replace or remove it$"):
+    pictures("DIR", ["0.png"])
+    Path("DIR/0.png").write_bytes(whole[:-30])
+    cut = r"2 of 3 images in DIR can't be decoded: 0.png \(.*\), 2.png \(.*\). Replace or remove them$"
+    with pytest.raises(UserError, match=cut):
         bigan_eval.main(["--ckpt", "X", "--score", "DIR", "--out", "a.csv"])
+    Path("DIR/0.png").unlink()
     Path("DIR/2.png").write_text("nothing")
     with pytest.raises(UserError, match="1 of 2 images in DIR can't be decoded: 2.png"):
         bigan_eval.main(["--ckpt", "X", "--score", "DIR", "--out", "a.csv"])
@@ -845,6 +884,21 @@ def test_folders_that_cannot_be_scored(here):
     with pytest.raises(UserError, match="a.csv exists already: .*--out"):
         bigan_eval.main(["--ckpt", "X", "--score", "DIR", "--out", "a.csv"])
     assert Path("a.csv").read_text() == "mine"
+
+
+def test_the_mean_auroc_is_over_classes_and_its_spread_over_seeds():
+    """Seed 2 lacks a class, and doesn't count."""
+    values = {"bag": [0.5, 0.7, 0.9], "coat": [0.7, 0.8]}
+    results = {
+        name: [
+            {"seed": seed, "metrics": {f"auroc_score_class{c}_10k": value}}
+            for seed, value in enumerate(each)
+        ]
+        for c, (name, each) in enumerate(values.items())
+    }
+    assert reproduce.mean_aurocs(results, "score") == pytest.approx([0.6, 0.75])
+    assert reproduce.mean_aurocs(results, "recon") == []
+    assert "| mean | 0.675 ± 0.106 | – |" in reproduce.auroc_table(results)
 
 
 def test_tables_train_measure_and_write(here, monkeypatch):
