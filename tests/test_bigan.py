@@ -20,6 +20,7 @@ from bigan.features import (
     anomaly_score,
     auroc,
     linear_probe,
+    measure_features,
     measure_inversion,
     nearest,
     one_nn_accuracy,
@@ -532,6 +533,12 @@ def test_image_files_are_measured_in_no_order_of_their_classes(tmp_path):
     assert data.places(30).tolist() == data.places(500)[:30].tolist()
     scores = look_at(data, test, tmp_path, n_bank=30, n_queries=30)
     assert scores["1nn_E_30_30"] == scores["1nn_features_30_30"] < 0.7
+    data.shades = test.shades = T(labels) / 2 - 0.5  # labels go with their images
+    assert look_at(data, test, tmp_path, n_bank=30, n_queries=30)["1nn_E_30_30"] == 1
+    E = lambda x: x[:, 0, 0, :1]
+    E.features = E.logits = E
+    scores = measure_features(E, None, E, data, test, 30, "cpu")
+    assert scores["1nn_E_30_120"] == scores["1nn_pixels_30_120"] == 1
     data.files = None
     assert data.places(30).tolist() == list(range(30))
 
