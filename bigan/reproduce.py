@@ -210,6 +210,8 @@ def untrained_accuracy(metrics, space):
 def draw_table(folder, results, dataset):
     """1NN accuracy over epochs: mean and range of the seeds; dashed: the untrained encoder."""
     titles = {"features": "in the features, E's last hidden layer", "E": "in the code E(x)"}
+    if dataset == "mnist":
+        titles["E"] += ", the authors' in its logits"
     figure, axes = plots.plt.subplots(1, 2, figsize=(11, 3.8), sharey=True)
     for axis, (space, title) in zip(axes, titles.items()):
         for i, (method, found) in enumerate(results.items()):

@@ -107,13 +107,16 @@ def measure(G, trained, args, device, real_set, extractor):
     return image_scores(extractor, real_set, batches, args.n, device, trained.data_dir)[0]
 
 
-def draw(G, trained, args, device, log, where):
-    """Samples, curves, selected mutations (Fig. 4, right); images: interpolation between two z."""
+def draw(G, trained, args, device, log, where, part=""):
+    """Samples, curves, selected mutations (Fig. 4, right); images: interpolation between two z.
+
+    part: what the names of G's own pictures end in.
+    """
     toy = trained.dataset in MIXTURES
     samples = sample(G, 10_000 if toy else 64, trained, device, args.seed)
-    draw_samples(torch.cat(list(samples)).cpu(), trained.dataset, where / "samples.png")
+    draw_samples(torch.cat(list(samples)).cpu(), trained.dataset, where / f"samples{part}.png")
     if not toy:
-        draw_interpolation(G, trained, args, device, where / "interpolation.png")
+        draw_interpolation(G, trained, args, device, where / f"interpolation{part}.png")
     if log:
         plots.curves(log, panels(trained), where / "curves.png", smooth=max(1, len(log) // 50))
         draw_selected(log, trained.mutations, where / "selected.png")
@@ -155,10 +158,11 @@ def main(argv=None):
     real_set, extractor = real_images(trained, args, device)
     where = output_dir(path, "egan")
     with named_outputs(where):
-        draw(G, trained, args, device, read_log(path.with_name("log.jsonl")), where)
+        part = f"individual{args.individual}" if args.individual else ""
+        log = read_log(path.with_name("log.jsonl"))
+        draw(G, trained, args, device, log, where, f"_{part}" * bool(part))
         metrics = measure(G, trained, args, device, real_set, extractor)
         more = {"individual": args.individual, "classes": real_set.classes if real_set else []}
-        part = f"individual{args.individual}" if args.individual else ""
         write_eval(where, path, checkpoint, metrics, device, part, **more)
     print_metrics(metrics)
     return metrics

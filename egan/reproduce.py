@@ -242,9 +242,19 @@ def fid_curves(args):
 
     The time is each run's own wall time, so let all runs share the machine alike (--jobs).
     """
+    if args.reduced:
+        raise UserError("--fid-curves has no --reduced: give its size with --train-flags (--help)")
+    if args.extractor != "auto" or args.inception_weights or args.split != "test":
+        raise UserError(
+            "--fid-curves draws what the trainings measure, with the first extractor that can be "
+            "had, against the test images: leave out --extractor, --inception-weights and --split"
+        )
     n = args.n or 5000
     shared = ["--dataset", args.dataset or "fashion-mnist", "--fid-samples", str(n)]
     shared += shlex.split(args.train_flags)
+    trained = train.parse_args(shared)
+    if real_images(trained, eval_args(args, n), choose_device(args.device))[1] is None:
+        raise UserError("--fid-curves draws IS and FID, and there is no extractor for them")
     folder = Path(args.out or "runs/egan/fid-curves")
     cells = [
         cell(args.dataset or "fashion-mnist", method, seed, flags)
@@ -258,8 +268,6 @@ def fid_curves(args):
         if not log:  # the run is gone
             continue
         scored = [line for line in log if any(key.startswith("fid") for key in line)]
-        if not scored:
-            raise UserError(f"{folder / result['name']} has no FID: there is no extractor for it")
         scores[result["method"]].append(scored)
         survivors[result["method"]].append(curves.survivors(log))
     if not any(scores.values()):

@@ -1,6 +1,6 @@
 """Train E-GAN. Run from the repository's root:
 
-  python -m egan.train                                 8 Gaussians, the paper's (CPU: 1 to 2 hours)
+  python -m egan.train                                 8 Gaussians, the paper's (CPU: 2 to 3 hours)
   python -m egan.train --quick                         smaller, as E-GAN-GP: some minutes
   python -m egan.train --dataset 25gaussians --gamma 0
   python -m egan.train --mutations minimax             one mutation and μ = 1: that loss's plain GAN

@@ -1249,6 +1249,11 @@ def test_the_fittest_individual_is_loaded_by_default(tmp_path):
     assert {file.name for file in path.parent.glob("eval_*")} == {
         f"eval_{checkpoint(path.parent)['step']}{part}.json" for part in ("", "_individual1")
     }
+    pictures = [path.parent / f"samples{part}.png" for part in ("", "_individual1")]
+    first, second = (picture.read_bytes() for picture in pictures)
+    assert first != second
+    egan_eval.main(["--ckpt", str(path), "--n", "50"])
+    assert pictures[0].read_bytes() == first
 
 
 def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
@@ -1367,6 +1372,25 @@ def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, mon
         shutil.rmtree(path)
     with pytest.raises(UserError, match="curves: of no run there is a log.jsonl.*results.jsonl"):
         reproduce.main(argv)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ("--reduced", "has no --reduced: give its size with --train-flags"),
+        ("--extractor lenet", "leave out --extractor, --inception-weights and --split"),
+        ("--inception-weights X", "leave out --extractor, --inception-weights and --split"),
+        ("--split train", "leave out --extractor, --inception-weights and --split"),
+        ("", "there is no extractor for them"),
+    ],
+)
+def test_what_the_fid_curves_cannot_obey_is_refused_before_a_training(
+    tmp_path, monkeypatch, flags, message
+):
+    monkeypatch.setattr(reproduce, "real_images", lambda *args: (None, None))
+    monkeypatch.setattr(reproduce, "sweep", lambda *args: pytest.fail("a training"))
+    with pytest.raises(UserError, match=f"^--fid-curves .*{message}"):
+        reproduce.main(["--fid-curves", "--out", str(tmp_path / "curves"), *flags.split()])
 
 
 def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkeypatch):
