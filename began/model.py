@@ -184,15 +184,15 @@ class BerthelotEncoder(nn.Sequential):
     """
 
     def __init__(self, size: int, channels: int, n: int, code_dim: int):
-        sides = halvings(size)  # 8, 16, … H
+        n_sides = halvings(size)  # how many there are: 8, 16, … H
         layers = [conv_elu(channels, n)]
         c = n
-        for i in range(1, sides + 1):
+        for i in range(1, n_sides + 1):
             layers += [conv_elu(c, i * n), conv_elu(i * n, i * n)]
             c = i * n
-            if i < sides:
+            if i < n_sides:
                 layers += [conv_elu(c, c, stride=2)]  # departure 9
-        super().__init__(*layers, nn.Flatten(), nn.Linear(sides * n * 64, code_dim))
+        super().__init__(*layers, nn.Flatten(), nn.Linear(c * 8 * 8, code_dim))
 
 
 class BerthelotDecoder(nn.Sequential):
@@ -202,11 +202,11 @@ class BerthelotDecoder(nn.Sequential):
     """
 
     def __init__(self, in_dim: int, size: int, channels: int, n: int):
-        sides = halvings(size)  # 8, 16, … H
-        layers = [nn.Linear(in_dim, n * 64), nn.Unflatten(1, (n, 8, 8))]
-        for i in range(1, sides + 1):
+        n_sides = halvings(size)  # how many there are: 8, 16, … H
+        layers = [nn.Linear(in_dim, n * 8 * 8), nn.Unflatten(1, (n, 8, 8))]
+        for i in range(1, n_sides + 1):
             layers += [conv_elu(n, n), conv_elu(n, n)]
-            if i < sides:
+            if i < n_sides:
                 layers += [nn.Upsample(scale_factor=2, mode="nearest")]  # departure 7
         super().__init__(*layers, nn.Conv2d(n, channels, 3, 1, 1))
 

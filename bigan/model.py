@@ -1,7 +1,7 @@
 """BiGAN and ALI: a GAN with an encoder that learns to invert the generator.
 
 J. Donahue, P. Krähenbühl, T. Darrell, "Adversarial Feature Learning", ICLR 2017,
-arXiv:1605.09782v7: "§" and "eq."; "code": github.com/jeffdonahue/bigan.
+arXiv:1605.09782v7: "§" and "eq."; "authors": their code, github.com/jeffdonahue/bigan.
 V. Dumoulin et al., "Adversarially Learned Inference", ICLR 2017, arXiv:1606.00704v3: ALI.
 C. Li et al., "ALICE", NIPS 2017, arXiv:1709.01215v2: the cycle term.
 
@@ -44,7 +44,7 @@ def generator_loss(fake_logits: Tensor) -> Tensor:
 
 
 def latent_loss(logits: Tensor, z: Tensor, prior: str = "uniform") -> Tensor:
-    """L(z, E(G(z))) = H((z + 1)/2, sigmoid(a)), §4.1; normal prior: ½(a − z)² (code).
+    """L(z, E(G(z))) = H((z + 1)/2, sigmoid(a)), §4.1; normal prior: ½(a − z)² (authors).
 
     H: cross-entropy. logits: a (B, N_z), E's at G(z). Returns a scalar, the mean over B and N_z.
     """
@@ -65,7 +65,7 @@ def reconstruction_loss(x: Tensor, reconstruction: Tensor, p: int = 1) -> Tensor
 
 
 class Encoder(nn.Module):
-    """E: x -> z, E(x) = 2·sigmoid(a) − 1 with a uniform prior (code), E(x) = a with a normal one.
+    """E: x -> z, 2·sigmoid(a) − 1 with a uniform prior (authors), a with a normal one.
 
     stochastic: a = μ(x) + σ(x)·ε, ε (B, N_z) ~ N(0, 1), ALI §2; without eps, ε = 0.
     features: x -> (B, features.dim), all but the last layer.
@@ -103,7 +103,8 @@ class Discriminator(nn.Module):
         self.apply(init_layer)
         nn.init.zeros_(self.head.weight)
         if isinstance(net, ConvFeatures):
-            for C in net.conditions:  # code: as large as a sum over a kernel, which C·z is added to
+            # authors: 16 times wider, since C·z is added to a sum over a kernel
+            for C in net.conditions:
                 nn.init.normal_(C.weight, std=0.02 * 16)
 
     def features(self, x: Tensor, z: Tensor | None = None) -> Tensor:
@@ -119,7 +120,7 @@ def to_support(a: Tensor, prior: str) -> Tensor:
 
 
 def init_layer(m: nn.Module) -> None:
-    """N(0, 0.02²) on weights (code; ALI's toys too), zero biases."""
+    """N(0, 0.02²) on weights (authors; ALI's toys too), zero biases."""
     if isinstance(m, (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)):
         nn.init.normal_(m.weight, std=0.02)
         if m.bias is not None:
@@ -127,7 +128,7 @@ def init_layer(m: nn.Module) -> None:
 
 
 def norm_with_z(norm: nn.Module, h: Tensor, Cz: Tensor, norm_z: bool = True) -> Tensor:
-    """BN(h + C·z), or BN(h) + C·z for codes without bounds, whose scale BN would hide.
+    """BN(h + C·z) if norm_z. Else BN(h) + C·z: codes without bounds, whose scale BN would hide.
 
     h (B, n) or maps (B, n, H, W); Cz (B, n), the same at each place of the maps.
     """
@@ -135,7 +136,7 @@ def norm_with_z(norm: nn.Module, h: Tensor, Cz: Tensor, norm_z: bool = True) -> 
     return norm(h + Cz) if norm_z else norm(h) + Cz
 
 
-# --- Permutation-invariant networks, §4.2: 784-1024-1024 at size 28 and width 64 (code)
+# --- Permutation-invariant networks, §4.2: 784-1024-1024 at size 28 and width 64 (authors)
 
 
 class MLPGenerator(nn.Module):
@@ -163,7 +164,11 @@ class MLPGenerator(nn.Module):
 
 
 class MLPFeatures(nn.Module):
-    """h₁ = LReLU(W₁x),  h₂ = LReLU(BN(W₂h₁ + C·z)), (B, 16·width). x as [0, 1]; z_dim 0: no C·z."""
+    """h₁ = LReLU(W₁x),  h₂ = LReLU(BN(W₂h₁ + C·z)): images x, z (B, N_z) or None -> (B, dim).
+
+    dim = 16·width; x is first brought to [0, 1]. E's features and a D of images alone have z_dim 0
+    and z None: no C·z.
+    """
 
     def __init__(self, size: int, channels: int, width: int, z_dim: int = 0, norm_z=True):
         super().__init__()
@@ -222,9 +227,11 @@ class ConvFeatures(nn.Module):
     def __init__(self, size: int, channels: int, width: int, z_dim: int = 0, norm_z=True):
         super().__init__()
         widths = conv_widths(size, channels, width)
-        self.norm_z, self.dim = norm_z, 16 * widths[-1]
-        pairs, inner = zip(widths, widths[1:]), widths[2:]
-        self.layers = nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in pairs)
+        self.norm_z = norm_z
+        self.dim = 16 * widths[-1]  # 4x4 maps
+        down = [nn.Conv2d(a, b, 4, 2, 1, bias=False) for a, b in zip(widths, widths[1:])]
+        self.layers = nn.ModuleList(down)
+        inner = widths[2:]  # of all layers but the first, which has neither BN nor z
         self.norms = nn.ModuleList(nn.BatchNorm2d(n) for n in inner)
         self.conditions = nn.ModuleList(nn.Linear(z_dim, n, bias=False) for n in inner if z_dim)
 

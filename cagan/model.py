@@ -1,9 +1,10 @@
 """Cho, Yoon: Conditional Activation GAN: Improved Auxiliary Classifier GAN. IEEE Access 8, 2020.
 
-CA-GAN is a conditional GAN as the sum of one GAN per condition; all share every layer but D's last.
+CA-GAN trains one GAN per condition and adds up their losses; all share every layer but D's last.
 GAN c sees only real images that have c, and generated ones that were asked to have it, so one loss
 replaces AC-GAN's adversarial and classification losses, and the weight λ_cls between them. Mixed
-batches keep a BatchNorm discriminator from telling real and generated batches by their conditions.
+batches, half real and half generated, keep a D with BatchNorm from telling real batches from
+generated ones by their conditions.
 
   x, cnd              real images (B, C, H, W) in [-1, 1], their conditions (B, S) in {0, 1}
   x', cnd'            generated images, the conditions that they were asked to have
@@ -142,10 +143,10 @@ def gan_c_losses(
     have c. Returns two scalars.
     """
     f = ADVERSARIAL[adv]
-    has_c = real_c[cnd_c == 1]
-    asked_c = fake_c[cnd_fake_c == 1]
-    L_d_c = f.real_d(has_c).sum() / len(real_c) + f.fake_d(asked_c).sum() / len(fake_c)
-    L_g_c = f.fake_g(asked_c).sum() / len(fake_c)
+    d_real = real_c[cnd_c == 1]  # D_c's outputs on the images that have c
+    d_fake = fake_c[cnd_fake_c == 1]  # and on those that were asked to have it
+    L_d_c = f.real_d(d_real).sum() / len(real_c) + f.fake_d(d_fake).sum() / len(fake_c)
+    L_g_c = f.fake_g(d_fake).sum() / len(fake_c)
     return L_d_c, L_g_c
 
 
@@ -177,12 +178,12 @@ def gradient_penalty(D, real: Tensor, fake: Tensor, epsilon: Tensor, active: Ten
     x_hat.requires_grad_()
     out = D(x_hat)
     penalty = out.new_zeros(())
-    most = int(active.sum(1).max())  # active heads of the image that has most of them
-    places = active.argsort(1, descending=True)[:, :most]
-    for place in places.T.unsqueeze(2):  # each (B, 1): one head per image, the active ones first
-        (grad,) = torch.autograd.grad(out.gather(1, place).sum(), x_hat, create_graph=True)
-        distance = (grad.flatten(1).norm(dim=1) - 1) ** 2
-        penalty = penalty + (active.gather(1, place)[:, 0] * distance).mean()
+    order = active.argsort(1, descending=True)  # (B, heads): each image's active heads first
+    for i in range(int(active.sum(1).max())):  # the most active heads that an image has
+        head = order[:, i : i + 1]  # (B, 1), the i-th active head of each image, if it has one
+        (grad,) = torch.autograd.grad(out.gather(1, head).sum(), x_hat, create_graph=True)
+        excess = grad.flatten(1).norm(dim=1) - 1  # (B,)
+        penalty = penalty + (active.gather(1, head)[:, 0] * excess**2).mean()
     return penalty
 
 

@@ -264,6 +264,7 @@ def main(argv=None):
         epoch = (step - 1) * args.batch_size // len(data)
         x, cnd = map(shard, data.batch(step - 1, args.batch_size, args.seed, device))
         z = shard(torch.randn(args.batch_size, args.z_dim, generator=rng)).to(device)
+        # drawn with every loss, so that one seed gives all of them the same z and cnd'
         z_penalty = shard(torch.randn(args.batch_size, args.z_dim, generator=rng)).to(device)
         if args.targets == "uniform":
             cnd_fake = uniform_targets(args.batch_size, groups, rng)
@@ -272,6 +273,8 @@ def main(argv=None):
         cnd_fake = shard(cnd_fake).to(device)
         share = mix_share(args, epoch)
 
+        # One forward pass gives both losses: L_d = E[f_r^d(D(x)) · cnd] + E[f_g^d(D(x')) · cnd'],
+        # L_g = E[f_g^g(D(x')) · cnd'], or the AC-GANs'. D may see mixed batches.
         with autocast(device, args.amp):
             fake = G(z, cnd_fake)
             x_in = x.contiguous(memory_format=layout)
@@ -286,11 +289,12 @@ def main(argv=None):
             penalty = args.lambda_gp * gradient_penalty(D, x, same, epsilon, active)
             L_d = L_d + penalty
 
+        # Both gradients are taken before D steps: L_d's in D's weights alone, L_g's in G's alone.
         opt_D.zero_grad()
         L_d.backward(inputs=list(D.parameters()), retain_graph=True)
         if step % args.n_critic == 0:
             opt_G.zero_grad()
-            L_g.backward(inputs=list(G.parameters()))  # through D as it was, not into it
+            L_g.backward(inputs=list(G.parameters()))
             average_gradients(G)
             opt_G.step()
         average_gradients(D)

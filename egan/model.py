@@ -8,8 +8,9 @@ Each generation every parent has one child per mutation: one Adam step on one GA
 A child's fitness is how real D finds its samples, plus γ times how little D could learn from them.
 The μ fittest children are the next parents, and D trains on samples of all parents.
 
-x: data, z: noise, G_θ, D_w: networks. D = sigmoid(logit); the networks return logits.
+x: data, z: noise, G_θ, D_w: networks. D = sigmoid(l), where l, the logit, is what D_w returns.
 M_G^h: mutation h of n_m, F = F_q + γ F_d: fitness, μ: parents, m: batch size, n_D: steps of D.
+Losses and fitness of (…, B) are (…): of (B,) for one G, of (P, B) for P individuals at once.
 Departures from the paper are listed in README.md, by number.
 """
 
@@ -93,33 +94,35 @@ def diversity_fitness(squared_norm: Tensor) -> Tensor:
 
 
 def diversity_fitness_of(gradient: list[Tensor]) -> Tensor:
-    """F_d of ∇_w L_D, also where Σ (∂L_D/∂w)² overflows but no part of the gradient does.
+    """F_d = −log ‖∇_w L_D‖ from the gradient itself, also where the sum of its squares overflows.
 
-    gradient: (P, …) for each of D's parameters. Returns (P,): NaN where a part is not finite.
+    gradient: for each of D's parameters (P, …), a row per individual. Returns (P,): NaN where an
+    entry is not finite.
     """
     rows = [g.reshape(len(g), -1) for g in gradient]
-    squares = sum(g.square().sum(1) for g in rows)
+    squared_norm = sum(g.square().sum(1) for g in rows)
+    # where it overflows: ‖g‖ = largest · ‖g / largest‖
     largest = torch.stack([g.abs().amax(1) for g in rows]).amax(0)
     scaled = sum((g / largest[:, None]).square().sum(1) for g in rows)
     rescued = diversity_fitness(scaled) - largest.log()
-    return torch.where(squares.isinf(), rescued, diversity_fitness(squares))
+    return torch.where(squared_norm.isinf(), rescued, diversity_fitness(squared_norm))
 
 
 # --- Selection, lines 16-17
 
 
-def select(F: Tensor, mu: int) -> Tensor:
+def select(scores: Tensor, mu: int) -> Tensor:
     """Places of the μ fittest children, best first, lines 16-17: (μ, λ) selection, λ = n_m·μ.
 
-    F: (n_m·μ,). Returns int64 (μ,). A child whose F is not finite is never selected; if fewer than
-    μ are left, they take the places in turn. ValueError if none is left.
+    scores: F of each child, (n_m·μ,). Returns int64 (μ,). A child whose F is not finite is never
+    selected; if fewer than μ are left, they take the places in turn. ValueError if none is left.
     """
-    healthy = F.isfinite()  # departure 16
+    healthy = scores.isfinite()  # departure 16
     if not healthy.any():
         raise ValueError("no child has a finite fitness")
-    ranked = F.where(healthy, -math.inf)
+    ranked = scores.where(healthy, -math.inf)
     order = torch.sort(ranked, descending=True, stable=True).indices  # departure 3
-    return order[torch.arange(mu, device=F.device) % healthy.sum()]
+    return order[torch.arange(mu, device=scores.device) % healthy.sum()]
 
 
 # --- Baselines, no E-GAN: WGAN (with clip_weights) and WGAN-GP, rows of the tables; departure 17

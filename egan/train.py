@@ -200,7 +200,7 @@ def build(args):
 
 
 def rank_without_fitness(mu, n_m, rng):
-    """In F's place: a random order of the children; of one mutation's, their parents' order."""
+    """Scores (μ·n_m,) in F's place: by lot, or with one mutation in the order of the parents."""
     if n_m == 1:
         return -torch.arange(mu).float()
     return -torch.randperm(mu * n_m, generator=rng).argsort().float()
@@ -290,12 +290,13 @@ def main(argv=None):
         losses = children.mutate(D, z, mutations)  # lines 11-12
         healthy = losses.isfinite() & children.healthy()  # departure 16
 
-        by_fitness = args.selection == "fitness" and n_m > 1  # else F is only logged
+        # Line 13. By lot, or with one mutation, F_q and F_d decide nothing and are only logged.
+        by_fitness = args.selection == "fitness" and n_m > 1
         z_F = sample_z((args.eval_batch,), args, rng).to(device)
         if by_fitness or (run.due(step, args.log_every) and not wgan):
             F_q, F_d = children.evaluate(D, x_F, z_F)
         if by_fitness:
-            F = fitness(F_q, F_d, args.gamma)  # line 13
+            F = fitness(F_q, F_d, args.gamma)
         else:
             F = rank_without_fitness(mu, n_m, rng).to(device)
         F = F.where(healthy, torch.nan)
@@ -306,7 +307,8 @@ def main(argv=None):
             )
         places = select(F, mu)  # line 16
         population = children.survivors(places)  # line 17
-        selected += torch.bincount(places.cpu() % n_m, minlength=n_m)
+        mutation = places.cpu() % n_m  # child j·n_m + h: parent j, mutation h
+        selected += torch.bincount(mutation, minlength=n_m)
 
         # --- log, sample, save
         logged = {"L_D": L_D.detach()}

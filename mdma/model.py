@@ -4,12 +4,12 @@ B. Käch, I.-A. Melzer-Pellmann, "Attention to Mean-Fields for Particle Cloud Ge
 Attention to Mean-Fields during Particle Cloud Generation"), DESY 2023, arXiv:2305.15254v1. It
 numbers no equations: "§" means its sections. Departures have their numbers from the README.
 
-A jet is a set of n particles. Generator and critic are stacks of one block (Fig. 1): the mean field
+A jet is a set of particles. Generator and critic are stacks of one block (Fig. 1): the mean field
 attends to all particles, then each particle is updated with the new mean field, so the cost is
-linear in n. At first G also matches the critic's last mean field on real jets (§3.2).
+linear in their number. At first G also matches the critic's last mean field on real jets (§3.2).
 
 x, z  particles, noise (B, N, 3), standardised  mask   (B, N), True where a particle is real
-c     mean field (B, l)                         n      real particles of a jet over const (B, 1)
+c     mean field (B, l)                         n      number of real particles / const, (B, 1)
 l, h  latent and hidden dimension               const  n_mean, which sums and n are divided by
 """
 
@@ -80,12 +80,14 @@ class MeanFieldAttention(nn.Module):
         W_q, W_k, W_v = self.in_proj_weight.unflatten(0, (3, self.heads, -1))  # (heads, d, H)
         b_q, _, b_v = self.in_proj_bias.chunk(3)
         q = F.linear(c, W_q.flatten(0, 1), b_q) * W_q.shape[1] ** -0.5  # (B, H), over √d
-        q = q.unflatten(1, (self.heads, -1)).transpose(0, 1) @ W_k  # (heads, B, H)
+        q = q.unflatten(1, (self.heads, -1)).transpose(0, 1)  # (heads, B, d)
+        W_kT_q = (q @ W_k).transpose(0, 1)  # (B, heads, H)
         # The softmax of -1e30 is exactly 0, and finite for a jet without particles.
-        masked = (~mask).to(h.dtype)[:, None] * -1e30
-        a = (q.transpose(0, 1) @ h.mT).add_(masked).softmax(dim=-1)  # (B, heads, N)
-        pooled = (a @ h).transpose(0, 1) @ W_v.mT  # (heads, B, d)
-        return self.out_proj(pooled.transpose(0, 1).flatten(1) + b_v)
+        minus_infinity = (~mask).to(h.dtype)[:, None] * -1e30  # in empty slots, else 0: (B, 1, N)
+        a = (W_kT_q @ h.mT).add_(minus_infinity).softmax(dim=-1)  # (B, heads, N)
+        sum_ah = (a @ h).transpose(0, 1)  # (heads, B, H)
+        pooled = (sum_ah @ W_v.mT).transpose(0, 1)  # (B, heads, d)
+        return self.out_proj(pooled.flatten(1) + b_v)
 
 
 class Block(nn.Module):
@@ -146,14 +148,17 @@ def gelu(x: Tensor) -> Tensor:
 
 
 class GeneratorBlock(Block):
-    """Block with a residual connection between the particles, §3."""
+    """Block with a residual connection along the particles: xᵢ ← act(W_m yᵢ + xᵢ), §3.
+
+    y: the particles that leave the block. Shapes as Block's.
+    """
 
     linear = nn.Linear
     act = staticmethod(gelu)
 
     def __init__(self, l, h, heads, **options):
         super().__init__(l, h, heads, **options)
-        self.mix = nn.Linear(l, l)  # departure 9
+        self.mix = nn.Linear(l, l)  # W_m: departure 9
 
     def down_act(self, c):
         return c
@@ -184,7 +189,10 @@ class WNLinear(nn.Module):
 
 
 class CriticBlock(Block):
-    """Block with weight-normalised layers and a residual connection between the mean fields, §3."""
+    """Block of weight-normalised layers with a residual along the mean field: c ← u + c, §3.
+
+    u: the mean field that leaves the block. Shapes as Block's.
+    """
 
     linear = WNLinear
     act = down_act = staticmethod(F.leaky_relu)  # departure 9
@@ -192,6 +200,7 @@ class CriticBlock(Block):
     def __init__(self, l, h, heads, **options):
         super().__init__(l, h, heads, **options)
         if self.aggregate == "attention":
+            # departure 9: torch's, with a gain; out_proj has none
             nn.utils.parametrizations.weight_norm(self.attention, "in_proj_weight")
 
     def forward(self, x, c, n, mask):
@@ -269,7 +278,7 @@ def mean_field_matching(fake_field: Tensor, real_field: Tensor) -> Tensor:
 
 
 def multiplicity(mask: Tensor, n_mean: float, paper_code: bool, dtype: torch.dtype) -> Tensor:
-    """n / const, (B, 1); the authors' code has (N − n) / const. mask: (B, N)."""
+    """n = number of real particles / const, (B, 1); paper_code: of empty slots. mask: (B, N)."""
     counted = ~mask if paper_code else mask  # departure 1
     return counted.sum(dim=1, keepdim=True).to(dtype) / n_mean
 

@@ -302,7 +302,9 @@ def main(argv=None):
         )
 
     # --- Algorithm (§3.1, §3.2)
-    def update(x, mask, z, epsilon, train_G, matching):
+    # A step is a function so that CUDA can replay it as a graph. L_D = E (D(x) − 1)² + E D(G(z))²,
+    # L_G = ½ E (D(G(z)) − 1)², and while `matching` + E ‖c_D(G(z)) − c_D(x)‖² / l.
+    def training_step(x, mask, z, epsilon, train_G, matching):
         fake = G(z, mask)
 
         # Critic, on real and generated jets of the same n. G is not in its graph.
@@ -316,7 +318,8 @@ def main(argv=None):
         average_gradients(D)
         opt_D.step()
         if not train_G:
-            return L_D.detach(), *torch.zeros(2, device=device)
+            zero = torch.zeros((), device=device)
+            return L_D.detach(), zero, zero
 
         # Generator, against the updated critic, with mean-field matching (§3.2): the real jets'
         # mean fields are from before the critic's update.
@@ -324,14 +327,15 @@ def main(argv=None):
         fake_score, fake_field = D(fake, mask)
         L_G = objective.generator_loss(fake_score)
         L_match = mean_field_matching(fake_field, real_field)
+        loss = L_G + args.matching_weight * L_match if matching else L_G
         opt_G.zero_grad()
-        (L_G + args.matching_weight * L_match if matching else L_G).backward()
+        loss.backward()
         average_gradients(G)
         opt_G.step()
         D.requires_grad_(True)
         return L_D.detach(), L_G.detach(), L_match.detach()
 
-    graphed_update = update if args.eager else GraphedStep(update, device)
+    run_step = training_step if args.eager else GraphedStep(training_step, device)
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
         index = bucketed_indices(n, args.batch_size, args.seed, step - 1, args.bucket)
@@ -344,7 +348,7 @@ def main(argv=None):
         lr_G.copy_(lr_D * args.lr_ratio)
 
         train_G, matching = step % args.g_every == 0, step <= args.matching
-        L_D, L_G, L_match = graphed_update(x, mask, z, epsilon, train_G, matching)
+        L_D, L_G, L_match = run_step(x, mask, z, epsilon, train_G, matching)
         if args.ema and train_G:
             G_ema.update_parameters(G)
 

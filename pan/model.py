@@ -154,15 +154,22 @@ class Discriminator(nn.Module):
         if not 32 <= size <= 1024:
             raise ValueError(f"D can't judge images of {size}x{size}: give a size from 32 to 1024")
 
-        def block(c_in, c_out, stride=1, bias=False):
-            return nn.Sequential(conv_bn(c_in, c_out, 3, stride, bias=bias), nn.LeakyReLU(0.2))
+        def same(c_in, c_out):
+            return nn.Sequential(conv_bn(c_in, c_out, 3, 1), nn.LeakyReLU(0.2))
+
+        def halve(c_in, c_out, bias=False):
+            return nn.Sequential(conv_bn(c_in, c_out, 3, 2, bias=bias), nn.LeakyReLU(0.2))
 
         w = width
         first = conv(channels, w, padding=0 if centre else 1, std=0.5)
-        F_1 = nn.Sequential(first, nn.Tanh())
-        F_2 = nn.Sequential(block(w, 2 * w, 2), block(2 * w, 2 * w), block(2 * w, 4 * w, 2, True))
-        F_3 = nn.Sequential(block(4 * w, 4 * w), block(4 * w, 8 * w, 2, True))
-        F_4 = nn.Sequential(block(8 * w, 8 * w), block(8 * w, 8 * w, 2, True))
+        F_1 = nn.Sequential(first, nn.Tanh())  # (B, w, H, W)
+        F_2 = nn.Sequential(
+            halve(w, 2 * w),
+            same(2 * w, 2 * w),
+            halve(2 * w, 4 * w, bias=True),
+        )  # (B, 4w, H/4, W/4)
+        F_3 = nn.Sequential(same(4 * w, 4 * w), halve(4 * w, 8 * w, bias=True))  # H/8
+        F_4 = nn.Sequential(same(8 * w, 8 * w), halve(8 * w, 8 * w, bias=True))  # H/16
         self.stages = nn.ModuleList([F_1, F_2, F_3, F_4])
         last = conv(8 * w, 8, stride=1 if centre else 2)
         side = size - 2 if centre else size

@@ -210,9 +210,9 @@ def main(argv=None):
     if has_discriminator(args):
         state |= dict(D=D, opt_D=opt_D)
 
-    def pairs(turn):
-        """x and y of a turn: this process's share."""
-        x, y = data.batch(turn, args.batch_size, args.seed, device)
+    def pairs(number):
+        """x and y of batch `number`: this process's share."""
+        x, y = data.batch(number, args.batch_size, args.seed, device)
         x = shard(x).contiguous(memory_format=layout)
         y = shard(y).contiguous(memory_format=layout)
         return x, y
@@ -233,12 +233,14 @@ def main(argv=None):
 
     # --- Algorithm (authors' code: each batch serves one network, by turns)
     for step in run.steps(start, args.steps):
-        turn = (step - 1, step - 1) if args.same_batch else (2 * step - 2, 2 * step - 1)
+        batch_D = batch_T = step - 1
+        if not args.same_batch:  # departure 9
+            batch_D, batch_T = 2 * step - 2, 2 * step - 1
         logged = {}
 
         # D's step: L_D = −log D(y) − log(1 − D(T(x))) + [m − P]⁺. T is not in its graph.
         if has_discriminator(args):
-            x, y = pairs(turn[0])
+            x, y = pairs(batch_D)
             with autocast(device, args.amp):
                 with torch.no_grad():
                     fake = T(x)
@@ -262,7 +264,7 @@ def main(argv=None):
             )
 
         # T's step: L_T = log(1 − D(T(x))) + P against the new D, whose weights are fixed here.
-        x, y = pairs(turn[1])
+        x, y = pairs(batch_T)
         P = torch.zeros((), device=device)
         fake_logits = None
         D.requires_grad_(False)

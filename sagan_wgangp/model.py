@@ -51,9 +51,13 @@ class SelfAttention(nn.Module):
 
     def attend(self, x: Tensor) -> Tensor:
         """Σ_i β_{j,i} h(x_i) for all j, (B, C/2, H, W), without keeping β."""
-        queries, keys, values = (
-            conv(x).flatten(2).mT[:, None].contiguous() for conv in (self.g, self.f, self.h)
-        )
+
+        def one_head(maps):  # (B, c, H, W) -> (B, 1, N, c)
+            return maps.flatten(2).mT[:, None].contiguous()
+
+        queries = one_head(self.g(x))
+        keys = one_head(self.f(x))
+        values = one_head(self.h(x))
         # Fused kernels want keys as wide as values; zeros add nothing to f(x_i)ᵀ g(x_j).
         padding = (0, values.shape[-1] - keys.shape[-1])
         queries, keys = F.pad(queries, padding), F.pad(keys, padding)

@@ -244,7 +244,7 @@ def main(argv=None):
     # --- resume
     run = Run("sagan_wgangp", args, device, rank, {} if toy else data.identity())
     start, values = run.resume(G=G, D=D, opt_G=opt_G, opt_D=opt_D)
-    batch = values.get("batch", 0)  # batches of data used: D's steps so far
+    d_steps = values.get("batch", 0)  # of D so far, each on a new batch of data
     size = "" if toy else f" ({len(data):,} images at {args.size}x{args.size}x{args.channels})"
     flags = ", ".join(f"{flag} {getattr(args, flag)}" for flag in METHODS[args.method])
     run.announce(
@@ -260,10 +260,11 @@ def main(argv=None):
             opt_G.param_groups[0]["lr"] = args.lr_g * left
             opt_D.param_groups[0]["lr"] = args.lr_d * left
 
+        # D's steps: L_D + λ·GP, each on new x and z. G is not in their graph.
         for _ in range(critic_steps(step, args)):
-            x = shard(data.batch(batch, B, args.seed, device)[0])
+            x = shard(data.batch(d_steps, B, args.seed, device)[0])
             x = x.contiguous(memory_format=layout)
-            batch += 1
+            d_steps += 1
             z = shard(sample_z(B, args, rng)).to(device)
             with autocast(device, args.amp):
                 with torch.no_grad():
@@ -281,6 +282,7 @@ def main(argv=None):
             if args.clip:
                 clip_weights(D, args.clip)  # §3.2.1
 
+        # G's step: L_G against the new D, whose weights are fixed here.
         D.requires_grad_(False)
         z = shard(sample_z(B, args, rng)).to(device)
         with autocast(device, args.amp):
@@ -317,7 +319,7 @@ def main(argv=None):
                 net.train()
         run.log(step, **logged)
         if run.due(step, args.save_every):
-            run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, batch=batch)
+            run.save(step, G=G, D=D, opt_G=opt_G, opt_D=opt_D, batch=d_steps)
             if rank == 0:
                 log = read_log(run.dir / "log.jsonl")
                 curves(log, panels(args), run.dir / "curves.png", smooth=10)
