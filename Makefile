@@ -87,6 +87,8 @@ quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
 	$(PY) -m $*.train --quick $(ARGS)
 
 quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate: 15 to 20 minutes on two CPU cores
+	$(if $(findstring --out,$(ARGS)),$(error it measures the newest run in runs/mdma: leave --out out, or start mdma.train and mdma.eval))
+	$(if $(findstring --jet-type,$(ARGS)),$(error give the type of jets as JET=g, which simulates them, too))
 	$(MAKE) data-jets ARGS="--type $(JET) --jets 20000 --data-dir $(DATA)"
 	$(PY) -m mdma.train --quick --jet-type $(JET) --data-dir $(DATA) $(ARGS)
 	$(PY) -m mdma.eval --data-dir $(DATA)

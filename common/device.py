@@ -25,6 +25,8 @@ def choose_device(name="auto"):
     if kind == "mps" and not mps:
         raise UserError("--device mps: torch finds no Apple GPU here. Use --device cpu")
     if kind == "cuda":
+        if index and int(os.environ.get("LOCAL_WORLD_SIZE", 1)) > 1:
+            raise UserError(f"--device {name}: each process takes its own GPU. Give --device cuda")
         number = int(index) if index else int(os.environ.get("LOCAL_RANK", 0))
         if number >= torch.cuda.device_count():
             raise UserError(

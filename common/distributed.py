@@ -13,6 +13,8 @@ def init_processes(device):
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return 0, 1
     if not dist.is_initialized():
+        if device.type == "mps":
+            raise UserError("--device mps: an Apple GPU serves one process. Give --device cpu")
         if device.type == "cuda":
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")

@@ -20,7 +20,9 @@ A file .root is JetClass's (arXiv:2202.03772), of jets of the class in its name:
 
 import functools
 import io
+import os
 import sys
+import tempfile
 import zipfile
 import zlib
 from pathlib import Path
@@ -215,9 +217,15 @@ def _fetch(jet_type, name, folder):
             ) from None
     else:
         record = int(ZENODO[maximum].rpartition("/")[2])
-        absent = not file.exists()  # else jetnet would delete a file whose sum differs
         try:
-            checkDownloadZenodoDataset(folder, name, record, file.name, download=absent)
+            if file.exists():  # with download, jetnet would delete a file whose sum differs
+                checkDownloadZenodoDataset(folder, name, record, file.name, download=False)
+            else:
+                folder.mkdir(parents=True, exist_ok=True)
+                # aside, since other processes may download it, too, or this one be stopped
+                with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as aside:
+                    checkDownloadZenodoDataset(aside, name, record, file.name, download=True)
+                    os.replace(Path(aside, file.name), file)
         except RuntimeError as e:  # jetnet's: the MD5 sum of what is there differs
             raise UserError(
                 f"{file} isn't JetNet's file: its download was damaged or cut short, or it is "

@@ -241,6 +241,13 @@ def choose_best(best, w1m, frechet, veto):
     return False, best | {"lowest": lowest}
 
 
+def set_options(opt, **options):
+    """Options in place of a checkpoint's; Adam's counts of steps go where these want them."""
+    opt.param_groups[0].update(options)
+    for p, state in opt.state.items():  # of a run on an Apple GPU they are on the CPU
+        state["step"] = state["step"].to(p.device if options["fused"] else "cpu")
+
+
 def main(argv=None):
     args = parse_args(argv)
 
@@ -287,7 +294,7 @@ def main(argv=None):
     best = values.get("best", best)
     data = data_name(args.dataset, args.jet_type)
     for opt, lr in ((opt_G, lr_G), (opt_D, lr_D)):  # not the checkpoint's: the device may differ
-        opt.param_groups[0].update(lr=lr, capturable=adam["capturable"], fused=adam["fused"])
+        set_options(opt, lr=lr, capturable=adam["capturable"], fused=adam["fused"])
     sizes = [sum(p.numel() for p in net.parameters()) for net in (G, D)]
     run.announce(
         f"{NAMES[args.model]}, {args.objective}, {sizes[0]:,} + {sizes[1]:,} parameters, "

@@ -316,8 +316,10 @@ def smoke(args, report, folder, amp):
     """A folder as its README starts it; then its VARIANTS, whose first losses are the CPU's."""
     import torch
 
-    from common.device import choose_device
+    from common.device import choose_device, without_bf16
 
+    if amp == "bf16" and without_bf16(choose_device(args.device)):
+        raise NotRun("this GPU has no bf16")
     torch.backends.cudnn.allow_tf32 = False  # or losses differ from the CPU's by 1e-3
     train, evaluation = (importlib.import_module(f"{folder}.{name}") for name in ("train", "eval"))
     device = str(choose_device(args.device))
@@ -740,7 +742,7 @@ def main(argv=None, run=run_apart):
         do("generation")
         do("steps")
         seconds = 60 if args.rehearse else min(TRAINING, left(AFTER))
-        measured = result["parts"]["steps"]["numbers"]
+        measured = result["parts"]["steps"].get("numbers", {})
         do("training", limit=seconds + 20, seconds=seconds, measured=measured)
         do("evaluation last", "evaluation best", side_by_side=2 if run is run_apart else 1)
         result["files"] = sorted({path.name for path in out.iterdir()})

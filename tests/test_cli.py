@@ -551,6 +551,9 @@ def test_make_names_the_folders_that_there_are(repo):
     assert done.returncode == 2 and all(
         f"data-{name}" in done.stderr for name in (*DATASETS, "jets")
     )
+    for flags, words in (("--out X", "leave --out out"), ("--jet-type g", "as JET=g")):
+        done = make("quick-mdma", f"ARGS={flags}")
+        assert done.returncode == 2 and words in done.stderr and done.stdout == ""
     for goal in (
         "train-began",
         "quick-mdma",

@@ -26,7 +26,8 @@ def cluster(here, env):
     programs.mkdir()
     (here / "docs").symlink_to(REPO / "docs")
     scripts = {  # a file `preempt` here cuts the task short after four steps, as if by SIGTERM
-        "srun": 'if [ -e preempt ]; then "$@" --steps 4; rm preempt; exit 143; fi; exec "$@"',
+        # like SLURM's it gives a step as many CPUs as SRUN_CPUS_PER_TASK says
+        "srun": 'echo "$SRUN_CPUS_PER_TASK" > cpus; if [ -e preempt ]; then "$@" --steps 4; rm preempt; exit 143; fi; exec "$@"',
         "scontrol": 'echo "$@" >> scontrol.log',
     }
     for name, text in scripts.items():
@@ -75,7 +76,9 @@ def test_a_preempted_training_queues_again_and_goes_on(cluster, here):
     assert done.returncode == 143, done.stderr
     assert (here / "scontrol.log").read_text() == "requeue 17\n"
     assert load_checkpoint(here / "runs/a/last.pt")["step"] == 4
-    done = cluster("train", "runs/a", *TRAIN)
+    assert (here / "cpus").read_text() == "4\n"
+    done = cluster("train", "runs/a", *TRAIN, SLURM_CPUS_PER_TASK="9")
+    assert (here / "cpus").read_text() == "9\n"
     assert done.returncode == 0 and "steps 5 to 8" in done.stderr, done.stderr
     assert load_checkpoint(here / "runs/a/last.pt")["step"] == 8
     assert (here / "scontrol.log").read_text() == "requeue 17\n"

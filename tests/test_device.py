@@ -65,6 +65,18 @@ def test_gpus_are_chosen_by_number_or_local_rank(monkeypatch):
     assert choose_device("auto") == choose_device("cuda") == torch.device("cuda", 1)
     with pytest.raises(UserError, match=r"cuda:2: this machine has 2 GPU\(s\)"):
         choose_device("cuda:2")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    with pytest.raises(
+        UserError, match="cuda:1: each process takes its own GPU. Give --device cuda"
+    ):
+        choose_device("cuda:1")
+    assert choose_device("cuda") == torch.device("cuda", 1)
+
+
+def test_several_processes_on_an_apple_gpu_are_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="^--device mps: an Apple GPU .* Give --device cpu$"):
+        init_processes(torch.device("mps"))
 
 
 # --- bf16

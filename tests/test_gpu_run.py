@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -195,6 +196,15 @@ def test_minutes_are_kept(faked):
     assert 0 < training["seconds"] <= 60 and all(limit <= 120 for _, limit in settings)
     late = gpu_run.run_part("steps", argparse.Namespace(rehearse=False), Path(), lambda: 4, run)
     assert late == {"status": "not run", "why": "no time was left"}
+
+    def slow(part, limit):
+        run(part, limit)
+        if part["part"].startswith("smoke"):
+            time.sleep(6)
+
+    gpu_run.main([*words, "slow", "--minutes", "0.12"], slow)
+    result = read(Path("slow/gpu_run.json"))
+    assert result["parts"]["steps"]["why"] == "no time was left" and "files" in result
 
 
 def test_mistakes_are_told_in_a_line(here, monkeypatch):

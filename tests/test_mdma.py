@@ -298,6 +298,17 @@ def test_the_best_checkpoint_has_the_lowest_w1m_unless_fpd_vetoes_it(
     assert state("X/last.pt")["best"] == best
 
 
+@pytest.mark.parametrize("fused, device", [(True, "meta"), (None, "cpu")])
+def test_a_run_of_another_device_counts_its_steps_on_this_one(fused, device):
+    """Here "meta" is the GPU. torch leaves the counts of an unfused Adam on the CPU."""
+    opt = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2, device="meta"))])
+    p = opt.param_groups[0]["params"][0]
+    opt.state[p] = {"step": torch.tensor(3.0)}
+    train.set_options(opt, lr=0.5, capturable=bool(fused), fused=fused)
+    assert opt.state[p]["step"].device.type == device
+    assert [opt.param_groups[0][name] for name in ("lr", "fused")] == [0.5, fused]
+
+
 def test_a_resumed_run_has_the_same_bytes(here):
     smoke("whole", "--steps", 12)
     smoke("parts", "--steps", 6)

@@ -144,6 +144,28 @@ def test_split_and_values_are_jetnets_own(num_particles, tmp_path, monkeypatch):
         )
 
 
+def test_a_download_of_jetnet_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    """As jetnet does it: straight to the file's name, which another process would take as it is."""
+    file, written = tmp_path / "jetnet/t.hdf5", []
+
+    def download(folder, name, record, key, download):
+        assert download and not file.exists() and Path(folder).exists()
+        Path(folder, key).write_text("half")
+        written.append(key)
+        if len(written) == 1:
+            raise KeyboardInterrupt
+        Path(folder, key).write_text("whole")
+
+    monkeypatch.setattr("jetnet.datasets.utils.checkDownloadZenodoDataset", download)
+    monkeypatch.setattr(jets_module, "_read", lambda path: pytest.fail(path.read_text()))
+    with pytest.raises(KeyboardInterrupt):
+        load_jets("jetnet", "t", 30, tmp_path, "train")
+    assert not list(file.parent.iterdir())
+    with pytest.raises(pytest.fail.Exception, match="whole"):
+        load_jets("jetnet", "t", 30, tmp_path, "train")
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_the_cache_needs_neither_jetnet_nor_the_hdf5_file(tmp_path, monkeypatch):
     x, _ = made_up()
     fetched = []

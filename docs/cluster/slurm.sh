@@ -28,6 +28,7 @@ if [ "${1-}" = part ]; then
     job=${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID  # the last task's own id is the whole array's
 fi
 
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-4}  # srun doesn't take it over since 22.05
 code=0
 srun docs/cluster/task.sh "${words[@]}" || code=$?
 if [ "$code" -eq 143 ]; then scontrol requeue "$job"; fi
