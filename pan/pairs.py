@@ -182,10 +182,11 @@ def load_pairs(
 
     dataset: for "pairs" one of PIX2PIX, or "folder": files side by side (A left, B right), or
     folders A and B with the same names. Held out is test/ or val/ beside train/, else every tenth
-    pair; other folders of images beside each other are refused. channels: None is the files' own, 1 luminance, 3 repeats grey. jitter, flip: the training
-    split's random crops from 286/256 of the size (the authors') and mirroring. direction: AtoB,
-    BtoA or None, the set's own. limit: at most so many pairs. skip_bad: a task leaves images out
-    that can't be decoded. Raises UserError, which names a file at fault.
+    pair; other folders of images beside each other are refused. channels: None is the files' own,
+    1 luminance, 3 repeats grey. jitter, flip: the training split's random crops from 286/256 of the
+    size (the authors') and mirroring. direction: AtoB, BtoA or None, the set's own. limit: at most
+    so many pairs. skip_bad: a task leaves images out that can't be decoded. Raises UserError, which
+    names a file at fault.
     """
     train = split == "train"
     load_size = round(size * 286 / 256) if jitter and train else size

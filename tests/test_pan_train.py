@@ -11,7 +11,7 @@ from PIL import Image
 from common.cli import UserError
 from common.runs import read_log
 from pan import eval as pan_eval
-from pan import reproduce, train
+from pan import reproduce, train, transform
 from pan.pictures import whole
 from tests.helpers import check_tables_outlive_runs, smoke_run
 
@@ -150,6 +150,38 @@ def test_transform_keeps_names_sizes_and_order(runs, tmp_path):
             expected = (T(x.float() / 127.5 - 1) + 1) * 127.5
         found = torch.from_numpy(np.array(Image.open(out / name))).permute(2, 0, 1)[None]
         assert (found - expected).abs().max() <= 0.51, name
+
+
+def test_large_images_are_transformed_few_at_a_time(runs, tmp_path, monkeypatch):
+    """A batch has no more pixels than --batch-size images of the training's 32x32."""
+    for side, n in ((16, 9), (32, 9), (64, 5), (128, 2)):
+        for i in range(n):
+            noise(tmp_path / f"mine/{side:03}_{i}.png", side, side)
+    batches = []
+    monkeypatch.setattr(transform, "write", lambda T, batch, *_: batches.append(batch))
+    words = f"--ckpt {runs['deraining']} --transform {tmp_path / 'mine'} --out {tmp_path / 'out'}"
+    pan_eval.main([*words.split(), "--batch-size", "8"])
+    found = [(images[0][1].shape[-1], len(images)) for images in batches]
+    assert found == [
+        (16, 8),
+        (16, 1),
+        (32, 8),
+        (32, 1),
+        (64, 2),
+        (64, 2),
+        (64, 1),
+        (128, 1),
+        (128, 1),
+    ]
+
+
+def test_transform_makes_of_an_image_what_T_was_trained_on():
+    coloured = torch.rand(2, 3, 64, 64) * 2 - 1
+    for task in ("colourisation", "deraining", "super-resolution"):
+        x = transform.Transform(torch.nn.Identity(), task)(coloured)
+        grey = coloured[:, 0] * 0.299 + coloured[:, 1] * 0.587 + coloured[:, 2] * 0.114
+        expected = grey[:, None].expand_as(x) if task == "colourisation" else coloured
+        assert torch.allclose(x, expected, atol=1e-6), task
 
 
 def test_what_cannot_be_transformed_is_named_and_the_rest_is_written(runs, tmp_path):
