@@ -192,6 +192,11 @@ def load_pairs(
     load_size = round(size * 286 / 256) if jitter and train else size
     flip = flip and train  # departure 8
     if task in TASKS:
+        if dataset in PIX2PIX:
+            raise UserError(
+                f"{dataset} holds pairs, but --task {task} makes pairs of single images: "
+                "give --task pairs, or another --dataset"
+            )
         if size % TASKS[task].multiple:
             raise UserError(
                 f"{task} can't take {size} pixels: give a multiple of {TASKS[task].multiple}"

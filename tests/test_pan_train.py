@@ -31,6 +31,8 @@ from tests.helpers import check_tables_outlive_runs, smoke_run
         ("--task pairs --skip-bad", "--skip-bad"),
         ("--lambdas 1 1 1 -1", "--lambdas -1"),
         ("--label 0", "--label 0"),
+        ("--direction BtoA", "--direction BtoA is for pairs .* --task deraining"),
+        ("--loss l2 --conditional", "leave no D"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, words):
@@ -63,6 +65,41 @@ def test_quick_is_of_its_task():
         train.parse_args(["--quick", *words]).width_t for words in ([], ["--task", "deraining"])
     ]
     assert train.parse_args(["--quick"]).task == "inpainting" and widths[0] > widths[1]
+
+
+def test_flags_that_older_runs_ignored_do_not_keep_them_from_going_on(tmp_path):
+    saved = train.Args(task="deraining", net="deraining", direction="BtoA", conditional=True)
+    saved = vars(saved) | train.LOSSES["l2"]
+    (tmp_path / "args.json").write_text(json.dumps(saved))
+    assert train.parse_args(["--resume", str(tmp_path)]).direction == "BtoA"
+
+
+def test_quick_takes_own_pairs_as_they_are(tmp_path):
+    draw_pairs(tmp_path)
+    for flags in ([], ["--task", "pairs"]):
+        words = ["--quick", "--dataset", "folder", "--data-dir", str(tmp_path), *flags]
+        args = train.parse_args(words)
+        pairs = train.load_data(args)
+        assert len(pairs) == 3 and pairs.batch(0, 2, 0)[1].mean() < -0.5  # B is dark
+        args.channels = pairs.channels
+        T, _ = train.build(args)
+        assert T(pairs.batch(0, 2, 0)[0]).shape == (2, 3, 64, 64)
+    assert train.parse_args([*words[:-2], "--task", "inpainting"]).net == "inpainting"
+
+
+def test_a_net_is_chosen_that_can_take_the_size():
+    for size, net in ((64, "unet6"), (192, "unet6"), (256, "unet"), (512, "unet"), (100, "unet")):
+        assert train.parse_args(["--task", "edges", "--size", str(size)]).net == net
+
+
+def test_a_set_of_pairs_is_no_set_of_single_images():
+    args = train.parse_args(["--quick", "--dataset", "facades"])
+    with pytest.raises(
+        UserError, match="facades holds pairs, but --task inpainting .* --task pairs"
+    ):
+        train.load_data(args)
+    args = train.parse_args(["--quick", "--dataset", "facades", "--task", "pairs"])
+    assert (args.task, args.net, args.size) == ("pairs", "unet6", 64)
 
 
 def test_a_loss_without_p_has_no_hinge_at_any_size():
