@@ -498,7 +498,7 @@ def forked(main, rank, port):
 def test_processes_of_one_run_need_the_same_flags_data_and_step(here, monkeypatch, which, words):
     """Each says so and ends with exit code 2, and no run directory is made."""
     monkeypatch.setattr(train, "draw_curves", lambda *args, **kwargs: None)
-    flags = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"]
+    flags = ["--smoke", "--size", "8", "--width", "4"]
     if which == "steps":
         for steps in (2, 3):
             train.main([*flags, "--steps", str(steps), "--out", str(steps)])
