@@ -42,7 +42,7 @@ QUICK = dict(
     log_every=50,
     sample_every=250,
 )
-QUICK_PAIRS = QUICK | dict(task="pairs")  # of --dataset folder
+QUICK_PAIRS = QUICK | dict(task="pairs", steps=1500)  # of --dataset folder; unet6 is slower
 QUICK_DERAINING = QUICK | dict(width_t=16, steps=1000)  # at full resolution
 SMOKE = dict(
     dataset="synthetic",
