@@ -49,13 +49,14 @@ class Args(ImageRunArgs):
     # --- paper (thesis; --arch berthelot takes arXiv:1703.10717's)
     arch: Literal["thesis", "berthelot"] = "thesis"  # networks and settings: §3.1 / arXiv §3.5
     encoder: Literal["resnet18", "conv"] = "resnet18"  # D's encoder (§3.1)
-    encoder_weights: FilePath = "imagenet"  # ResNet-18's: imagenet (§3.1), none or a file
+    # ResNet-18's: imagenet (§3.1), none or a file; none without ResNet-18
+    encoder_weights: FilePath = "imagenet"
     size: int = 64  # image side (appendix: 64)
     channels: Literal[1, 3] | None = None  # none: the data set's own (appendix: 1)
     width: int = 64  # filters: base_dim (appendix) / n (arXiv §4.1: 128)
     z_dim: int = 48  # N_z, length of z (appendix; §3.1: 64; departure 3)
     z_dist: Literal["normal", "uniform"] = "normal"  # of z (appendix; §2.3: uniform on [-1, 1])
-    code_dim: int = 512  # N_h, length of D's code (§3.1: 512; arXiv §4.1: 64)
+    code_dim: int = 512  # N_h, length of D's code (§3.1: 512, ResNet-18's; arXiv §4.1: 64)
     gamma: float = 0.5  # γ, diversity ratio in [0, 1] (appendix)
     lambda_k: float = 0.001  # λ_k, gain of k, in [0, ∞) (§2.3)
     target_norm: Literal[1, 2] = 1  # η, exponent of the pixel error (appendix: 1)
@@ -103,7 +104,6 @@ SMOKE = dict(
     width=8,
     encoder="conv",
     encoder_weights="none",
-    code_dim=16,
     batch_size=8,
     steps=12,
     log_every=2,
@@ -114,7 +114,28 @@ PRESETS = {"arch": {"berthelot": BERTHELOT}, "quick": {True: QUICK}, "smoke": {T
 
 
 def parse_args(argv=None):
-    return arguments.parse_args(Args, __doc__, argv, PRESETS)
+    args = arguments.parse_args(Args, __doc__, argv, PRESETS)
+    if args.resume:  # older runs may have what is refused below; it changes nothing
+        return args
+    if args.encoder == "resnet18":
+        if args.arch == "berthelot":
+            raise UserError(
+                "--encoder resnet18 --arch berthelot: its autoencoder has an encoder of its own. "
+                "Leave one of them out"
+            )
+        if args.code_dim != 512:
+            raise UserError(
+                f"--code-dim {args.code_dim}: the code of ResNet-18 has 512 numbers. Leave it out, "
+                "or give --encoder conv"
+            )
+    elif args.encoder_weights not in ("imagenet", "none"):
+        raise UserError(
+            f"--encoder-weights {args.encoder_weights} is for ResNet-18: leave it out, or give "
+            "--encoder resnet18"
+        )
+    else:
+        args.encoder_weights = "none"
+    return args
 
 
 def build(args, encoder_state=None):

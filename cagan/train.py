@@ -193,9 +193,9 @@ def active_heads(args, cnd):
 
 
 def mean_judgement(args, out, cnd):
-    """Mean of D's outputs (B, heads) where it judges; 0 if no image activates a condition."""
+    """Mean over all processes of D's outputs (B, heads) where it judges; 0 where it judges none."""
     active = active_heads(args, cnd)
-    return (out * active).sum() / active.sum().clamp(min=1)
+    return average((out * active).sum()) / average(active.sum()).clamp(min=1e-6)
 
 
 def mix_share(args, epoch):
@@ -304,8 +304,8 @@ def main(argv=None):
         logged = dict(
             L_d=average(L_d),
             L_g=average(L_g),
-            D_real=average(mean_judgement(args, real_out, cnd)),
-            D_fake=average(mean_judgement(args, fake_out, cnd_fake)),
+            D_real=mean_judgement(args, real_out, cnd),
+            D_fake=mean_judgement(args, fake_out, cnd_fake),
             share=share,
         )
         if args.adv == "wgan-gp":

@@ -92,11 +92,23 @@ def hash_of_names(files):
     return hashlib.sha256(os.fsencode(names)).hexdigest()[:16]
 
 
-def _split_folders(data_dir, found):
-    """The folders of the training and the test split: twice data_dir where it is not split."""
-    by_name = {path.name.lower(): path for path in sorted(data_dir.iterdir()) if path.is_dir()}
+def folders_by_name(root):
+    """{name in lower case: folder} of the folders in root, if there is a root."""
+    paths = sorted(root.iterdir()) if root.is_dir() else []
+    return {path.name.lower(): path for path in paths if path.is_dir()}
+
+
+def train_and_test(root):
+    """The folders of the two splits in root, None for one that is not there."""
+    by_name = folders_by_name(root)
     train = next((by_name[name] for name in TRAIN_FOLDERS if name in by_name), None)
     test = next((by_name[name] for name in TEST_FOLDERS if name in by_name), None)
+    return train, test
+
+
+def _split_folders(data_dir, found):
+    """The folders of the training and the test split: twice data_dir where it is not split."""
+    train, test = train_and_test(data_dir)
     used = {_class_of(data_dir, file) for file in found} - {None}  # first-level folders with images
     if train and test:
         line = f"{data_dir}: training images from {train.name}/, test images from {test.name}/"

@@ -54,9 +54,11 @@ class Args(EvalArgs):
     # --- one checkpoint
     n: int = 1000  # held-out pairs to measure, or all if there are fewer
     split: Literal["train", "test"] = "test"  # pairs to measure
-    transform: FilePath | None = None  # only write T of this folder's images into --out
+    # only write T of this folder's images into --out. They are x: with rain, outlines, …; for
+    # super-resolution enlarged four times, bicubically, since T keeps the size
+    transform: FilePath | None = None
     out: FilePath = "transformed"  # where --transform writes
-    batch_size: int = 50  # images per forward pass
+    batch_size: int = 50  # images per forward pass; of --transform fewer if they are large
 
 
 def load(path, device):

@@ -25,12 +25,14 @@ from common.data import batch_indices, load_images
 from common.folders import (
     BadImage,
     as_shown,
+    folders_by_name,
     hash_of_names,
     image_kind,
     list_images,
     opened_image,
     shape_as_shown,
     thread_pool,
+    train_and_test,
 )
 
 from .tasks import TASKS
@@ -180,15 +182,21 @@ def load_pairs(
 
     dataset: for "pairs" one of PIX2PIX, or "folder": files side by side (A left, B right), or
     folders A and B with the same names. Held out is test/ or val/ beside train/, else every tenth
-    pair. channels: None is the files' own, 1 luminance, 3 repeats grey. jitter, flip: the training
-    split's random crops from 286/256 of the size (the authors') and mirroring. direction: AtoB,
-    BtoA or None, the set's own. limit: at most so many pairs. skip_bad: a task leaves images out
-    that can't be decoded. Raises UserError, which names a file at fault.
+    pair; other folders of images beside each other are refused. channels: None is the files' own,
+    1 luminance, 3 repeats grey. jitter, flip: the training split's random crops from 286/256 of the
+    size (the authors') and mirroring. direction: AtoB, BtoA or None, the set's own. limit: at most
+    so many pairs. skip_bad: a task leaves images out that can't be decoded. Raises UserError, which
+    names a file at fault.
     """
     train = split == "train"
     load_size = round(size * 286 / 256) if jitter and train else size
     flip = flip and train  # departure 8
     if task in TASKS:
+        if dataset in PIX2PIX:
+            raise UserError(
+                f"{dataset} holds pairs, but --task {task} makes pairs of single images: "
+                "give --task pairs, or another --dataset"
+            )
         if size % TASKS[task].multiple:
             raise UserError(
                 f"{task} can't take {size} pixels: give a multiple of {TASKS[task].multiple}"
@@ -254,26 +262,48 @@ def crop_and_flip(images: list[Tensor], size, flip, generators) -> list[Tensor]:
 
 
 def find_pairs(root):
-    """{"train": pairs, "test": pairs}, a pair being (A, B) or (file, None)."""
+    """{"train": pairs, "test": pairs}, a pair being (A, B) or (file, None).
+
+    Folders are found by name, in upper or lower case; test/ may be named as in common.folders.
+    """
     if not root.is_dir():
         raise UserError(f"no folder {root}: give the folder that holds your pairs as --data-dir")
-    layouts = (
-        lambda part: (root / "A" / part, root / "B" / part),
-        lambda part: (root / part / "A", root / part / "B"),
-        lambda part: (root / part,),
-    )
-    for folders in layouts:
-        parts = [
-            part for part in ("train", "test", "val") if any(f.is_dir() for f in folders(part))
-        ]
-        if "train" in parts:
-            if len(parts) == 1:
-                raise UserError(
-                    f"{folders('train')[0]} has no test/ or val/ beside it: hold some pairs out"
-                )
-            return {"train": pairs_in(*folders("train")), "test": pairs_in(*folders(parts[1]))}
-    two = (root / "A").is_dir() or (root / "B").is_dir()
-    pairs = pairs_in(root / "A", root / "B") if two else pairs_in(root)
+    sides = sides_in(root)
+    splits = [split_in(side) for side in sides]
+    if len(sides) == 2 and any(splits):  # A/train, B/train
+        named = [(side / "train", side / "test") for side in sides]
+        train, test = zip(*(split or names for split, names in zip(splits, named)))
+    elif split := split_in(root):  # train/A, train/B, or train
+        train, test = map(sides_in, split)
+        if len(train) != len(test):
+            raise UserError(f"{split[0]} and {split[1]}: A/ and B/ are needed in both, or in none")
+    else:
+        return held_out(root, sides)
+    return {"train": pairs_in(*train), "test": pairs_in(*test)}
+
+
+def sides_in(root):
+    """[A, B], or [root] if it has neither of them: pairs then stand side by side in one file."""
+    named = folders_by_name(root)
+    if "a" in named or "b" in named:
+        return [named.get("a", root / "A"), named.get("b", root / "B")]
+    return [root]
+
+
+def split_in(root):
+    """The folders (train, test) in root, None if it has neither of them."""
+    train, test = train_and_test(root)
+    if train and not test:
+        raise UserError(f"{train} has no test/ or val/ beside it: hold some pairs out")
+    if test and not train:
+        raise UserError(f"{test} has no train/ beside it: put the pairs to train on there")
+    return (train, test) if train else None
+
+
+def held_out(root, sides):
+    """As find_pairs, of pairs that no folder splits: every tenth is for testing."""
+    pairs = pairs_in(*sides)
+    refuse_several_folders([a for a, _ in pairs])  # those of B have the same names
     if len(pairs) < 2:
         raise UserError(f"{root} holds a single pair: at least two are needed, one to test on")
     tests = set(range(9, len(pairs), 10)) or {len(pairs) - 1}
@@ -292,7 +322,18 @@ def side_by_side(root):
         raise UserError(
             f"no images under {root}: put pairs there, A and B side by side or in A/ and B/"
         )
+    refuse_several_folders(files)
     return [(file, None) for file in files]
+
+
+def refuse_several_folders(files):
+    """Else input/ beside target/ would be cut in half, and learn/ beside exam/ be trained on."""
+    folders = sorted({file.parent for file in files})
+    if len(folders) > 1:
+        raise UserError(
+            f"images in {folders[0]} and in {folders[1]}: can't tell which are pairs. Put them "
+            "side by side into one folder, or into A/ and B/, with train/ and test/ above or below"
+        )
 
 
 def partners(a, b):

@@ -42,6 +42,7 @@ QUICK = dict(
     log_every=50,
     sample_every=250,
 )
+QUICK_PAIRS = QUICK | dict(task="pairs", steps=1500)  # of --dataset folder; unet6 is slower
 QUICK_DERAINING = QUICK | dict(width_t=16, steps=1000)  # at full resolution
 SMOKE = dict(
     dataset="synthetic",
@@ -61,4 +62,6 @@ SMOKE = dict(
 def presets(args):
     """{flag: {value: flags}} for common.cli.parse, of what was typed."""
     quick = QUICK if args.task in ("pairs", "inpainting") else QUICK_DERAINING
+    if args.task == "pairs" and args.dataset == "folder":
+        quick = QUICK_PAIRS
     return {"quick": {True: quick}, "smoke": {True: SMOKE}, "loss": LOSSES}

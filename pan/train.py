@@ -5,6 +5,7 @@
   python -m pan.train --quick --task deraining     take rain away, likewise
   python -m pan.train --quick --loss l2            l1, l2 or context-encoder instead of PAN
   python -m pan.train --quick --task deraining --loss cgan     l1, l2, l2-cgan, pa-cgan, pix2pix
+  python -m pan.train --quick --dataset folder --data-dir DIR        your own pairs at 64 pixels
   python -m pan.train --dataset folder --data-dir DIR                your own pairs
   python -m pan.train --task edges --dataset folder --data-dir DIR   pairs made of your own images
   python -m pan.train --resume DIR                 go on, exactly where last.pt stands
@@ -68,7 +69,8 @@ class Args(ImageRunArgs):
     same_batch: bool = False  # D and T step on one batch (slides); else each on its own (code)
     # what x is of y: pairs are files, the other tasks make x of an image y
     task: Literal["pairs", *TASKS] = "pairs"
-    # T; auto: the task's own (inpainting, deraining), else unet, which has 8 + 8 layers (code)
+    # T; auto: the task's own (inpainting, deraining), else unet, which has 8 + 8 layers (code), or
+    # unet6 at sizes that only it can take
     net: Literal["auto", "unet", "unet6", "deraining", "inpainting"] = "auto"
     direction: Literal["AtoB", "BtoA"] | None = None  # of pairs; none: the set's own
     size: int = 256  # image side (code)
@@ -90,7 +92,8 @@ class Args(ImageRunArgs):
 def parse_args(argv=None):
     args = arguments.parse_args(Args, __doc__, argv, presets)
     if args.net == "auto":
-        args.net = args.task if args.task in ("inpainting", "deraining") else "unet"
+        unet = "unet6" if args.size % 256 and args.size % 64 == 0 else "unet"
+        args.net = args.task if args.task in ("inpainting", "deraining") else unet
     if (args.net == "inpainting") != (args.task == "inpainting"):
         raise UserError(
             f"--net {args.net} --task {args.task}: net and task inpainting only go together"
@@ -116,6 +119,18 @@ def parse_args(argv=None):
         raise UserError("--lambda-gan 0 --lambdas 0 0 0 0 --pixel none: T has nothing to learn")
     if args.skip_bad and args.task == "pairs":
         raise UserError("--skip-bad is for single images: move the files of a bad pair away")
+    if args.resume:  # older runs may have what is refused below; it changes nothing
+        return args
+    if args.direction and args.task != "pairs":
+        raise UserError(
+            f"--direction {args.direction} is for pairs of files, and --task {args.task} makes its "
+            "own: leave it out, or give --task pairs"
+        )
+    if args.conditional and not has_discriminator(args):
+        raise UserError(
+            "--conditional (set by --loss cgan, l2-cgan, pa-cgan, pix2pix) shows x to D, and "
+            "--lambda-gan 0 --lambdas 0 0 0 0 leave no D: leave it out, or give another loss"
+        )
     return args
 
 
@@ -248,6 +263,8 @@ def main(argv=None):
                 fake_logits, fake_features = D(seen(x, fake))
             P_j = perceptual_distances(real_features, fake_features)
             P = perceptual_loss(P_j, args.lambdas)
+            # the value of the whole batch under torchrun: a mean of hinges is no hinge of a mean
+            P = P + (average(P) - P.detach())
             hinged = P if args.m else None
             L_D = discriminator_loss(
                 real_logits.float(), fake_logits.float(), hinged, args.m, args.label

@@ -15,13 +15,15 @@ from common.plots import save_grid
 
 from .pairs import read_image
 from .pictures import whole
-from .tasks import inpainting
+from .tasks import TASKS
 
 
 class Transform(nn.Module):
     """x (B, C, H, W) in [-1, 1] -> T(x) as whole images.
 
-    Of in-painting x is whole, too: the hole is cut here.
+    The hole of in-painting is cut here, and of colourisation the luminance is taken. Otherwise an
+    image is x as it is: with rain, with noise, outlines, or, for super-resolution, enlarged before
+    by tasks.SCALE, bicubically, since T keeps its size.
     """
 
     def __init__(self, T, task):
@@ -29,8 +31,8 @@ class Transform(nn.Module):
         self.T, self.task = T, task
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.task == "inpainting":
-            x, _ = inpainting(x, None)
+        if self.task in ("inpainting", "colourisation"):
+            x, _ = TASKS[self.task].make(x, None)  # these two draw nothing
         return whole(self.task, x, self.T(x).float())
 
 
@@ -48,8 +50,8 @@ def write_graph(T, trained, out):
 def transform_folder(T, trained, args, device):
     """Write T(x) of each image x under --transform into --out, as a PNG of the same name and place.
 
-    Images keep their size, if T can take it. In-painting cuts its hole into the image itself. What
-    can't be taken is left out; after the others are written an error names the first of them.
+    Images keep their size, if T can take it. See Transform for what x is. What can't be taken is
+    left out; after the others are written an error names the first of them.
     """
     source, out = Path(args.transform), Path(args.out)
     files = list_images(source) if source.is_dir() else []
@@ -72,7 +74,10 @@ def transform_folder(T, trained, args, device):
         except UserError as e:
             refused.append(str(e))
             continue
-        if batch and (len(batch) == args.batch_size or image.shape != batch[0][1].shape):
+        # no more pixels than in a batch of the size of training: photographs may be large
+        most = args.batch_size * trained.size**2 // image[0].numel()
+        most = min(args.batch_size, max(1, most))
+        if batch and (len(batch) == most or image.shape != batch[0][1].shape):
             write(T, batch, trained, args, device)
             batch = []
         batch.append((target, image))

@@ -522,6 +522,36 @@ def test_presets():
     assert {k: getattr(quick, k) for k in ours} == ours
 
 
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--arch berthelot --encoder resnet18", "--encoder resnet18 --arch berthelot: "),
+        ("--code-dim 64", "--code-dim 64: .* has 512 .* --encoder conv"),
+        ("--smoke --encoder resnet18 --code-dim 16", "--code-dim 16: "),
+        ("--encoder conv --encoder-weights x.pth", "--encoder-weights x.pth .* --encoder resnet18"),
+        ("--quick --encoder-weights x.pth", "--encoder-weights x.pth"),
+    ],
+)
+def test_flags_of_an_encoder_that_is_not_there_are_refused(flags, words):
+    with pytest.raises(UserError, match=words):
+        train.parse_args(flags.split())
+
+
+@pytest.mark.parametrize("encoder", ["conv", "resnet18"])
+def test_an_older_run_that_ignored_flags_of_an_encoder_goes_on(encoder, tmp_path):
+    saved = train.Args(arch="berthelot", encoder=encoder, code_dim=64, encoder_weights="x.pth")
+    (tmp_path / "args.json").write_text(json.dumps(vars(saved)))
+    args = train.parse_args(["--resume", str(tmp_path)])
+    assert vars(args) == vars(saved) | {"resume": str(tmp_path)}
+
+
+def test_only_resnet_18_has_weights_to_begin_with():
+    assert train.parse_args(["--encoder", "conv", "--code-dim", "64"]).encoder_weights == "none"
+    for flags in ([], ["--encoder-weights", "x.pth"], ["--quick", "--encoder", "resnet18"]):
+        args = train.parse_args(flags)
+        assert args.encoder_weights == {0: "imagenet", 2: "x.pth", 3: "none"}[len(flags)]
+
+
 def test_z_distributions():
     uniform = train.sample_z(2000, train.parse_args(["--z-dist", "uniform"]), step_rng(0, 1))
     normal = train.sample_z(2000, train.parse_args([]), step_rng(0, 1))

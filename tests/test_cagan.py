@@ -288,6 +288,14 @@ def test_the_logs_mean_is_over_the_heads_that_judge():
     assert train.mean_judgement(ac, out, cnd[:, :2]).item() == 5.0, "D_adv of both images"
 
 
+def test_the_logs_mean_is_over_the_heads_of_all_processes(monkeypatch):
+    """Three heads of the other process judge 2.0 each, one of ours 9.0."""
+    others = iter([6.0, 3.0])
+    monkeypatch.setattr(train, "average", lambda value: (value + next(others)) / 2)
+    mean = train.mean_judgement(train.parse_args([]), T([[9.0, 5.0]]), T([[1.0, 0.0]]))
+    assert mean.item() == pytest.approx(15 / 4)
+
+
 def test_gradient_penalty_looks_between_the_images():
     seen = []
     D = lambda x: (seen.append(x.detach()), x.flatten(1) ** 2)[1]

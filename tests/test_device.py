@@ -26,6 +26,7 @@ from common.device import autocast, bf16_if_fast, check_batch_norm, choose_devic
 from common.distributed import average, average_gradients, init_processes, part, shard
 from common.torchvision_cpu import import_torchvision
 from common.rng import rng_state, seed_all, set_rng_state, step_rng
+from common.runs import read_log
 from common.metrics import jets as jet_scores
 from common.toys import mixture
 from common.metrics.toy import mmd2, mode_metrics
@@ -509,7 +510,7 @@ def forked(main, rank, port):
 def test_processes_of_one_run_need_the_same_flags_data_and_step(here, monkeypatch, which, words):
     """Each says so and ends with exit code 2, and no run directory is made."""
     monkeypatch.setattr(train, "draw_curves", lambda *args, **kwargs: None)
-    flags = ["--smoke", "--size", "8", "--width", "4", "--code-dim", "4"]
+    flags = ["--smoke", "--size", "8", "--width", "4"]
     if which == "steps":
         for steps in (2, 3):
             train.main([*flags, "--steps", str(steps), "--out", str(steps)])
@@ -534,6 +535,40 @@ def test_processes_of_one_run_need_the_same_flags_data_and_step(here, monkeypatc
         assert codes[rank] == 2 and f"\nerror: {words}" in f"\n{said}", said
         assert said.endswith("Start all with the same flags, data and last.pt\n")
     assert {path.name for path in here.rglob("*")} - before == {"err0", "err1"}
+
+
+def test_pans_hinge_is_of_the_whole_batch_in_two_processes(here, monkeypatch):
+    """m lies between P of the batch and the larger P of its halves, whose own hinge would be off."""
+    pan = importlib.import_module("pan.train")
+    for name in PICTURES:
+        monkeypatch.setattr(pan, name, lambda *args, **kwargs: None, raising=False)
+    # whose statistics are each process's own
+    monkeypatch.setattr(pan.model, "batch_norm", lambda channels: torch.nn.Identity())
+    flags = ["--smoke", "--steps", "1", "--batch-size", "4"]
+    args = pan.parse_args(flags)
+    data = pan.load_data(args)
+    args.channels = data.channels
+    seed_all(args.seed)
+    T, D = pan.build(args)
+    x, y = data.batch(0, 4, args.seed)
+    with torch.no_grad():
+        pairs = zip(D(y)[1], D(T(x))[1])
+    each = sum(w * (a - b).abs().mean((1, 2, 3)) for w, (a, b) in zip(args.lambdas, pairs))
+    m = (each.mean() + each.view(2, 2).mean(1).max()).item() / 2
+    flags += ["--m", str(m)]
+
+    port = free_port()
+    children = [forked(lambda rank: pan.main([*flags, "--out", "two"]), i, port) for i in range(2)]
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0], Path("err0").read_text() + Path("err1").read_text()
+    pan.main([*flags, "--out", "one"])
+    ours, theirs = (torch.load(Path(d, "last.pt"), weights_only=True) for d in ("one", "two"))
+    for name in ("D", "T"):
+        torch.testing.assert_close(theirs["state"][name], ours["state"][name], rtol=0, atol=1e-6)
+    one, two = (read_log(Path(d, "log.jsonl"))[-1] for d in ("one", "two"))
+    for key in ("L_D", "hinge_active", "P", "L_T"):
+        assert two[key] == pytest.approx(one[key], abs=1e-5), key
+    assert one["hinge_active"] == 1
 
 
 def test_autocast_takes_a_device_or_its_name():

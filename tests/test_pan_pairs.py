@@ -260,6 +260,29 @@ def test_two_folders_with_the_same_names(tmp_path, layout):
     assert brightness(y)[0] == brightness(x)[0] + 10
 
 
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("Train", "Test"),
+        ("training", "validation"),
+        ("train", "Valid"),
+        ("TRAIN/A", "TEST/A"),
+        ("A/Train", "A/Val"),
+        ("a/training", "a/testing"),
+    ],
+)
+def test_splits_are_found_under_all_their_names(tmp_path, train, test):
+    for folder in (train, test):
+        partners = "/".join({"A": "B", "a": "b"}.get(part, part) for part in folder.split("/"))
+        for i in range(3):
+            draw(tmp_path / folder / f"{i}.png")
+            draw(tmp_path / partners / f"{i}.png")
+    for split, folder in (("train", train), ("test", test)):
+        files = load(tmp_path, split).files
+        assert [a for a, _ in files] == [tmp_path / folder / f"{i}.png" for i in range(3)]
+        assert all((b is None) == ("/" not in folder) for _, b in files)
+
+
 def test_large_sets_are_decoded_a_batch_at_a_time(tmp_path, monkeypatch):
     draw_side_by_side(tmp_path, 12)
     kept = load(tmp_path).batch(1, 4, 0)
@@ -300,6 +323,39 @@ def test_no_pairs(tmp_path):
     assert f"{tmp_path / 'train'} has no test/ or val/" in fails(lambda: load(tmp_path))
     (tmp_path / "test").mkdir()
     assert f"no images under {tmp_path / 'test'}" in fails(lambda: load(tmp_path, "test"))
+
+
+@pytest.mark.parametrize(
+    "folders",
+    [
+        "testA testB trainA trainB",
+        "input target",
+        "set/test set/train",
+        "train/input train/target test",
+        "A/exam A/learn B/exam B/learn",
+    ],
+)
+def test_images_in_folders_of_an_unknown_layout_are_refused(tmp_path, folders):
+    """Else they would be cut in half, or trained and tested on alike."""
+    places = [tmp_path / folder for folder in folders.split()]
+    for place in places:
+        for i in range(3):
+            draw(place / f"{i}.png")
+    line = fails(lambda: load(tmp_path))
+    assert f"images in {places[0]} and in {places[1]}: " in line and "into A/ and B/" in line
+
+
+def test_a_split_that_is_half_there_is_refused(tmp_path):
+    draw_side_by_side(tmp_path / "Test", 3)
+    assert f"{tmp_path / 'Test'} has no train/" in fails(lambda: load(tmp_path))
+    draw(tmp_path / "Train/A/0.png")
+    draw(tmp_path / "Train/B/0.png")
+    line = fails(lambda: load(tmp_path))
+    assert f"{tmp_path / 'Train'} and {tmp_path / 'Test'}: A/ and B/" in line
+    draw(tmp_path / "A/train/0.png")
+    assert f"{tmp_path / 'A/train'} has no test/" in fails(lambda: load(tmp_path))
+    draw(tmp_path / "A/test/0.png")
+    assert f"no images under {tmp_path / 'B/train'}" in fails(lambda: load(tmp_path))
 
 
 def test_folders_named_as_images_and_grey_palettes(tmp_path):

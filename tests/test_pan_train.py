@@ -11,7 +11,7 @@ from PIL import Image
 from common.cli import UserError
 from common.runs import read_log
 from pan import eval as pan_eval
-from pan import reproduce, train
+from pan import reproduce, train, transform
 from pan.pictures import whole
 from tests.helpers import check_tables_outlive_runs, smoke_run
 
@@ -31,6 +31,8 @@ from tests.helpers import check_tables_outlive_runs, smoke_run
         ("--task pairs --skip-bad", "--skip-bad"),
         ("--lambdas 1 1 1 -1", "--lambdas -1"),
         ("--label 0", "--label 0"),
+        ("--direction BtoA", "--direction BtoA is for pairs .* --task deraining"),
+        ("--loss l2 --conditional", "leave no D"),
     ],
 )
 def test_flags_that_make_no_sense_are_refused(flags, words):
@@ -63,6 +65,41 @@ def test_quick_is_of_its_task():
         train.parse_args(["--quick", *words]).width_t for words in ([], ["--task", "deraining"])
     ]
     assert train.parse_args(["--quick"]).task == "inpainting" and widths[0] > widths[1]
+
+
+def test_flags_that_older_runs_ignored_do_not_keep_them_from_going_on(tmp_path):
+    saved = train.Args(task="deraining", net="deraining", direction="BtoA", conditional=True)
+    saved = vars(saved) | train.LOSSES["l2"]
+    (tmp_path / "args.json").write_text(json.dumps(saved))
+    assert train.parse_args(["--resume", str(tmp_path)]).direction == "BtoA"
+
+
+def test_quick_takes_own_pairs_as_they_are(tmp_path):
+    draw_pairs(tmp_path)
+    for flags in ([], ["--task", "pairs"]):
+        words = ["--quick", "--dataset", "folder", "--data-dir", str(tmp_path), *flags]
+        args = train.parse_args(words)
+        pairs = train.load_data(args)
+        assert len(pairs) == 3 and pairs.batch(0, 2, 0)[1].mean() < -0.5  # B is dark
+        args.channels = pairs.channels
+        T, _ = train.build(args)
+        assert T(pairs.batch(0, 2, 0)[0]).shape == (2, 3, 64, 64)
+    assert train.parse_args([*words[:-2], "--task", "inpainting"]).net == "inpainting"
+
+
+def test_a_net_is_chosen_that_can_take_the_size():
+    for size, net in ((64, "unet6"), (192, "unet6"), (256, "unet"), (512, "unet"), (100, "unet")):
+        assert train.parse_args(["--task", "edges", "--size", str(size)]).net == net
+
+
+def test_a_set_of_pairs_is_no_set_of_single_images():
+    args = train.parse_args(["--quick", "--dataset", "facades"])
+    with pytest.raises(
+        UserError, match="facades holds pairs, but --task inpainting .* --task pairs"
+    ):
+        train.load_data(args)
+    args = train.parse_args(["--quick", "--dataset", "facades", "--task", "pairs"])
+    assert (args.task, args.net, args.size) == ("pairs", "unet6", 64)
 
 
 def test_a_loss_without_p_has_no_hinge_at_any_size():
@@ -150,6 +187,38 @@ def test_transform_keeps_names_sizes_and_order(runs, tmp_path):
             expected = (T(x.float() / 127.5 - 1) + 1) * 127.5
         found = torch.from_numpy(np.array(Image.open(out / name))).permute(2, 0, 1)[None]
         assert (found - expected).abs().max() <= 0.51, name
+
+
+def test_large_images_are_transformed_few_at_a_time(runs, tmp_path, monkeypatch):
+    """A batch has no more pixels than --batch-size images of the training's 32x32."""
+    for side, n in ((16, 9), (32, 9), (64, 5), (128, 2)):
+        for i in range(n):
+            noise(tmp_path / f"mine/{side:03}_{i}.png", side, side)
+    batches = []
+    monkeypatch.setattr(transform, "write", lambda T, batch, *_: batches.append(batch))
+    words = f"--ckpt {runs['deraining']} --transform {tmp_path / 'mine'} --out {tmp_path / 'out'}"
+    pan_eval.main([*words.split(), "--batch-size", "8"])
+    found = [(images[0][1].shape[-1], len(images)) for images in batches]
+    assert found == [
+        (16, 8),
+        (16, 1),
+        (32, 8),
+        (32, 1),
+        (64, 2),
+        (64, 2),
+        (64, 1),
+        (128, 1),
+        (128, 1),
+    ]
+
+
+def test_transform_makes_of_an_image_what_T_was_trained_on():
+    coloured = torch.rand(2, 3, 64, 64) * 2 - 1
+    for task in ("colourisation", "deraining", "super-resolution"):
+        x = transform.Transform(torch.nn.Identity(), task)(coloured)
+        grey = coloured[:, 0] * 0.299 + coloured[:, 1] * 0.587 + coloured[:, 2] * 0.114
+        expected = grey[:, None].expand_as(x) if task == "colourisation" else coloured
+        assert torch.allclose(x, expected, atol=1e-6), task
 
 
 def test_what_cannot_be_transformed_is_named_and_the_rest_is_written(runs, tmp_path):
