@@ -972,6 +972,30 @@ def test_toys_train_and_are_measured(tmp_path, dataset):
         assert np.asarray(image).std() > 10
 
 
+def test_a_slim_toy_is_drawn_and_measured_as_its_run(tmp_path, monkeypatch):
+    """With D's values behind; an older slim file has no D and is drawn without them."""
+    monkeypatch.chdir(tmp_path)
+    toy = "--dataset 25gaussians --method wgan_gp --width 8 --batch-size 8 --steps 2"
+    train.main([*toy.split(), "--out", "r"])
+    sagan_eval.main(["--ckpt", "r", "--slim", "slim.pt"])
+    slim = torch.load("slim.pt", weights_only=True)
+    assert set(slim["state"]) == {"G", "D"}
+    del slim["state"]["D"]
+    torch.save(slim, "older.pt")
+    grounds = []
+    monkeypatch.setattr(
+        pictures.plots, "save_figure", lambda figure, path: grounds.append(len(figure.axes))
+    )
+    for name in ("slim", "older"):
+        sagan_eval.main(["--ckpt", f"{name}.pt", "--samples", "50"])
+        metrics = sagan_eval.main(["--ckpt", f"{name}.pt", "--n", "300"])
+        assert "modes_300" in metrics
+    assert grounds == [2, 2, 1, 1]  # with and without the bar of D's values
+    train.main([*TINY, "--steps", "1", "--out", "images"])
+    sagan_eval.main(["--ckpt", "images", "--slim", "images.pt"])
+    assert set(torch.load("images.pt", weights_only=True)["state"]) == {"G"}
+
+
 @pytest.mark.parametrize("flags", [[], ["--compare", "--ablation"]])
 def test_one_table_is_asked_for(flags):
     with pytest.raises(UserError, match="--compare .* or --ablation"):
