@@ -457,6 +457,21 @@ def test_lr_decay_is_linear_to_zero(observe, decay):
         assert moved == pytest.approx([lr * (1 - k / 4 * bool(decay)) for k in range(4)], rel=1e-3)
 
 
+def test_falling_rates_end_where_the_run_was_to_end(tmp_path):
+    """Another --steps would make them jump: refused before the run is touched."""
+    run = tmp_path / "r"
+    for decay in ([], ["--lr-decay"]):
+        train.main([*TINY, *decay, "--steps", "2", "--out", str(run / f"{len(decay)}")])
+    assert train.parse_args(["--resume", str(run / "0"), "--steps", "5"]).steps == 5
+    decaying = ["--resume", str(run / "1")]
+    assert train.parse_args(decaying).steps == train.parse_args([*decaying, "--steps", "2"]).steps
+    before = {path: path.read_bytes() for path in (run / "1").glob("*.*")}
+    for steps in ("1", "5"):
+        with pytest.raises(UserError, match=f"--steps {steps}: .* fall to 0 at step 2 .*--out"):
+            train.main([*decaying, "--steps", steps])
+    assert before == {path: path.read_bytes() for path in (run / "1").glob("*.*")}
+
+
 def test_drawing_in_between_leaves_train_mode_and_draws_in_eval_mode(observe, monkeypatch):
     """`observe` asserts the former."""
     drawn = []
@@ -1036,7 +1051,15 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
         "GAN",
         "SAGAN + WGAN-GP",
     ]
+    titles, save = {}, reproduce.plots.save_figure
+
+    def remember(figure, path):
+        titles[path.name] = figure.axes[0].get_title()
+        save(figure, path)
+
+    monkeypatch.setattr(reproduce.plots, "save_figure", remember)
     rows = reproduce.main(argv)
+    assert titles["scores.png"].startswith("FID, 70 samples")
     assert [(r["row"], r["seeds"], r["steps"]) for r in rows] == [
         ("GAN", [0, 1], 8),
         ("SAGAN + WGAN-GP", [0, 1], 8),
