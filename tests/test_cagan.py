@@ -856,19 +856,21 @@ def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path,
         assert torch.allclose(drawn[0][8 * c : 8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
 
 
-def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
+def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch, capsys):
     there = {"mnist", "fashion-mnist"}
 
     def load(name, *args, **kwargs):
         if name not in there:
-            raise UserError(f"can't get {name}")
+            raise UserError(f"can't get {name}\nmore")
         return name
 
     monkeypatch.setattr(train, "load_images", load)
     for expected in ("mnist", "fashion-mnist"):
         args = train.parse_args([])
-        assert train.load_data(args) == args.dataset == expected
+        assert train.load_data(args) == train.load_data(args, "test") == args.dataset == expected
         there.discard("mnist")
+    err = capsys.readouterr().err
+    assert err == "data: FashionMNIST instead of MNIST: can't get mnist\n"
 
 
 @pytest.mark.parametrize(
@@ -1190,6 +1192,33 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     check_tables_outlive_runs(
         "F", ["figure_12.md", "figure_mixed.md", "figure_mixed.json"], lambda: reproduce.main(words)
     )
+
+
+def test_figures_of_more_seeds_keep_the_toy_of_fewer(here, monkeypatch):
+    schedule = {"never mixed": 1.0}
+    monkeypatch.setattr(toy, "MIXED_FROM", schedule)
+    monkeypatch.setattr(toy, "draw_toy", lambda *_: None)
+    train_toy = toy.train_toy
+    trained = []
+
+    def short(loss, schedule, seed, steps, norm):
+        trained.append(seed)
+        return train_toy(loss, schedule, seed, 2, norm)
+
+    monkeypatch.setattr(toy, "train_toy", short)
+    for seeds in ("1", "2", "1"):  # the last one is there
+        reproduce.main(["--figures", "toy", "--seeds", seeds, "--out", "F"])
+    assert trained == [0, 0, 0, 1, 0, 1]
+    runs = [json.loads((here / f"F/toy-{n}seeds/toy.json").read_text())["runs"] for n in (1, 2)]
+    assert [len(found) for found in runs] == [2, 4]
+
+
+def test_the_papers_size_is_on_mnist(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reproduce, "sweep", lambda *rest: seen.append(rest[-1]) or [])
+    with pytest.raises(UserError, match="no run of figure 14"):
+        reproduce.main(["--figures", "14", "--out", "F"])
+    assert train.parse_args(seen[0]).dataset == "mnist"
 
 
 def test_a_figures_numbers_and_table_by_hand(tmp_path):
