@@ -56,6 +56,11 @@ def uniform_targets(n: int, groups: list[int], rng: torch.Generator) -> Tensor:
     return torch.cat(parts, 1).float()
 
 
+def one_of_each_group(conditions: Tensor, groups: list[int]) -> Tensor:
+    """(N,) bool: which images can be asked for, as they contradict no group."""
+    return torch.stack([part.sum(1) == 1 for part in conditions.split(groups, 1)]).all(0)
+
+
 def each_condition(groups: list[int]) -> Tensor:
     """(S, S): row c activates condition c, and of the other groups the first condition."""
     rows = torch.zeros(sum(groups), sum(groups))
@@ -77,7 +82,7 @@ def set_conditions(data, attributes=None):
     ["Male", "Black_Hair+Blond_Hair+Bald"].
     """
     if attributes:
-        names, groups, conditions = _from_attributes(data, attributes)
+        names, groups, conditions = from_attributes(data, attributes)
         remedy = "Leave it out of --attributes"
     else:
         names, groups, conditions = _from_classes(data)
@@ -102,7 +107,8 @@ def _from_classes(data):
     return names, [len(names)], F.one_hot(data.labels, len(names)).float()
 
 
-def _from_attributes(data, attributes):
+def from_attributes(data, attributes):
+    """Names of the conditions, sizes of their groups, conditions (N, S) of CelebA's images."""
     if data.name != "celeba":
         raise UserError(f"--attributes are CelebA's, not {data.name}'s: choose --dataset celeba")
     exclusive = [words.split("+") for words in attributes if "+" in words]

@@ -22,7 +22,7 @@ if not __package__:  # started as a file
 from common import arguments, plots
 from common.cli import run_main
 from common.device import choose_device
-from common.errors import UserError
+from common.errors import UserError, say
 from common.evaluate import (
     checkpoint_path,
     image_scores,
@@ -40,7 +40,7 @@ from common.metrics.images import image_metrics
 from common.onnx import write_onnx
 from common.runs import load_checkpoint, load_state
 
-from .conditions import each_condition, uniform_targets
+from .conditions import each_condition, from_attributes, one_of_each_group, uniform_targets
 from .metrics import ConditionalScores, refuse_unlabelled, sample
 from .train import Args, build, load_data
 
@@ -71,8 +71,14 @@ def asked_for(n, groups):
     return uniform_targets(n, groups, torch.Generator().manual_seed(0))
 
 
+def asked_as_real(n, conditions):
+    """cnd' (n, S): the conditions (N, S) of real images in turn, in a random order."""
+    order = torch.randperm(len(conditions), generator=torch.Generator().manual_seed(0))
+    return conditions[order[torch.arange(n) % len(conditions)]]
+
+
 def real_images(trained, groups, args, device):
-    """The real images of a run and the extractor, for `measure`."""
+    """The real images of a run, the extractor, their conditions from attributes, for `measure`."""
     if args.n < 2 * sum(groups):
         raise UserError(f"--n {args.n}: {sum(groups)} conditions need two images each at least")
     if trained.attributes and args.extractor == "lenet":
@@ -80,20 +86,44 @@ def real_images(trained, groups, args, device):
             "no LeNet knows CelebA's attributes: give --extractor inception or efficientnet"
         )
     real_set, extractor = reference(load_data, trained, args, device)
-    if extractor is not None and not trained.attributes:
+    if extractor is None:
+        return real_set, None, None
+    if not trained.attributes:
         refuse_unlabelled(real_set, "give --split train")
-    return real_set, extractor
+        return real_set, extractor, None
+    conditions = from_attributes(real_set, trained.attributes)[2]
+    count = int(one_of_each_group(conditions, groups).sum())
+    if count < 4:
+        raise UserError(
+            f"{count} of the {len(conditions):,} {args.split} images in {trained.data_dir} have "
+            "one condition of each group, and scores need four: add some, or give another --split"
+        )
+    if count < len(conditions):
+        say(
+            f"{count:,} of the {len(conditions):,} {args.split} images have one condition of each "
+            "group: samples are compared with these"
+        )
+    return real_set, extractor, conditions
 
 
-def measure(G, trained, groups, args, device, real_set, extractor):
-    """FID in both forms, KID, IS, precision, recall.
+def measure(G, trained, groups, args, device, real_set, extractor, conditions):
+    """FID in both forms, KID, IS, precision, recall; real_set to conditions: of `real_images`.
 
     With classes and their LeNet also conditional accuracies, the classes' histogram, the confusion.
+    With attributes samples have the mix of the real images, else FID would measure this, too; real
+    images that contradict a group can't be asked for and don't count.
     """
+    if extractor is None:
+        return {}
+    if conditions is not None:
+        keep = one_of_each_group(conditions, groups)
+        cnd = asked_as_real(args.n, conditions[keep])
+        images = sample(G, cnd, trained, device, args.seed, args.batch_size)
+        split = args.split if keep.all() else f"{args.split}_one_of_each_group"
+        more = (args.n, device, trained.data_dir, keep, split)
+        return image_scores(extractor, real_set, images, *more)[0]
     cnd = asked_for(args.n, groups)
     images = sample(G, cnd, trained, device, args.seed, args.batch_size)
-    if trained.attributes or extractor is None:
-        return image_scores(extractor, real_set, images, args.n, device, trained.data_dir)[0]
     scores = ConditionalScores(real_set, device, trained.data_dir, extractor)
     features, logits = scores.collect(progress(images, args.n), args.n)
     asked = cnd.argmax(1)
@@ -183,13 +213,13 @@ def main(argv=None):
         f"{path}: {trained.loss}, step {checkpoint['step']}, "
         f"{trained.dataset} at {trained.size}x{trained.size}"
     )
-    real_set, extractor = real_images(trained, groups, args, device)
+    real = real_images(trained, groups, args, device)
     where = output_dir(path, "cagan")
     with named_outputs(where):
         conditioned = (G, trained, names, groups)
         draw_samples(*conditioned, 10 * sum(groups), device, where / "samples.png", args.seed)
         draw_interpolation(*conditioned, device, where / "interpolation.png", args.seed)
-        metrics = measure(G, trained, groups, args, device, real_set, extractor)
+        metrics = measure(G, trained, groups, args, device, *real)
         write_eval(where, path, checkpoint, metrics, device, conditions=names)
         if find_metric(metrics, "class_counts", None):
             figure, axis = plots.plt.subplots(figsize=(7, 3), layout="constrained")

@@ -54,6 +54,14 @@ class ConditionalScores:
                 f"{self.split} images of a class",
                 file=sys.stderr,
             )
+        if max(counts) > 2 * min(counts):
+            print(
+                f"warning: fid compares equal shares of all classes with {self.split} images of "
+                f"which {names[counts.index(min(counts))]} has {min(counts):,} and "
+                f"{names[counts.index(max(counts))]} {max(counts):,}, so it measures this, too; "
+                "fid_per_class does not",
+                file=sys.stderr,
+            )
 
     def collect(self, batches, n):
         """(features, logits) of n images."""

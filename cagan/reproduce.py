@@ -53,7 +53,7 @@ SCORES = {  # and in a figure: panel, axis
 }
 
 # flags of every run
-FULL = "--fid-samples 10000 --sample-every 1875 --save-every 1875".split()
+FULL = "--dataset mnist --fid-samples 10000 --sample-every 1875 --save-every 1875".split()
 REDUCED = (
     "--dataset fashion-mnist --width 16 --convs 1 --norm none --beta1 0.5 --lr 1e-3 "
     "--amp {amp} --steps 1500 --fid-samples 2000 --sample-every 250"
@@ -348,7 +348,8 @@ def main(argv=None):
         tables["classifier"] = rows
         classifier.draw(rows, folder / "figure_classifier.png")
     if "toy" in chosen:
-        toy.main(["--seeds", str(args.seeds), "--out", str(folder / "toy")])
+        seeds = str(args.seeds)  # a toy of fewer seeds stays beside this one
+        toy.main(["--seeds", seeds, "--out", str(folder / f"toy-{seeds}seeds")])
     return tables
 
 

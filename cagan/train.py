@@ -28,7 +28,7 @@ from common.cli import run_main
 from common.data import DATASETS, load_images
 from common.device import autocast, bf16_if_fast, check_batch_norm, choose_device, fused_adam
 from common.distributed import average, average_gradients, init_processes, shard
-from common.errors import UserError
+from common.errors import UserError, say
 from common.metrics.extractors import load_extractor
 from common.plots import save_grid
 from common.rng import seed_all, step_rng
@@ -148,7 +148,8 @@ def load_data(args, split="train"):
         try:
             load_images("mnist", args.data_dir, split)
             args.dataset = "mnist"
-        except UserError:
+        except UserError as e:
+            say(f"FashionMNIST instead of MNIST: {str(e).splitlines()[0]}")
             args.dataset = "fashion-mnist"
     return load_images(args.dataset, args.data_dir, split, **options)
 

@@ -205,17 +205,25 @@ def celeba_files(data_dir, split):
             f"no CelebA in {roots[0]} or {roots[1]}. It can't be downloaded by a script: get "
             f"img_align_celeba.zip from {HOMEPAGES['celeba']} and unpack it to {roots[0]}/*.jpg"
         )
-    files, partition = sorted(root.glob("*.jpg")), root.parent / "list_eval_partition.txt"
+    names = sorted(
+        name
+        for name in os.listdir(root)
+        if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith(".")
+    )
+    partition = root.parent / "list_eval_partition.txt"
     if partition.exists():
         wanted = {"train": "0", "test": "2"}[split]
-        names = {
-            row[0]
-            for row in map(str.split, partition.read_text().splitlines())
-            if row[1:] == [wanted]
-        }
-        files = [file for file in files if file.name in names]
+        rows = map(str.split, partition.read_text().splitlines())
+        listed = {row[0] for row in rows if row[1:] == [wanted]}
+        if missing := sorted(listed.difference(names)):
+            say_once(
+                f"warning: {len(missing):,} of the {len(listed):,} {split} images that {partition} "
+                f"lists are no image files in {root}, for example {missing[0]}. They are left out"
+            )
+        names = sorted(listed.intersection(names))
     else:
-        files = files[:162770] if split == "train" else files[182637:]
+        names = names[:162770] if split == "train" else names[182637:]
+    files = [root / name for name in names]
     if not files:
         raise UserError(
             f"no images of CelebA's {split} split in {root}: "

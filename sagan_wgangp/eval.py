@@ -163,7 +163,9 @@ def main(argv=None):
     path = checkpoint_path(args.ckpt, "sagan_wgangp")
     G, D, trained, checkpoint = load(path, device)
     if args.slim:
-        return write_slim(args.slim, checkpoint, G=G)
+        toy = trained.dataset in TOYS
+        nets = {"G": G, "D": D} if toy and D is not None else {"G": G}  # a toy's pictures show D
+        return write_slim(args.slim, checkpoint, **nets)
     if args.onnx:
         z = sample_z(2, trained, None)
         return write_onnx(args.onnx, G, {"z": z}, "samples", about={"z": "N(0, 1)"})

@@ -41,13 +41,15 @@ def values_on_square(D, limit):
 
 
 def surface(D, points, path, limit):
-    """Contours of D in the square [−limit, limit]², and points on it.
+    """Contours of D (None: a grey ground) in the square [−limit, limit]², and points on it.
 
     points: {label: (N, 2)}, drawn one over the other.
     """
-    side, values = values_on_square(D, limit)
     figure, axis = plots.plt.subplots(figsize=(5.5, 4.5))
-    figure.colorbar(axis.contourf(side, side, values, levels=30, cmap="viridis"), label="D(x)")
+    axis.set_facecolor("0.5")
+    if D is not None:
+        side, values = values_on_square(D, limit)
+        figure.colorbar(axis.contourf(side, side, values, levels=30, cmap="viridis"), label="D(x)")
     for (label, xy), colour in zip(points.items(), ("white", "tab:red")):
         axis.scatter(*np.asarray(xy, dtype=float).T, s=2, c=colour, label=label)
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), xlabel="x₁", ylabel="x₂")

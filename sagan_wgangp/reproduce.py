@@ -222,16 +222,16 @@ def write_table(summaries, failed):
 # --- figures
 
 SCORES = {  # columns of the table that are drawn: titles
-    "FID": "FID, 10,000 samples\n(lower is better)",
+    "FID": "FID, {n:,} samples\n(lower is better)",
     "IS": "Inception Score\n(higher is better)",
     "recall": "recall: share of test\nimages that G covers",
     "L_D noise": "noise of the loss L_D:\nsd over mean",
-    "L_D ~ FID": "rank correlation L_D, FID\n(−1: the loss tells quality)",
+    "L_D ~ FID": "rank correlation L_D, FID\n(−1: as WGAN promises)",
 }
 
 
-def draw_scores(summaries, path):
-    """A line per row of the table: a dot per seed, and a bar at their mean."""
+def draw_scores(summaries, path, n=10_000):
+    """A line per row of the table: a dot per seed, a bar at their mean. n: samples of a score."""
     height = 1.2 + 0.35 * len(summaries)
     figure, axes = plots.plt.subplots(1, len(SCORES), figsize=(13, height), sharey=True)
     for axis, (column, title) in zip(axes, SCORES.items()):
@@ -239,7 +239,7 @@ def draw_scores(summaries, path):
             values = row[column]["runs"]
             axis.plot(values, [y] * len(values), "o", ms=5, alpha=0.6, color=f"C{y % 10}")
             axis.plot(row[column]["mean"], y, "k|", ms=13)
-        axis.set_title(title, fontsize=9)
+        axis.set_title(title.format(n=n), fontsize=9)
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(summaries)), [row["row"] for row in summaries])
     axes[0].invert_yaxis()
@@ -318,7 +318,7 @@ def main(argv=None):
     result = {"flags": shared, "rows": summaries, "failed": failed, "env": env}
     write_json(folder / f"{name}.json", result)
     print(text)
-    draw_scores(summaries, folder / "scores.png")
+    draw_scores(summaries, folder / "scores.png", args.n or 10_000)
     if logged := runs_with("log.jsonl", runs, folder):
         draw_quality(logged, folder)
         draw_losses(logged, folder)

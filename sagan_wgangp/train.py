@@ -27,7 +27,7 @@ if not __package__:  # started as a file
 
 from common import arguments
 from common.arguments import ImageRunArgs
-from common.cli import run_main
+from common.cli import read_args, run_main
 from common.cuda import peak_memory
 from common.data import DATASETS, load_images
 from common.device import autocast, check_batch_norm, choose_device, fused_adam
@@ -111,6 +111,11 @@ def parse_args(argv=None):
         raise UserError(
             f"--gp {args.gp} with --batch-norm {args.batch_norm}: the penalty needs each sample's "
             "own gradient, which BatchNorm in D mixes with the others'. Use --batch-norm g or none"
+        )
+    if args.resume and args.lr_decay and (end := read_args(args.resume)["steps"]) != args.steps:
+        raise UserError(
+            f"--steps {args.steps}: the rates of the run in {args.resume} fall to 0 at step {end} "
+            "(--lr-decay) and would jump. Leave --steps out, or start a new run with --out"
         )
     if args.dataset not in TOYS:
         sides = attention_sides(args, largest=25 if args.gp else 32)  # departure 15

@@ -41,8 +41,10 @@ from cagan.model import (
 )
 from cagan.train import build
 from cagan.toy import CENTRES, label_accuracies, train_toy
+from common import evaluate
 from common.cli import UserError
 from common.data import ImageSet, load_images
+from common.metrics.extractors import load_extractor
 from common.metrics.lenet import accuracy as lenet_accuracy
 from common.rng import step_rng
 from common.runs import read_log
@@ -531,6 +533,50 @@ def test_celeba_attributes_train_sample_and_resume(tmp_path):
     train.main(["--resume", str(run / "ca"), "--steps", "3"])
 
 
+def test_attributes_are_measured_in_the_test_images_mix(tmp_path, monkeypatch, capsys):
+    """Of 12 test images three contradict the joined group, three are male, six not; none is bald."""
+    celeba(tmp_path, n=24)
+    table, partition = (
+        tmp_path / "celeba" / f"list_{name}.txt" for name in ("attr_celeba", "eval_partition")
+    )
+    rows = table.read_text().splitlines()[:14]
+    kinds = 3 * ["-1 -1 1"] + 3 * ["-1 1 1"] + 6 * ["-1 1 -1"]
+    rows += [f"{i:06d}.jpg {kind}" for i, kind in enumerate(kinds, 12)]
+    table.write_text("\n".join(rows) + "\n")
+    partition.write_text("".join(f"{i:06d}.jpg {2 * (i // 12)}\n" for i in range(24)))
+    extractor = load_extractor("lenet", "synthetic")
+    extractor.kind = "inception"
+    monkeypatch.setattr(evaluate, "load_extractor", lambda *args, **more: extractor)
+    asked, counted = [], []
+    monkeypatch.setattr(
+        cagan_eval,
+        "sample",
+        lambda G, cnd, *rest: asked.append(cnd) or metrics.sample(G, cnd, *rest),
+    )
+    score = evaluate.image_metrics
+    monkeypatch.setattr(
+        evaluate, "image_metrics", lambda real, *rest: counted.append(real[0]) or score(real, *rest)
+    )
+    where = ["--smoke", "--dataset", "celeba", "--data-dir", str(tmp_path), "--steps", "1"]
+    for attributes, split in (
+        (["Male", "Black_Hair+Bald"], "test_one_of_each_group"),
+        (["Male"], "test"),
+    ):
+        run = str(tmp_path / split)
+        train.main([*where, "--out", run, "--attributes", *attributes])
+        capsys.readouterr()
+        found = cagan_eval.main(["--ckpt", run, "--n", "36"])
+        assert f"fid_lenet_random_36_{split}" in found
+        assert ("9 of the 12 test images have one" in capsys.readouterr().err) == (split != "test")
+    # Black_Hair, Bald, Male, not Male: of nine images four times each; Male, not Male: of twelve
+    assert [cnd.sum(0).tolist() for cnd in asked] == [[36, 0, 12, 24], [18, 18]]
+    assert torch.equal(counted[0], counted[1][3:])
+    assert len({tuple(row) for row in asked[1][:12].tolist()}) == 2  # not in the files' order
+    table.write_text(table.read_text().replace("-1 1 -1", "-1 -1 -1"))
+    with pytest.raises(UserError, match="3 of the 12 test images .* scores need four"):
+        cagan_eval.main(["--ckpt", str(tmp_path / "test_one_of_each_group"), "--n", "36"])
+
+
 def test_a_batch_without_an_active_condition_trains(tmp_path):
     """WGAN-GP on faces of which one in four has one of the conditions, two a batch."""
     celeba(tmp_path)
@@ -818,19 +864,21 @@ def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path,
         assert torch.allclose(drawn[0][8 * c : 8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
 
 
-def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch):
+def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch, capsys):
     there = {"mnist", "fashion-mnist"}
 
     def load(name, *args, **kwargs):
         if name not in there:
-            raise UserError(f"can't get {name}")
+            raise UserError(f"can't get {name}\nmore")
         return name
 
     monkeypatch.setattr(train, "load_images", load)
     for expected in ("mnist", "fashion-mnist"):
         args = train.parse_args([])
-        assert train.load_data(args) == args.dataset == expected
+        assert train.load_data(args) == train.load_data(args, "test") == args.dataset == expected
         there.discard("mnist")
+    err = capsys.readouterr().err
+    assert err == "data: FashionMNIST instead of MNIST: can't get mnist\n"
 
 
 @pytest.mark.parametrize(
@@ -1076,12 +1124,13 @@ def test_every_loss_trains_and_resumes_exactly(words, tmp_path):
 # --- metrics and eval.py
 
 
-def test_conditional_scores_see_what_was_asked_for(tmp_path):
+def test_conditional_scores_see_what_was_asked_for(tmp_path, capsys):
     """The real images themselves have FID 0 in both forms; asked for wrongly, only the per-class
     form sees it.
     """
     data = load_images("synthetic", "none", "test", 16)
     scores = ConditionalScores(data, torch.device("cpu"), tmp_path)
+    assert "warning" not in capsys.readouterr().err  # classes of 51 and 52 are nearly equal
     features, logits = scores.real
     right = scores(features, logits, data.labels)
     wrong = scores(features, logits, (data.labels + 1) % 10)
@@ -1151,6 +1200,33 @@ def test_figures_train_draw_and_go_on(here, capsys, monkeypatch):
     check_tables_outlive_runs(
         "F", ["figure_12.md", "figure_mixed.md", "figure_mixed.json"], lambda: reproduce.main(words)
     )
+
+
+def test_figures_of_more_seeds_keep_the_toy_of_fewer(here, monkeypatch):
+    schedule = {"never mixed": 1.0}
+    monkeypatch.setattr(toy, "MIXED_FROM", schedule)
+    monkeypatch.setattr(toy, "draw_toy", lambda *_: None)
+    train_toy = toy.train_toy
+    trained = []
+
+    def short(loss, schedule, seed, steps, norm):
+        trained.append(seed)
+        return train_toy(loss, schedule, seed, 2, norm)
+
+    monkeypatch.setattr(toy, "train_toy", short)
+    for seeds in ("1", "2", "1"):  # the last one is there
+        reproduce.main(["--figures", "toy", "--seeds", seeds, "--out", "F"])
+    assert trained == [0, 0, 0, 1, 0, 1]
+    runs = [json.loads((here / f"F/toy-{n}seeds/toy.json").read_text())["runs"] for n in (1, 2)]
+    assert [len(found) for found in runs] == [2, 4]
+
+
+def test_the_papers_size_is_on_mnist(here, monkeypatch):
+    seen = []
+    monkeypatch.setattr(reproduce, "sweep", lambda *rest: seen.append(rest[-1]) or [])
+    with pytest.raises(UserError, match="no run of figure 14"):
+        reproduce.main(["--figures", "14", "--out", "F"])
+    assert train.parse_args(seen[0]).dataset == "mnist"
 
 
 def test_a_figures_numbers_and_table_by_hand(tmp_path):

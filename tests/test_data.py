@@ -1029,6 +1029,22 @@ def test_celeba_crops_178_and_takes_the_official_split(tmp_path):
         assert error.mean() < 4  # JPEG's own loss; another crop or face is off by far more
 
 
+def test_own_pictures_as_celeba_have_any_suffix_and_missing_ones_are_counted(tmp_path, capsys):
+    for name in ("d.jpg", "b.JPG", "c.jpeg", "a.png", ".x.jpg"):
+        photo(tmp_path / "celeba/img_align_celeba" / name, 20, 20)
+    (tmp_path / "celeba/img_align_celeba/notes.txt").touch()
+    lines = ["a.png 0", "b.JPG 0", "c.jpeg 2", "d.jpg 0", "gone.jpg 0", "b.jpg 0", "notes.txt 2"]
+    (tmp_path / "celeba/list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    for _ in range(2):  # both lines are said once
+        train, test = (load_images("celeba", tmp_path, split) for split in ("train", "test"))
+    assert [file.name for file in train.files] == ["a.png", "b.JPG", "d.jpg"]
+    assert [file.name for file in test.files] == ["c.jpeg"]
+    err = capsys.readouterr().err
+    assert err.count("warning") == 2
+    assert "2 of the 5 train images that" in err and "example b.jpg" in err
+    assert "1 of the 2 test images that" in err and "example notes.txt" in err
+
+
 # --- wrong arguments
 
 

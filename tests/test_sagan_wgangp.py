@@ -457,6 +457,21 @@ def test_lr_decay_is_linear_to_zero(observe, decay):
         assert moved == pytest.approx([lr * (1 - k / 4 * bool(decay)) for k in range(4)], rel=1e-3)
 
 
+def test_falling_rates_end_where_the_run_was_to_end(tmp_path):
+    """Another --steps would make them jump: refused before the run is touched."""
+    run = tmp_path / "r"
+    for decay in ([], ["--lr-decay"]):
+        train.main([*TINY, *decay, "--steps", "2", "--out", str(run / f"{len(decay)}")])
+    assert train.parse_args(["--resume", str(run / "0"), "--steps", "5"]).steps == 5
+    decaying = ["--resume", str(run / "1")]
+    assert train.parse_args(decaying).steps == train.parse_args([*decaying, "--steps", "2"]).steps
+    before = {path: path.read_bytes() for path in (run / "1").glob("*.*")}
+    for steps in ("1", "5"):
+        with pytest.raises(UserError, match=f"--steps {steps}: .* fall to 0 at step 2 .*--out"):
+            train.main([*decaying, "--steps", steps])
+    assert before == {path: path.read_bytes() for path in (run / "1").glob("*.*")}
+
+
 def test_drawing_in_between_leaves_train_mode_and_draws_in_eval_mode(observe, monkeypatch):
     """`observe` asserts the former."""
     drawn = []
@@ -972,6 +987,30 @@ def test_toys_train_and_are_measured(tmp_path, dataset):
         assert np.asarray(image).std() > 10
 
 
+def test_a_slim_toy_is_drawn_and_measured_as_its_run(tmp_path, monkeypatch):
+    """With D's values behind; an older slim file has no D and is drawn without them."""
+    monkeypatch.chdir(tmp_path)
+    toy = "--dataset 25gaussians --method wgan_gp --width 8 --batch-size 8 --steps 2"
+    train.main([*toy.split(), "--out", "r"])
+    sagan_eval.main(["--ckpt", "r", "--slim", "slim.pt"])
+    slim = torch.load("slim.pt", weights_only=True)
+    assert set(slim["state"]) == {"G", "D"}
+    del slim["state"]["D"]
+    torch.save(slim, "older.pt")
+    grounds = []
+    monkeypatch.setattr(
+        pictures.plots, "save_figure", lambda figure, path: grounds.append(len(figure.axes))
+    )
+    for name in ("slim", "older"):
+        sagan_eval.main(["--ckpt", f"{name}.pt", "--samples", "50"])
+        metrics = sagan_eval.main(["--ckpt", f"{name}.pt", "--n", "300"])
+        assert "modes_300" in metrics
+    assert grounds == [2, 2, 1, 1]  # with and without the bar of D's values
+    train.main([*TINY, "--steps", "1", "--out", "images"])
+    sagan_eval.main(["--ckpt", "images", "--slim", "images.pt"])
+    assert set(torch.load("images.pt", weights_only=True)["state"]) == {"G"}
+
+
 @pytest.mark.parametrize("flags", [[], ["--compare", "--ablation"]])
 def test_one_table_is_asked_for(flags):
     with pytest.raises(UserError, match="--compare .* or --ablation"):
@@ -1012,7 +1051,15 @@ def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
         "GAN",
         "SAGAN + WGAN-GP",
     ]
+    titles, save = {}, reproduce.plots.save_figure
+
+    def remember(figure, path):
+        titles[path.name] = figure.axes[0].get_title()
+        save(figure, path)
+
+    monkeypatch.setattr(reproduce.plots, "save_figure", remember)
     rows = reproduce.main(argv)
+    assert titles["scores.png"].startswith("FID, 70 samples")
     assert [(r["row"], r["seeds"], r["steps"]) for r in rows] == [
         ("GAN", [0, 1], 8),
         ("SAGAN + WGAN-GP", [0, 1], 8),
