@@ -1,7 +1,7 @@
 """Train BEGAN. Run from the repository's root:
 
   python -m began.train                     the thesis: FashionMNIST 64x64, 8 epochs (a GPU's work)
-  python -m began.train --quick             ten minutes on two CPU cores
+  python -m began.train --quick             small: minutes on a CPU (README.md)
   python -m began.train --arch berthelot    the original convolutional autoencoder
   python -m began.train --resume DIR        go on, exactly where last.pt stands
   torchrun --standalone --nproc-per-node=2 -m began.train …

@@ -2,7 +2,7 @@
 
   python -m bigan.train --dataset mnist        the paper's MNIST, 400 epochs (a GPU's work)
   python -m bigan.train                        the same on FashionMNIST
-  python -m bigan.train --quick                ten minutes on two CPU cores
+  python -m bigan.train --quick                small: minutes on a CPU (README.md)
   python -m bigan.train --method latent-regressor      a baseline; also joint-lr, ae-l1, ae-l2
   python -m bigan.train --method ali --arch conv       ALI's stochastic encoder, convolutions
   python -m bigan.train --method ali --dataset 25gaussians     ALI's toy

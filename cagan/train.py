@@ -1,7 +1,7 @@
 """Train CA-GAN, or the AC-GANs it is compared with. Run from the repository's root:
 
   python -m cagan.train                        §5: CA-GAN, LSGAN, 100 epochs of MNIST (a GPU's work)
-  python -m cagan.train --quick                ten minutes on two CPU cores, FashionMNIST
+  python -m cagan.train --quick                small, on FashionMNIST: minutes on a CPU (README.md)
   python -m cagan.train --loss modified_ac --lambda-cls 0.1
   python -m cagan.train --unbalanced 5500 500 --norm batch --steps 46875 --mix-from 100       §6.3
   python -m cagan.train --dataset celeba --size 64 --attributes Male Black_Hair+Blond_Hair+Bald

@@ -1,7 +1,7 @@
 """Train E-GAN. Run from the repository's root:
 
   python -m egan.train                                 8 Gaussians, the paper's (CPU: 2 to 3 hours)
-  python -m egan.train --quick                         smaller, as E-GAN-GP: some minutes
+  python -m egan.train --quick                         smaller, as E-GAN-GP: minutes on a CPU
   python -m egan.train --dataset 25gaussians --gamma 0
   python -m egan.train --mutations minimax             one mutation and μ = 1: that loss's plain GAN
   python -m egan.train --dataset cifar10 --mu 4        images (a GPU's work); also fashion-mnist, …

@@ -2,7 +2,7 @@
 
   python -m mdma.train                    as in the paper: JetNet's top jets (a GPU's work)
   python -m mdma.train --dataset pythia   the same on jets simulated here (make data-jets)
-  python -m mdma.train --quick            30 particles, simulated: 15 minutes on two cores
+  python -m mdma.train --quick            30 particles, simulated: minutes on a CPU (README.md)
   python -m mdma.train --jet-type g --num-particles 30
   python -m mdma.train --dataset my.h5    HDF5 or NPZ of (jets, particles, 3) and a mask
   python -m mdma.train --dataset TTBar_000.root    JetClass's jets (pip install uproot awkward)

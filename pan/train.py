@@ -1,7 +1,7 @@
 """Train PAN, or a loss that it is compared with. Run from the repository's root:
 
   python -m pan.train                              the authors' facades (a GPU's work)
-  python -m pan.train --quick                      fill a hole in FashionMNIST, ten minutes
+  python -m pan.train --quick                      fill a hole in FashionMNIST: minutes on a CPU
   python -m pan.train --quick --task deraining     take rain away, likewise
   python -m pan.train --quick --loss l2            l1, l2 or context-encoder instead of PAN
   python -m pan.train --quick --task deraining --loss cgan     l1, l2, l2-cgan, pa-cgan, pix2pix

@@ -2,7 +2,7 @@
 
   python -m sagan_wgangp.train                     SAGAN + WGAN-GP on 8,000 CelebA faces at 200x200
   python -m sagan_wgangp.train --method wgan       gan, wgan, wgan_gp, sagan, sagan_wgan_gp
-  python -m sagan_wgangp.train --quick --method gan     FashionMNIST 32x32, ten minutes on two cores
+  python -m sagan_wgangp.train --quick --method gan     FashionMNIST 32x32: minutes on a CPU
   python -m sagan_wgangp.train --method gan --gp 10 --batch-norm g      each ingredient is a flag
   python -m sagan_wgangp.train --dataset folder --data-dir DIR          your own images
   python -m sagan_wgangp.train --dataset 25gaussians --method wgan_gp   a toy, its critic's surface
