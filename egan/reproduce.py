@@ -6,7 +6,7 @@
                                                          of one CPU core
   python -m egan.reproduce --table3                      on CIFAR-10, the paper's: a GPU's work
   python -m egan.reproduce --robustness --dataset cifar10        weak G, weak D x the methods
-  python -m egan.reproduce --robustness --reduced --seeds 3      small, on FashionMNIST: two hours
+  python -m egan.reproduce --robustness --reduced --seeds 3      small, on FashionMNIST: an hour
                                                          of one CPU core
   python -m egan.reproduce --fid-curves --train-flags '--width-g 32 --width-d 32 --steps 4000'
                                                          Fig. 4: IS and FID of each mutation alone
