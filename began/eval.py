@@ -93,8 +93,7 @@ def measure(G, trained, args, device, real_set, extractor):
 def draw_samples(G, D, trained, args, device, real_set, where):
     """64 samples; rows of real images and D's reconstructions, of generated ones and D's."""
     images = torch.cat(list(sample(G, 64, trained, device, args.seed)))
-    zoom = max(1, 64 // trained.size)
-    plots.save_grid(images, where / "samples.png", zoom=zoom)
+    plots.save_grid(images, where / "samples.png")
     if D is None:
         return
 
@@ -103,7 +102,7 @@ def draw_samples(G, D, trained, args, device, real_set, where):
     D.train()  # batch statistics, as all through training
     rows = [part[:shown] for part in (real, D(real), images, D(images))]
     labels = ["x", "D(x)", "G(z)", "D(G(z))"]
-    plots.save_grid(torch.cat(rows), where / "reconstructions.png", shown, zoom=zoom, rows=labels)
+    plots.save_grid(torch.cat(rows), where / "reconstructions.png", shown, rows=labels)
 
 
 @torch.no_grad()
@@ -114,9 +113,8 @@ def draw_interpolations(G, trained, args, device, where):
     for path in (torch.lerp, slerp):
         steps = [G(path(z[:4], z[4:], t)).float() for t in torch.linspace(0, 1, 11).tolist()]
         rows.append(torch.stack(steps, 1).flatten(0, 1))
-    zoom = max(1, 64 // trained.size)
     labels = ["straight"] * 4 + ["spherical"] * 4
-    plots.save_grid(torch.cat(rows), where / "interpolation.png", 11, zoom=zoom, rows=labels)
+    plots.save_grid(torch.cat(rows), where / "interpolation.png", 11, rows=labels)
 
 
 def slerp(z0, z1, t):

@@ -224,7 +224,7 @@ def draw_samples(G, E, trained, args, device):
         rows += pair_rows(x, G(E(x)).float())
     except UserError as e:
         print(f"warning: no test images, so only samples are drawn. {e}", file=sys.stderr)
-    save_rows(rows, args.grid_out, zoom=max(1, 56 // samples.shape[-1]))
+    save_rows(rows, args.grid_out)
     say_written(args.grid_out)
 
 

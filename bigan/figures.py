@@ -8,7 +8,7 @@ from common.plots import plt, save_figure, save_grid
 from .features import auroc, encode, nearest
 
 
-def save_rows(rows, path, zoom=1):
+def save_rows(rows, path):
     """A grid of rows with their labels at the left. rows: [(label, images (n, C, H, W)), …].
 
     Where a row is shorter than the longest, the rest of it stays white.
@@ -16,7 +16,7 @@ def save_rows(rows, path, zoom=1):
     labels, images = zip(*rows)
     n = max(map(len, images))
     full = [F.pad(row, (0, 0, 0, 0, 0, 0, 0, n - len(row)), value=1.0) for row in images]
-    save_grid(torch.cat(full), path, nrow=n, zoom=zoom, rows=labels)
+    save_grid(torch.cat(full), path, nrow=n, rows=labels)
 
 
 def sample_rows(samples, n=16):
@@ -38,15 +38,14 @@ def draw_images(G, E, images, data, test, bank, device, where):
 
     images: 64 samples G(z). bank: training images among which neighbours are looked for.
     """
-    zoom = max(1, 56 // images.shape[-1])
-    save_rows(sample_rows(images, 8), where / "samples.png", zoom)
+    save_rows(sample_rows(images, 8), where / "samples.png")
 
     x = test.images_at(test.places(64), device)
     code = E(x)
     rec, regen = G(code).float(), G(E(images)).float()
     rows = pair_rows(x[:32], rec[:32])
     rows += [("G(z)", images[:16]), ("G(E(G(z)))", regen[:16])]
-    save_rows(rows, where / "reconstructions.png", zoom)
+    save_rows(rows, where / "reconstructions.png")
 
     if pairs := min(6, len(x) // 2):
         first, second = slice(pairs), slice(pairs, 2 * pairs)
@@ -54,7 +53,7 @@ def draw_images(G, E, images, data, test, bank, device, where):
         between = [G(torch.lerp(code[first], code[second], w)).float() for w in weights]
         rows = torch.stack([x[first], *between, x[second]], 1)  # (pairs, 11, C, H, W)
         columns = ["x", "G(E(x))", *(f"{i}/8" for i in range(1, 8)), "G(E(x'))", "x'"]
-        grid = dict(nrow=len(columns), zoom=zoom, columns=columns)
+        grid = dict(nrow=len(columns), columns=columns)
         save_grid(rows.flatten(0, 1), where / "interpolation.png", **grid)
 
     places, rows = data.places(bank), [("G(z)", images[:16])]
@@ -62,7 +61,7 @@ def draw_images(G, E, images, data, test, bank, device, where):
     for name, net in spaces.items():
         index = nearest(encode(net, data, places, device), net(images[:16]).float()).cpu()
         rows.append((f"nearest real image\nin {name}", data.images_at(places[index], device)))
-    save_rows(rows, where / "neighbours.png", zoom)
+    save_rows(rows, where / "neighbours.png")
 
 
 def draw_anomaly(scores, positive, name, where):

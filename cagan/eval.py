@@ -145,8 +145,7 @@ def draw_samples(G, trained, names, groups, n, device, path, seed=0):
     cnd = each_condition(groups).repeat_interleave(columns, 0)[:n]
     images = G(z.repeat(S, 1)[:n].to(device), cnd.to(device))
     rows, labels = names[: -(-n // columns)], [f"z {i + 1}" for i in range(columns)]
-    zoom = max(1, 56 // trained.size)
-    plots.save_grid(images, path, nrow=columns, zoom=zoom, rows=rows, columns=labels)
+    plots.save_grid(images, path, nrow=columns, rows=rows, columns=labels)
 
 
 def draw_interpolation(G, trained, names, groups, device, path, seed=0):
@@ -159,8 +158,8 @@ def draw_interpolation(G, trained, names, groups, device, path, seed=0):
     images = torch.stack([G(z, torch.lerp(start, end, t).to(device)) for t in way], 1).flatten(0, 1)
     names = names[: len(start)]
     rows = [f"{a} to {b}" for a, b in zip(names, [*names[1:], names[0]])]
-    zoom, columns = max(1, 56 // trained.size), [f"{t:.0%}" for t in way]
-    plots.save_grid(images, path, nrow=len(way), zoom=zoom, rows=rows, columns=columns)
+    columns = [f"{t:.0%}" for t in way]
+    plots.save_grid(images, path, nrow=len(way), rows=rows, columns=columns)
 
 
 def draw_classes(axis, runs, names):

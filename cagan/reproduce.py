@@ -277,9 +277,8 @@ def draw_mixed_samples(runs, names, folder, device):
             G, trained, checkpoint = load(folder / result["name"] / "last.pt", device)
             images += sample(G, each_condition(checkpoint["state"]["groups"]), trained, device)
             rows.append(f"{label}, seed {result['seed']}")
-    zoom = max(1, 56 // trained.size)
     path = folder / "figure_mixed_samples.png"
-    plots.save_grid(torch.cat(images), path, nrow=len(names), zoom=zoom, rows=rows, columns=names)
+    plots.save_grid(torch.cat(images), path, nrow=len(names), rows=rows, columns=names)
 
 
 def finished(name, config, results, failed):

@@ -27,11 +27,13 @@ def grid(images, nrow=8, pad=2):
     return out
 
 
-def save_grid(images, path, nrow=8, pad=2, zoom=1, rows=(), columns=()):
+def save_grid(images, path, nrow=8, pad=2, zoom=None, rows=(), columns=()):
     """Write a grid of images in [-1, 1] as a PNG, each pixel drawn zoom x zoom.
 
+    zoom: none, the largest that keeps an image within 64 pixels, or 1 if it is larger already.
     rows, columns: their labels, at the left and on top; without any, the PNG is the grid alone.
     """
+    zoom = zoom or max(1, 64 // max(images.shape[-2:]))
     picture = grid(images, nrow, pad).repeat(zoom, 0).repeat(zoom, 1)
     picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
     if rows or columns:

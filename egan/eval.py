@@ -131,7 +131,7 @@ def draw_interpolation(G, trained, args, device, path):
     labels = dict(
         rows=[f"pair {i}" for i in (1, 2, 3, 4)], columns=[f"α = {a:.1f}" for a in alphas]
     )
-    plots.save_grid(images, path, nrow=11, zoom=max(1, 64 // images.shape[-1]), **labels)
+    plots.save_grid(images, path, nrow=11, **labels)
 
 
 def main(argv=None):

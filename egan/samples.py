@@ -61,7 +61,7 @@ def draw_samples(samples, dataset, path, title="generated"):
         plots.densities({f"data: {data.name}": real, title: samples}, path, limit=2)
     else:
         nrow = max(1, round(math.sqrt(len(samples))))
-        plots.save_grid(samples, path, nrow, zoom=max(1, 64 // samples.shape[-1]))
+        plots.save_grid(samples, path, nrow)
 
 
 def draw_selected(log, mutations, path):

@@ -245,8 +245,7 @@ def draw_table3(folder, results, methods, columns=16):
     rows = {name: load_samples(folder, runs[0], columns) for name, runs in found.items()}
     if rows:
         images = torch.cat(list(rows.values()))
-        zoom = max(1, 48 // images.shape[-1])
-        plots.save_grid(images, folder / "table3.png", columns, zoom=zoom, rows=list(rows))
+        plots.save_grid(images, folder / "table3.png", columns, zoom=1, rows=list(rows))
 
 
 # --- the table of weak networks

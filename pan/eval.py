@@ -115,8 +115,7 @@ def draw(T, pairs, n, trained, args, device, path):
     parts = transform_pairs(T, pairs, n, trained, args, device)
     x, fake, y = (torch.cat(part) for part in zip(*parts))
     columns = ["x", "T(x)", "y"] * min(4, n)
-    zoom = max(1, 64 // trained.size)
-    plots.save_grid(in_rows(x, fake, y), path, nrow=len(columns), zoom=zoom, columns=columns)
+    plots.save_grid(in_rows(x, fake, y), path, nrow=len(columns), columns=columns)
 
 
 def export(T, pairs, trained, args, device):

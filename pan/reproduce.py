@@ -265,8 +265,7 @@ def draw(results, folder, path, args):
         images[result["row"]] = fake
     images = {"x": x, **images, "y": y}
     grid = in_rows(*images.values()).cpu()
-    zoom = max(1, 64 // trained.size)
-    plots.save_grid(grid, path, nrow=len(images), zoom=zoom, columns=list(images))
+    plots.save_grid(grid, path, nrow=len(images), columns=list(images))
 
 
 def main(argv=None):

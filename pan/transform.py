@@ -105,4 +105,4 @@ def write(T, batch, trained, args, device):
     with autocast(device, args.amp):
         fake = Transform(T, trained.task)(x)
     for (target, _), image in zip(batch, fake):
-        save_grid(image[None], target, nrow=1, pad=0)
+        save_grid(image[None], target, nrow=1, pad=0, zoom=1)

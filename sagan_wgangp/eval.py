@@ -154,7 +154,7 @@ def draw_samples(G, D, n, trained, device, path, seed=0):
         pictures.draw(G, D, toy_data(trained.dataset), z, trained, path)
         return
     images = torch.cat(list(sample(G, n, trained, device, seed)))
-    plots.save_grid(images, path, nrow=max(1, round(math.sqrt(n))), zoom=max(1, 64 // trained.size))
+    plots.save_grid(images, path, nrow=max(1, round(math.sqrt(n))))
 
 
 def main(argv=None):

@@ -52,9 +52,16 @@ def test_save_grid_in_grey_and_zoomed(tmp_path):
     assert np.array_equal(picture, np.kron(once, np.ones((3, 3), np.uint8)))
 
 
+@pytest.mark.parametrize(("side", "zoom"), [(1, 64), (28, 2), (32, 2), (33, 1), (128, 1)])
+def test_save_grid_enlarges_small_images_to_at_most_64_pixels(tmp_path, side, zoom):
+    image = torch.zeros(1, 1, 1, side).expand(1, 1, side, side)
+    plots.save_grid(image, tmp_path / "one.png", nrow=1, pad=0)
+    assert read(tmp_path / "one.png")[0].shape == (side * zoom, side * zoom)
+
+
 def test_save_grid_in_colour(tmp_path):
     red = torch.tensor([1.0, -1.0, -1.0]).view(1, 3, 1, 1).expand(1, 3, 2, 2)
-    plots.save_grid(red, tmp_path / "red.png", nrow=1, pad=0)
+    plots.save_grid(red, tmp_path / "red.png", nrow=1, pad=0, zoom=1)
     picture, mode = read(tmp_path / "red.png")
     assert mode == "RGB" and (picture == [255, 0, 0]).all() and picture.shape == (2, 2, 3)
 
