@@ -108,7 +108,7 @@ class SweepArgs:
     """The arguments of every reproduce.py that trains many runs and measures them."""
 
     # --- runs
-    jobs: int = usable_cores()  # runs at a time
+    jobs: int | None = None  # runs at a time; none: one per GPU, or per core if there is no GPU
     threads: int = 1  # CPU threads of each run
     part: Part | None = None  # train only part i of n, from 0/n to n-1/n; none: all, and draw
     train_flags: str = ""  # more flags for every run, in quotes: '--steps 2000 …'

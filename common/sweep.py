@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from .arguments import part_of
+from .arguments import part_of, usable_cores
 from .device import choose_device
 from .errors import UserError
 from .runs import (
@@ -99,12 +99,19 @@ def sweep(cells, train, measure, args, folder, shared=()):
     }
     done = list(there.values())
     missing = [cell for cell in cells if cell["name"] not in there]
+    gpus = gpus_of(args.device)
+    jobs = args.jobs or len(gpus) or usable_cores()
     print(
         f"{folder}: {len(done)} of {len(cells)} runs are there, {len(missing)} to do, "
-        f"{args.jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}",
+        f"{jobs} at a time, each with: {shlex.join(shared) or 'the default flags'}",
         file=sys.stderr,
     )
-    with contextlib.closing(_in_parallel(missing, train, measure, args, folder, shared)) as results:
+    if jobs == 1:
+        results = (_run_cell(cell, train, measure, vars(args), folder, shared) for cell in missing)
+    else:
+        tasks = [(cell, train, measure, vars(args), folder, shared) for cell in missing]
+        results = _in_parallel(tasks, jobs, gpus)
+    with contextlib.closing(results):
         for result in tqdm(results, total=len(missing), unit="run", disable=None):
             if "env" in result:  # a process of --jobs knows only how it was started itself
                 result["env"]["command"] = shlex.join(sys.orig_argv)
@@ -172,21 +179,39 @@ def end_sweep(part, results):
     sys.exit()
 
 
-def _in_parallel(cells, train, measure, args, folder, shared):
-    """Yield the results of `_run_cell` as they come, from --jobs processes (1: from this one).
+def gpus_of(device):
+    """The GPUs that the runs of a sweep with --device are spread over, as CUDA_VISIBLE_DEVICES has
+    them; one without a name if --device names one, or on a Mac; [] on a CPU.
+    """
+    chosen = choose_device(device)
+    if chosen.type == "cpu":
+        return []
+    if chosen.type == "mps" or ":" in device:
+        return [None]
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (visible or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
+
+
+def _take_gpu(turn, gpus):
+    """Let this new process of a pool see one of `gpus` only, the next in turn."""
+    with turn:
+        gpu = gpus[turn.value % len(gpus)]
+        turn.value += 1
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+
+def _in_parallel(tasks, jobs, gpus):
+    """Yield `_run_cell`'s results, called with each task's arguments, as they come from processes.
 
     They end with this process: a training then finishes its step and saves, as after SIGTERM.
     """
-    if args.jobs == 1:
-        yield from (_run_cell(cell, train, measure, vars(args), folder, shared) for cell in cells)
-        return
     before = signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    pool = ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn"))
+    spawn = multiprocessing.get_context("spawn")
+    spread = dict(initializer=_take_gpu, initargs=(spawn.Value("i"), gpus)) if gpus else {}
+    pool = ProcessPoolExecutor(jobs, spawn, **spread)
     try:
-        waiting = [
-            pool.submit(_run_in_worker, cell, train, measure, vars(args), folder, shared)
-            for cell in cells
-        ]
+        waiting = [pool.submit(_run_in_worker, *task) for task in tasks]
         yield from (future.result() for future in as_completed(waiting))
     except BrokenProcessPool:  # it ends the others, too
         raise UserError(

@@ -12,11 +12,13 @@ import importlib
 from pathlib import Path
 
 import pytest
+import torch
 
 import began.train
 from common.cli import UserError
 from common.runs import load_checkpoint, lock_path, read_log, save_atomic
-from common.sweep import end_sweep, failures, select_rows, sweep
+from common import sweep as sweep_module
+from common.sweep import end_sweep, failures, gpus_of, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
 SWEEPS = {"mdma", "began", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
@@ -170,6 +172,44 @@ def test_several_processes_find_the_same(tmp_path):
     assert values(results) == [100, 101, 102]
     assert {result["env"]["command"] for result in results} == {shlex.join(sys.orig_argv)}
     assert values(read_log(tmp_path / "results.jsonl")) == [100, 101, 102]
+
+
+def test_runs_are_spread_over_the_gpus(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert gpus_of("cpu") == []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda number: None)
+    assert gpus_of("auto") == gpus_of("cuda") == ["0", "1"]
+    assert gpus_of("cuda:1") == [None]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5e,7")
+    assert gpus_of("auto") == ["GPU-5e", "7"]
+
+
+def gpu_seen(where, cell, args):
+    """The one GPU that this process may see, once another process has said which it sees."""
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    where.with_suffix(".gpu").write_text(seen)
+    for _ in range(600):
+        if len(list(where.parent.glob("*.gpu"))) == 2:
+            return {"gpu": seen}
+        time.sleep(0.1)
+    return {"gpu": f"{seen}, and no second process"}
+
+
+def test_each_process_of_a_sweep_sees_a_gpu_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setattr(sweep_module, "gpus_of", lambda device: ["7", "GPU-5e"])
+    results = sweep(cells(2), train, gpu_seen, namespace(jobs=None), tmp_path)
+    assert {result["metrics"]["gpu"] for result in results} == {"7", "GPU-5e"}
+
+
+def test_by_default_a_run_per_core_or_per_gpu(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sweep_module, "usable_cores", lambda: 3)
+    sweep([], train, measure, namespace(jobs=None), tmp_path)
+    assert "3 at a time" in capsys.readouterr().err
+    monkeypatch.setattr(sweep_module, "gpus_of", lambda device: [None])
+    sweep([], train, measure, namespace(jobs=None), tmp_path)
+    assert "1 at a time" in capsys.readouterr().err
 
 
 def test_other_flags_are_refused_in_the_same_folder(tmp_path):
