@@ -51,7 +51,7 @@ def render(found):
     links = {folder: f"[{folder}]({folder}/README.md#what-we-found)" for folder in found}
     rows = [[links[folder], *(of[v] for v in VERDICTS)] for folder, of in counts.items()]
     rows.append(["**all**", *(sum(of[v] for of in counts.values()) for v in VERDICTS)])
-    parts = [markdown_table(["claims that:", *VERDICTS], rows)]
+    parts = [markdown_table(["verdict:", *VERDICTS], rows)]
     for folder, lines in found.items():
         table = markdown_table(COLUMNS, [line.values() for line in lines])
         title = f"<summary>{folder}: {len(lines)} claims, one by one</summary>"

@@ -150,7 +150,7 @@ def test_the_summary_counts_verdicts():
     found = {"a": [line | {"verdict": v} for v in ("holds", "holds", "does not hold")]}
     text = findings.render(found | {"b": [line | {"verdict": "not run"}]})
     head = text.split("<details>")[0].splitlines()
-    assert head[0] == "| claims that: | holds | partly | does not hold | not run |"
+    assert head[0] == "| verdict: | holds | partly | does not hold | not run |"
     assert head[2:] == [
         "| [a](a/README.md#what-we-found) | 2 | 0 | 1 | 0 |",
         "| [b](b/README.md#what-we-found) | 0 | 0 | 0 | 1 |",
