@@ -85,6 +85,7 @@ class Args(ImageRunArgs):
     hold_out: str | None = None  # train without this class (its name or number)
 
     # --- run
+    # data to train on (§4.2: MNIST; departure 5)
     dataset: Literal[*DATASETS, *MIXTURES, "synthetic"] = "fashion-mnist"
     steps: int = 400 * EPOCH  # updates (code: 400 epochs of 469)
     batch_size: int = 128  # (code)

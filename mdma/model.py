@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from common.masking import masked_mean, masked_sum
 
-# --- Fig. 1 as it is drawn: the definition
+# --- Fig. 1 as it is drawn, but for LN's place (departure 9): the definition
 
 
 def plain_block(block, x, c, n, mask):

@@ -79,11 +79,11 @@ class Args(RunArgs):
     warmup: int = 2000  # steps to it, linear (authors' code)
     lr_total: int = 3_000_000  # steps after which the cosine is at 0 (authors' code)
     # best.pt: no checkpoint whose FPD, not extrapolated, is this many times the lowest so far;
-    # in [1, ∞) (§3.1 vetoes by FPD and gives no threshold: 1.2 is ours)
+    # in [1, ∞) (§3.1 vetoes by FPD and gives no threshold: 1.2 is ours, departure 13)
     veto: float = 1.2
     beta1: float = 0.0  # Adam's β₁ in [0, 1) (authors' code)
     beta2: float = 0.999  # Adam's β₂ in [0, 1) (authors' code)
-    weight_decay: float = 0.01  # of the critic, decoupled (§3.1)
+    weight_decay: float = 0.01  # of the critic (§3.1), decoupled (authors' code)
 
     # --- not in the paper (off)
     lr_ratio: float = 1.0  # the generator's learning rate over the critic's

@@ -94,7 +94,7 @@ class Args(ImageRunArgs):
 
     # --- run
     dataset: Literal[*DATASETS, *TOYS, "synthetic"] = "celeba"
-    steps: int = 10_000  # updates of G (Fig. 4 goes to 10,000 "epochs"; steps are not given)
+    steps: int = 10_000  # updates of G (Fig. 4 counts over 10,000 "epochs", no steps)
     batch_size: int = 64  # (not given; WGAN, WGAN-GP: 64)
     # images: at each --sample-every, FID and IS of this many samples against the test split; 0:
     # not; in [0, ∞)
