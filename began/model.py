@@ -63,7 +63,7 @@ def convergence_measure(L_x: Tensor, L_G: Tensor, gamma: float) -> Tensor:
 
 
 def halvings(size: int) -> int:
-    """How often `size` halves down to 4x4."""
+    """How often `size` halves down to 4x4. ValueError unless it is 8, 16, 32, 64, 128, …"""
     n = int(math.log2(size / 4)) if size >= 8 else 0
     if n < 1 or size != 4 * 2**n:
         raise ValueError(f"image size {size} is not 4·2^k (8, 16, 32, 64, 128, …)")
@@ -219,7 +219,7 @@ class Generator(nn.Module):
 
     def __init__(self, z_dim=48, size=64, channels=1, width=64, arch="thesis"):
         super().__init__()
-        decoder = ConvTransposeDecoder if arch == "thesis" else BerthelotDecoder
+        decoder = {"thesis": ConvTransposeDecoder, "berthelot": BerthelotDecoder}[arch]
         self.net = decoder(z_dim, size, channels, width)
 
     def forward(self, z: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ def fixed_batches(data, args, n, device):
     for i in range(n):
         x, _ = data.batch(i, args.batch_size, args.seed, device)
         z = sample_z(args.batch_size, args, rng).to(device)
-        eps = sample_eps(args.batch_size, args, rng)
+        eps = sample_eps(args.batch_size, args, rng, device)
         if args.method.startswith("ae-"):
             z = None
-        yield x, z, None if eps is None else eps.to(device)
+        yield x, z, eps

@@ -66,8 +66,8 @@ def sample_z(n, args, generator):
     return torch.randn(n, args.z_dim, generator=generator)
 
 
-def sample_eps(n, args, generator):
-    """ε ~ N(0, 1) of a stochastic encoder, (n, N_z), or None."""
+def sample_eps(n, args, generator, device="cpu"):
+    """ε ~ N(0, 1) of a stochastic encoder, (n, N_z), or None. generator: a CPU one."""
     if args.encoder == "stochastic":
-        return torch.randn(n, args.z_dim, generator=generator)
+        return torch.randn(n, args.z_dim, generator=generator).to(device)
     return None

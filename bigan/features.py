@@ -83,7 +83,7 @@ def linear_probe(
 def auroc(scores: Tensor, positive: Tensor) -> float:
     """P(score of a positive > score of a negative) + ½ P(equal), by ranks.
 
-    scores (N,), positive bool (N,).
+    scores (N,), positive bool (N,). ValueError unless there are both.
     """
     n_pos = int(positive.sum())
     n_neg = len(scores) - n_pos
@@ -98,9 +98,11 @@ def auroc(scores: Tensor, positive: Tensor) -> float:
 def anomaly_score(
     x: Tensor, reconstruction: Tensor, f: Tensor, f_rec: Tensor, alpha: float = 0.9
 ) -> Tensor:
-    """A(x) = α‖x − G(E(x))‖₁ + (1 − α)‖f_D(x, E(x)) − f_D(G(E(x)), E(x))‖₁, Zenati et al., §3.
+    """A(x) = α‖x − G(E(x))‖₁ + (1 − α)‖f_D(x, E(x)) − f_D(G(E(x)), E(x))‖₁, Zenati et al. 2018, §3.
 
-    x, reconstruction: (B, …); f, f_rec: D's features (B, F). Returns (B,), the larger the stranger.
+    arXiv:1802.06222; α 0.9 is their code's. x, reconstruction: (B, …) in [-1, 1], on which the
+    balance of the two sums depends; f, f_rec: D's features (B, F). Returns (B,), the larger the
+    stranger.
     """
     L_G = (x - reconstruction).flatten(1).abs().sum(1)
     L_D = (f - f_rec).abs().sum(1)
@@ -156,10 +158,11 @@ def measure_features(E, D, untrained_E, data, test, bank, device):
 
 @torch.no_grad()
 def measure_inversion(G, E, x, z, batch_size=250):
-    """Mean ‖x − G(E(x))‖ of test images x, the same of x = G(z), and ‖z − E(G(z))‖.
+    """{key: value}: mean ‖x − G(E(x))‖ of test images x, the same of x = G(z), and ‖z − E(G(z))‖.
 
-    Each also for shuffled pairs, and their ratio. Euclidean norms, of images with pixels in [0, 1],
-    as in the authors' log (EGr, EGr_b, EGg, EGg_b).
+    x (N, C, H, W) in [-1, 1], z (M, N_z). Each also for shuffled pairs, and their ratio. Euclidean
+    norms, of images brought to [0, 1], as in the authors' log (EGr, EGr_b, EGg, EGg_b). code_sd:
+    the standard deviation of E(x) over test images, the mean over its N_z numbers.
     """
 
     def batched(net, t):

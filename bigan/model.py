@@ -142,7 +142,7 @@ def norm_with_z(norm: nn.Module, h: Tensor, Cz: Tensor, norm_z: bool = True) -> 
 class MLPGenerator(nn.Module):
     """h₁ = ReLU(BN(W₁z)),  h₂ = ReLU(BN(W₂h₁ + C·z)),  x = 2·sigmoid(W₃h₂) − 1.
 
-    BN without gain and bias.
+    z (B, N_z) -> images (B, C, size, size). BN without gain and bias.
     """
 
     def __init__(self, z_dim: int, size: int, channels: int, width: int):
@@ -196,7 +196,7 @@ def linear_layers(*widths: int) -> nn.ModuleList:
 class ConvGenerator(nn.Module):
     """h₁ = ReLU(BN(W₁z)),  h_l = ReLU(BN(W_l·h_{l−1} + C_l·z)),  x = 2·sigmoid(W·h) − 1.
 
-    h₁ are 4x4 maps, each W_l doubles their side.
+    z (B, N_z) -> images (B, C, size, size). h₁ are 4x4 maps, each W_l doubles their side.
     """
 
     def __init__(self, z_dim: int, size: int, channels: int, width: int):
@@ -221,7 +221,7 @@ class ConvGenerator(nn.Module):
 class ConvFeatures(nn.Module):
     """h₁ = LReLU(W₁x),  h_l = LReLU(BN(W_l·h_{l−1} + C_l·z)), the last one's 4x4 maps flattened.
 
-    z_dim 0: no C_l·z.
+    Images x (B, C, size, size), z (B, N_z) or None -> (B, dim). z_dim 0 needs z None: no C_l·z.
     """
 
     def __init__(self, size: int, channels: int, width: int, z_dim: int = 0, norm_z=True):
@@ -245,7 +245,7 @@ class ConvFeatures(nn.Module):
 
 
 def conv_widths(size: int, channels: int, width: int) -> list[int]:
-    """Channels of the maps from `size` down to 4x4: C, width, 2·width, …"""
+    """Channels of the maps from `size` to 4x4: C, width, 2·width, … ValueError if not 4·2^k."""
     n = int(math.log2(size / 4)) if size >= 8 else 0
     if n < 1 or size != 4 * 2**n:
         raise ValueError(

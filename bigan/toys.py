@@ -80,8 +80,7 @@ class MaxoutFeatures(nn.Module):
 
 def toy_codes(E, x, args):
     """E(x) of points x (n, 2), of a stochastic encoder one draw each: (n, N_z)."""
-    eps = sample_eps(len(x), args, step_rng(args.seed, 1))
-    return E(x, None if eps is None else eps.to(x.device))
+    return E(x, sample_eps(len(x), args, step_rng(args.seed, 1), x.device))
 
 
 def toy_limit(data):
@@ -98,11 +97,12 @@ def toy_progress(G, E, data, z, args, path):
     panels = {data.name: x, "samples": samples, "reconstructions": reconstructions}
     densities(panels, path, limit=toy_limit(data))
     of_z, of_x = mode_metrics(samples, data), mode_metrics(reconstructions, data)
+    n = count_tag(len(z))
     return {
-        "modes_2k": of_z["modes"],
-        "modes_recon_2k": of_x["modes"],
-        "modes_hit_2k": of_z["modes_hit"],
-        "modes_hit_recon_2k": of_x["modes_hit"],
+        f"modes_{n}": of_z["modes"],
+        f"modes_recon_{n}": of_x["modes"],
+        f"modes_hit_{n}": of_z["modes_hit"],
+        f"modes_hit_recon_{n}": of_x["modes_hit"],
     }
 
 

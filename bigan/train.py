@@ -206,8 +206,9 @@ def main(argv=None):
         x = shard(data.batch(step - 1, args.batch_size, args.seed, device)[0])
         x = x.contiguous(memory_format=layout)
         z = shard(sample_z(args.batch_size, args, rng)).to(device)
-        eps = sample_eps(args.batch_size, args, rng)
-        eps = None if eps is None else shard(eps).to(device)
+        eps = sample_eps(args.batch_size, args, rng, device)
+        if eps is not None:
+            eps = shard(eps)
 
         losses, L_D = {}, None
         with autocast(device, args.amp):

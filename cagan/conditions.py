@@ -66,8 +66,9 @@ def each_condition(groups: list[int]) -> Tensor:
     rows = torch.zeros(sum(groups), sum(groups))
     starts = [sum(groups[:i]) for i in range(len(groups))]
     for start, size in zip(starts, groups):
+        others = [first for first in starts if first != start]
         for c in range(start, start + size):
-            rows[c, [s for s in starts if s != start] + [c]] = 1
+            rows[c, [*others, c]] = 1
     return rows
 
 

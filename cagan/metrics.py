@@ -128,9 +128,9 @@ def score(scores, G, n, args, device, check=iter):
     return scores(features, logits, asked)
 
 
-def draw_curves(run):
+def draw_curves(folder):
     """curves.png of the run in a directory: losses, D's outputs, and each score in its log."""
-    log = read_log(run / "log.jsonl")
+    log = read_log(folder / "log.jsonl")
     keys = {key for line in log for key in line if key.startswith(("fid", "conditional"))}
     panels = [["L_d", "L_g"], ["D_real", "D_fake"], *([key] for key in sorted(keys))]
-    curves(log, panels, run / "curves.png")
+    curves(log, panels, folder / "curves.png")

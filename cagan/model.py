@@ -170,8 +170,9 @@ def gradient_penalty(D, real: Tensor, fake: Tensor, epsilon: Tensor, active: Ten
     """Σ_c E[active_c (‖∇_x̂ D_c(x̂)‖₂ − 1)²], x̂ = ε x + (1 − ε) x': WGAN-GP's, named in §1, §2.
 
     real, fake: (B, C, H, W), images of the same conditions. epsilon: (B,) in [0, 1]. active:
-    (B, heads) in {0, 1}; CA-GAN: cnd; AC-GAN: 1 for D_adv, 0 for D_cls. Returns a scalar in fp32,
-    differentiable in D's weights (a bare 0.0 for a batch without any active head).
+    (B, heads) in {0, 1}; CA-GAN: cnd; AC-GAN: 1 for D_adv, 0 for D_cls. Returns a scalar,
+    differentiable in D's weights (a bare 0.0 for a batch without any active head). To be called
+    outside of autocast, in which D would compute in bf16.
     """
     epsilon = epsilon.view(-1, 1, 1, 1)
     x_hat = epsilon * real.float() + (1 - epsilon) * fake.detach().float()  # departure 4
@@ -212,7 +213,10 @@ def discriminate(D, real: Tensor, fake: Tensor, share: float = 0.0) -> tuple[Ten
 
 
 def halvings(size: int) -> int:
-    """How often `size` is halved: while it is even and above 8. 28: 2 times, to 7; 64: 3, to 8."""
+    """How often `size` is halved: while it is even and above 8. 28: 2 times, to 7; 64: 3, to 8.
+
+    ValueError for odd sizes, 8 and less, and what doesn't halve to 16 or less.
+    """
     low, n = size, 0
     while low % 2 == 0 and low > 8:
         low //= 2

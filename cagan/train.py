@@ -142,8 +142,7 @@ def parse_args(argv=None):
 
 
 def load_data(args, split="train"):
-    """The images of --dataset, at --size."""
-    options = dict(size=args.size, channels=args.channels, skip_bad=args.skip_bad)
+    """The images of --dataset, at --size; args.dataset "auto" becomes the name of what it found."""
     if args.dataset == "auto":
         try:
             load_images("mnist", args.data_dir, split)
@@ -151,7 +150,9 @@ def load_data(args, split="train"):
         except UserError as e:
             say(f"FashionMNIST instead of MNIST: {str(e).splitlines()[0]}")
             args.dataset = "fashion-mnist"
-    return load_images(args.dataset, args.data_dir, split, **options)
+    return load_images(
+        args.dataset, args.data_dir, split, args.size, args.channels, skip_bad=args.skip_bad
+    )
 
 
 def build(args, groups):

@@ -171,7 +171,7 @@ def write_eval(where, path, checkpoint, metrics, device, part="", **more):
     the file.
     """
     step = checkpoint["step"]
-    file = where / f"eval_{step}{'_' * bool(part)}{part}.json"
+    file = where / (f"eval_{step}_{part}.json" if part else f"eval_{step}.json")
     kept, envs = _earlier(file, checkpoint["args"], metrics)
     result = {
         "checkpoint": str(path),

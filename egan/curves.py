@@ -22,10 +22,7 @@ def curve_numbers(curves):
         if not runs:
             continue
         last = [curve[-1] for curve in runs]
-        at_equal = [
-            ([line for line in curve if line["seconds"] <= equal] or curve[:1])[-1]
-            for curve in runs
-        ]
+        at_equal = [last_by(curve, equal) for curve in runs]
         rows.append(
             {
                 "method": method,
@@ -40,6 +37,12 @@ def curve_numbers(curves):
             }
         )
     return rows
+
+
+def last_by(curve, seconds):
+    """The last line of a curve at or before so many seconds; its first where all are later."""
+    before = [line for line in curve if line["seconds"] <= seconds]
+    return before[-1] if before else curve[0]
 
 
 def survivors(log):

@@ -112,6 +112,7 @@ def draw(G, trained, args, device, log, where, part=""):
 
     part: what the names of G's own pictures end in.
     """
+    part = f"_{part}" if part else ""
     toy = trained.dataset in MIXTURES
     samples = sample(G, 10_000 if toy else 64, trained, device, args.seed)
     draw_samples(torch.cat(list(samples)).cpu(), trained.dataset, where / f"samples{part}.png")
@@ -160,7 +161,7 @@ def main(argv=None):
     with named_outputs(where):
         part = f"individual{args.individual}" if args.individual else ""
         log = read_log(path.with_name("log.jsonl"))
-        draw(G, trained, args, device, log, where, f"_{part}" * bool(part))
+        draw(G, trained, args, device, log, where, part)
         metrics = measure(G, trained, args, device, real_set, extractor)
         more = {"individual": args.individual, "classes": real_set.classes if real_set else []}
         write_eval(where, path, checkpoint, metrics, device, part, **more)

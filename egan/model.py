@@ -45,7 +45,7 @@ def gradient_penalty(D: nn.Module, real: Tensor, fake: Tensor, epsilon: Tensor) 
     """E (‖∇_x̂ l(x̂)‖ − 1)² at x̂ = ε x + (1 − ε) G(z): E-GAN-GP's, in L_D only.
 
     Gulrajani et al. 2017. real, fake: (B, …) of one shape; epsilon: (B,), in [0, 1]. Returns a
-    scalar in [0, ∞), differentiable in w.
+    scalar in [0, ∞), differentiable in w. To be called outside of autocast.
     """
     epsilon = epsilon.view(-1, *[1] * (real.dim() - 1))
     x_hat = (epsilon * real + (1 - epsilon) * fake).detach().requires_grad_()
@@ -222,7 +222,7 @@ class ConvDiscriminator(nn.Sequential):
 
 # Same as began.model.halvings
 def halvings(size: int) -> int:
-    """How often `size` halves down to 4x4."""
+    """How often `size` halves down to 4x4. ValueError unless it is 8, 16, 32, 64, 128, …"""
     n = int(math.log2(size / 4)) if size >= 8 else 0
     if n < 1 or size != 4 * 2**n:
         raise ValueError(f"image size {size} is not 4·2^k (8, 16, 32, 64, 128, …)")

@@ -122,8 +122,8 @@ class Loop:
                 )
                 for name in rows[0]
             }
-        if opt := self.individuals[0][1].state:
-            state["step"] = float(next(iter(opt.values()))["step"])
+        for of_parameter in self.individuals[0][1].state.values():  # none before the first step
+            state["step"] = float(of_parameter["step"])  # one number for all: see the head
         return state
 
     @torch.no_grad()
@@ -214,9 +214,8 @@ class Batch:
         return losses.detach()
 
     def evaluate(self, D, x, z):
-        with self.context():
-            with torch.no_grad():
-                samples = vmap(self.G, in_dims=(0, None))(self.params, z)  # (P, B', …)
+        with self.context(), torch.no_grad():
+            samples = vmap(self.G, in_dims=(0, None))(self.params, z)  # (P, B', …)
         if x.device.type == "cpu":  # one after the other: there vmap of a gradient is no faster
             return evaluate_each(D, x, samples, self.context)
         return self.evaluate_together(D, x, samples)
@@ -248,9 +247,9 @@ class Batch:
     @torch.no_grad()
     def copy_rows(self, other, places):
         """Become the individuals of `other` at `places`: weights, Adam's moments and step."""
+        places = places.to(next(iter(self.params.values())).device)
         for name, p in self.params.items():
             mine, theirs = self.opt.state[p], other.opt.state[other.params[name]]
-            places = places.to(p.device)
             torch.index_select(other.params[name], 0, places, out=p.data)
             for moment in MOMENTS:
                 torch.index_select(theirs[moment], 0, places, out=mine[moment])

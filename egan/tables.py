@@ -99,11 +99,11 @@ def mmd_columns(results):
     for s in BANDWIDTHS:
         for kind in ("biased", "unbiased", "root"):
             column = columns[f"{kind} s={s:g}"] = {}
+            estimator = "biased" if kind == "root" else kind
             for r in results:
-                value = find_metric(
-                    r["metrics"], f"mmd2_{'biased' if kind == 'root' else kind}_s{s:g}"
-                )
-                value = math.sqrt(value) if kind == "root" else value
+                value = find_metric(r["metrics"], f"mmd2_{estimator}_s{s:g}")
+                if kind == "root":
+                    value = math.sqrt(value)
                 column.setdefault((r["table"], r["method"]), []).append(value)
     return columns
 

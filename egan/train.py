@@ -94,7 +94,7 @@ class Args(ImageRunArgs):
     steps: int = 100_000  # generations (authors' code)
     batch_size: int = 64  # m (Algorithm 1: 32; toys: authors' code)
     # images: at each --sample-every, FID and IS of this many samples of the fittest, against the
-    # test split; 0: none, else at least 4; in [0, ∞)
+    # test split; 0: none, else at least 2; in [0, ∞)
     fid_samples: int = 0
     # how children are computed; auto: shared-loop for images on a CPU, else batch
     population: Literal["auto", *POPULATIONS] = "auto"
@@ -162,8 +162,8 @@ def parse_args(argv=None):
         )
     if args.quick and args.dataset not in MIXTURES:
         raise UserError(f"--quick is a toy problem: choose --dataset {' or '.join(MIXTURES)}")
-    if 0 < args.fid_samples < 4:  # precision and recall need more than k = 3, a covariance two
-        raise UserError(f"--fid-samples {args.fid_samples}: must be 0 or at least 4")
+    if args.fid_samples == 1:
+        raise UserError("--fid-samples 1: must be 0 or at least 2, which a covariance needs")
     children, world = args.mu * len(args.mutations), int(os.environ.get("WORLD_SIZE", 1))
     if world > children:
         raise UserError(

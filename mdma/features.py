@@ -17,7 +17,11 @@ SLOTS = {"cpu": 16_000, "gpu": 3_000_000}
 
 
 def transform(pt, stats):
-    """pt_rel -> what the networks see of it before its z-score (--pt)."""
+    """pt_rel > 0 -> what the networks see of it before its z-score (--pt), of the same shape.
+
+    softplus: x of pt = s·ln(1 + eˣ), s the median; log: ln pt; linear: pt. Of pt = 0, padding, the
+    first two make −∞.
+    """
     if stats["pt"] == "softplus":
         y = pt / stats["pt_scale"]
         return y + torch.log(-torch.expm1(-y))  # ln(eʸ − 1)
@@ -118,7 +122,9 @@ def sample_jets(G, n, num_particles, chunk_size=None, generator=None):
     mask = lengths_to_mask(n.to(device), num_particles)
     padding_counts = getattr(G, "paper_code", False)
     lengths, order = n.sort(descending=True)
-    lengths, order, start = lengths.tolist(), order.to(device), 0
+    lengths = lengths.tolist()
+    order = order.to(device)
+    start = 0
     while start < len(n):
         N = num_particles if padding_counts else lengths[start]
         size = chunk_size or max(1, SLOTS["cpu" if device.type == "cpu" else "gpu"] // N)

@@ -161,8 +161,8 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
             f'make data-jets ARGS="--type {jet_type}{where}"'
         )
     particles, mask = _read(path)
-    cut = path.suffix == ".root"
-    if own and not cut and (most := int(mask.sum(1).max())) > num_particles:
+    most = int(mask.sum(1).max())
+    if own and path.suffix != ".root" and most > num_particles:
         raise UserError(
             f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
             f"--num-particles {most}, or cut the file to each jet's hardest"

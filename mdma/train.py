@@ -163,7 +163,8 @@ RETIRED = {"jitter": 0.0, "head_start": 0, "adaptive": False, "adaptive_after": 
 def presets(args):
     """What --model, --quick and --smoke set, in this order; of EPiC-GAN nothing of MDMA_ONLY."""
     left_out = MDMA_ONLY if args.model == "epic" else []
-    quick, smoke = ({k: v for k, v in p.items() if k not in left_out} for p in (QUICK, SMOKE))
+    quick = {flag: value for flag, value in QUICK.items() if flag not in left_out}
+    smoke = {flag: value for flag, value in SMOKE.items() if flag not in left_out}
     return {"model": {"epic": EPIC}, "quick": {True: quick}, "smoke": {True: smoke}}
 
 
@@ -316,7 +317,8 @@ def main(argv=None):
 
         # Critic, on real and generated jets of the same n. G is not in its graph.
         scores, fields = D(torch.cat([x, fake.detach()]), torch.cat([mask, mask]))
-        (real_score, fake_score), (real_field, _) = scores.chunk(2), fields.chunk(2)
+        real_score, fake_score = scores.chunk(2)
+        real_field, _ = fields.chunk(2)
         L_D = objective.discriminator_loss(real_score, fake_score)
         if args.objective == "wgan-gp":
             L_D = L_D + args.gp * gradient_penalty(D, x, fake, epsilon, mask)

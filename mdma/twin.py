@@ -66,9 +66,8 @@ def twin_row(jet_type, data_dir, fpnd_jets=10_000):
     x = torch.cat(
         [load_jets("pythia", jet_type, 30, data_dir, split).particles for split in SPLITS]
     )
-    counts = json.loads((Path(__file__).parent / "results/jetnet_multiplicity.json").read_text())[
-        jet_type
-    ]
+    published = Path(__file__).parent / "results/jetnet_multiplicity.json"
+    counts = json.loads(published.read_text())[jet_type]
     theirs = torch.repeat_interleave(
         torch.arange(len(counts["counts_by_n"])), torch.tensor(counts["counts_by_n"])
     )

@@ -61,7 +61,8 @@ def discriminator_loss(
 def transformation_loss(fake: Tensor, P: Tensor | None = None, saturating: bool = True) -> Tensor:
     """L_T = E log(1 − D(T(x))) + P, or with −E log D(T(x)) where it must not saturate.
 
-    fake: logits (B,) of T(x). P: scalar, or None for a plain GAN. Returns a scalar.
+    fake: logits (B,) of T(x). P: scalar, or None for the GAN's part alone, to which train.py, where
+    each part has a weight, adds P itself. Returns a scalar.
     """
     gan_loss = -F.softplus(fake).mean() if saturating else F.softplus(-fake).mean()  # departure 2
     if P is None:
@@ -193,7 +194,8 @@ class Discriminator(nn.Module):
 class UNet(nn.Module):
     """T: (B, C, H, W) -> (B, C, H, W), H and W multiples of 2^depth; depth 8 (the default) or 6.
 
-    A skip is the mirrored convolution's raw output. dropout: after the first three deconvolutions.
+    A skip is the mirrored convolution's raw output; of 6 + 6 layers the last deconvolution gets
+    none, as in the authors' code. dropout: after the first three deconvolutions.
     """
 
     def __init__(self, depth: int = 8, channels: int = 3, width: int = 64, dropout: float = 0.0):

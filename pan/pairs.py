@@ -49,7 +49,7 @@ class Pix2pixSet:
     direction: str
 
 
-PIX2PIX = {
+PIX2PIX_SETS = {
     "facades": Pix2pixSet({"train": 400, "val": 100, "test": 106}, "BtoA"),  # labels -> photograph
     "maps": Pix2pixSet({"train": 1096, "val": 1098}, "AtoB"),  # aerial photograph -> map
     "edges2shoes": Pix2pixSet({"train": 49825, "val": 200}, "AtoB"),
@@ -180,7 +180,7 @@ def load_pairs(
 ):
     """Pairs of `task`: one of TASKS on an image set of common.data, or "pairs" that exist as files.
 
-    dataset: for "pairs" one of PIX2PIX, or "folder": files side by side (A left, B right), or
+    dataset: for "pairs" one of PIX2PIX_SETS, or "folder": files side by side (A left, B right), or
     folders A and B with the same names. Held out is test/ or val/ beside train/, else every tenth
     pair; other folders of images beside each other are refused. channels: None is the files' own,
     1 luminance, 3 repeats grey. jitter, flip: the training split's random crops from 286/256 of the
@@ -192,7 +192,7 @@ def load_pairs(
     load_size = round(size * 286 / 256) if jitter and train else size
     flip = flip and train  # departure 8
     if task in TASKS:
-        if dataset in PIX2PIX:
+        if dataset in PIX2PIX_SETS:
             raise UserError(
                 f"{dataset} holds pairs, but --task {task} makes pairs of single images: "
                 "give --task pairs, or another --dataset"
@@ -216,12 +216,12 @@ def load_pairs(
         return TaskPairs(task, images, size, flip)
     if task != "pairs":
         raise UserError(f"unknown task {task!r}: choose one of {', '.join([*TASKS, 'pairs'])}")
-    if dataset not in (*PIX2PIX, "folder"):
+    if dataset not in (*PIX2PIX_SETS, "folder"):
         raise UserError(
-            f"{dataset} has no pairs: choose {', '.join(PIX2PIX)}, folder, or another task"
+            f"{dataset} has no pairs: choose {', '.join(PIX2PIX_SETS)}, folder, or another task"
         )
     root = Path(data_dir).expanduser()
-    if dataset in PIX2PIX:
+    if dataset in PIX2PIX_SETS:
         root = root / dataset
         if not root.is_dir():
             if not download:
@@ -231,7 +231,7 @@ def load_pairs(
             raise UserError(
                 f"{root}: {wrong}. Move it away to fetch it anew. {by_hand(dataset, root)}"
             )
-        direction = direction or PIX2PIX[dataset].direction
+        direction = direction or PIX2PIX_SETS[dataset].direction
     splits = find_pairs(root)
     channels = check_pairs(splits["train"] + splits["test"], channels)
     files = splits["train" if train else "test"][:limit]
@@ -440,7 +440,7 @@ def by_hand(name, root):
 
 def wrong_count(name, root):
     """What is wrong with the numbers of images under `root`; an empty text if nothing is."""
-    for split, count in PIX2PIX[name].counts.items():
+    for split, count in PIX2PIX_SETS[name].counts.items():
         found = len(list_images(root / split)) if (root / split).is_dir() else 0
         if found != count:
             return f"{split}/ holds {found} images, not {count}"

@@ -44,7 +44,7 @@ from .model import (
     pixel_loss,
     transformation_loss,
 )
-from .pairs import PIX2PIX, load_pairs
+from .pairs import PIX2PIX_SETS, load_pairs
 from .pictures import draw_curves, in_rows, whole
 from .presets import LOSSES, presets
 from .tasks import TASKS, overlap
@@ -54,8 +54,8 @@ from .tasks import TASKS, overlap
 class Args(ImageRunArgs):
     # --- paper ("code": github.com/WANG-Chaoyue/PAN, its settings for facades)
     loss: Literal[*LOSSES] = "pan"  # sets the flags up to --lr-factor
-    lambdas: tuple[float, float, float, float] = (5.0, 1.5, 1.5, 1.0)  # λ_1 … λ_4 (code); 0: no P
-    m: float = 3.0  # margin up to which D makes P larger (code); 0: no hinge; in [0, ∞)
+    lambdas: tuple[float, float, float, float] = model.LAMBDAS  # λ_1 … λ_4 (code); 0: no P
+    m: float = model.MARGIN  # margin up to which D makes P larger (code); 0: no hinge; in [0, ∞)
     lambda_gan: float = 1.0  # weight of T's GAN loss (code); 0 with all λ_j 0: no D
     # T's GAN loss: E log(1 − D(T(x))) (code) or −E log D(T(x)) (slides)
     adversarial: Literal["saturating", "nonsaturating"] = "saturating"
@@ -84,7 +84,7 @@ class Args(ImageRunArgs):
     no_flip: bool = False  # without mirroring at random (departure 8)
 
     # --- run
-    dataset: Literal[*PIX2PIX, *DATASETS, "synthetic"] = "facades"
+    dataset: Literal[*PIX2PIX_SETS, *DATASETS, "synthetic"] = "facades"
     steps: int = 50_050  # updates of T, and of D (code: 1,001 epochs of 50)
     batch_size: int = 4  # (code)
 

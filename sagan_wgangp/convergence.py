@@ -18,9 +18,11 @@ def stability(log, key):
     rows = rows[len(rows) // 2 :]
     if len(rows) < 3:
         return {"noise": math.nan, "drift": math.nan}
-    line = np.polyval(np.polyfit(*rows.T, 1), rows[:, 0])
-    scale = abs(rows[:, 1].mean()) or math.nan
-    return {"noise": (rows[:, 1] - line).std() / scale, "drift": (line[-1] - line[0]) / scale}
+    steps, losses = rows.T
+    slope, intercept = np.polyfit(steps, losses, 1)
+    line = intercept + slope * steps
+    scale = abs(losses.mean()) or math.nan
+    return {"noise": (losses - line).std() / scale, "drift": (line[-1] - line[0]) / scale}
 
 
 def fid_curve(log):

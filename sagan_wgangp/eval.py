@@ -107,15 +107,20 @@ def intra_batch_diversity(real, fake, batch=64):
     return spread[0] / spread[1]
 
 
+def default_n(trained):
+    """Samples for the metrics where --n does not say."""
+    return 2000 if trained.dataset in TOYS else 10_000
+
+
 def measure(G, trained, args, device, real_set=None, extractor=None):
     """Toys: MMD² and modes. Images: FID (Eq. 6), KID, IS (Eq. 5), precision, recall, diversity.
 
     real_set, extractor: of common.evaluate.reference; a toy needs none.
     """
+    n = args.n or default_n(trained)
     if trained.dataset in TOYS:
-        samples = torch.cat(list(sample(G, args.n or 2000, trained, device, args.seed)))
+        samples = torch.cat(list(sample(G, n, trained, device, args.seed)))
         return toy_metrics(samples, toy_data(trained.dataset))
-    n = args.n or 10_000
     batches = sample(G, n, trained, device, args.seed, args.batch_size, args.amp)
     metrics, real, fake = image_scores(extractor, real_set, batches, n, device, trained.data_dir)
     if metrics:
@@ -173,7 +178,7 @@ def main(argv=None):
         draw_samples(G, D, args.samples, trained, device, Path(args.grid_out), args.seed)
         return say_written(args.grid_out)
     if args.export:
-        n = args.n or (2000 if trained.dataset in TOYS else 10_000)
+        n = args.n or default_n(trained)
         batches = sample(G, n, trained, device, args.seed, args.batch_size, args.amp)
         return plots.export_samples(batches, args.export)
 

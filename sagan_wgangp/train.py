@@ -105,18 +105,21 @@ class Args(ImageRunArgs):
 
 def parse_args(argv=None):
     args = arguments.parse_args(Args, __doc__, argv, presets)
-    if 0 < args.fid_samples < 4:  # precision and recall need more than k = 3, a covariance two
-        raise UserError(f"--fid-samples {args.fid_samples}: must be 0 or at least 4")
+    if args.fid_samples == 1:
+        raise UserError("--fid-samples 1: must be 0 or at least 2, which a covariance needs")
     if args.gp and "d" in args.batch_norm:
         raise UserError(
             f"--gp {args.gp} with --batch-norm {args.batch_norm}: the penalty needs each sample's "
             "own gradient, which BatchNorm in D mixes with the others'. Use --batch-norm g or none"
         )
-    if args.resume and args.lr_decay and (end := read_args(args.resume)["steps"]) != args.steps:
-        raise UserError(
-            f"--steps {args.steps}: the rates of the run in {args.resume} fall to 0 at step {end} "
-            "(--lr-decay) and would jump. Leave --steps out, or start a new run with --out"
-        )
+    if args.resume and args.lr_decay:
+        end = read_args(args.resume)["steps"]
+        if args.steps != end:
+            raise UserError(
+                f"--steps {args.steps}: the rates of the run in {args.resume} fall to 0 at step "
+                f"{end} (--lr-decay) and would jump. Leave --steps out, or start a new run with "
+                "--out"
+            )
     if args.dataset not in TOYS:
         sides = attention_sides(args, largest=25 if args.gp else 32)  # departure 15
         if args.attention == "auto" and not args.resume:

@@ -462,7 +462,8 @@ def served(tmp_path, monkeypatch):
     archive = tmp_path / "server/drawn.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(root, "drawn")
-    monkeypatch.setitem(pairs_module.PIX2PIX, "drawn", Pix2pixSet({"train": 4, "val": 2}, "BtoA"))
+    small = Pix2pixSet({"train": 4, "val": 2}, "BtoA")
+    monkeypatch.setitem(pairs_module.PIX2PIX_SETS, "drawn", small)
     monkeypatch.setattr(pairs_module, "URL", (tmp_path / "server").as_uri() + "/{}.tar.gz")
     return archive
 

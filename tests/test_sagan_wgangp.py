@@ -794,7 +794,7 @@ def test_methods_set_the_same_flags_and_the_table_shows_the_default_one():
     "flags, message",
     [
         (["--method", "wgan_gp", "--batch-norm", "gd"], "BatchNorm in D mixes"),
-        (["--fid-samples", "3"], "0 or at least 4"),
+        (["--fid-samples", "1"], "0 or at least 2"),
         (["--method", "gan", "--gp", "10"], "BatchNorm in D mixes"),
         (["--method", "sagan", "--attention", "40"], "maps of side 100, 50, 25, 13, 7, 4, not 40"),
         (["--attention", "wide"], "--attention wide"),

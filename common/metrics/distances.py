@@ -8,7 +8,10 @@ from torch import Tensor
 
 
 def moments(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (D,) and unbiased covariance (D, D) of features (N, D) in float64. Warns if N <= D."""
+    """Mean (D,) and unbiased covariance (D, D) of features (N, D) in float64.
+
+    Warns if N <= D. ValueError if N < 2.
+    """
     n, dim = features.shape
     if n < 2:
         raise ValueError(f"a covariance needs two samples or more, not {n}")
@@ -35,7 +38,8 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
 
     mu (D,), sigma (D, D) symmetric, >= 0. Computed in float64; in [0, ∞). With Σ₁ = R Rᵀ, Σ₁Σ₂ has
     the eigenvalues of the symmetric Rᵀ Σ₂ R, so the trace is a sum of roots of real eigenvalues,
-    and no matrix square root with an imaginary part to throw away is needed.
+    and no matrix square root with an imaginary part to throw away is needed. ValueError for numbers
+    that are not finite.
     """
     mu1, sigma1, mu2, sigma2 = (
         torch.as_tensor(x, dtype=torch.float64) for x in (mu1, sigma1, mu2, sigma2)
@@ -63,7 +67,7 @@ def kernel_inception_distance(
     `subset_size` samples, but at most half of the smaller set: subsets of (nearly) the whole set
     are all alike, and their spread says nothing. With halves it is the standard deviation of the
     whole set's KID (of sets that hardly differ, up to √3 times that). Of fewer than four samples
-    there are no such subsets: all are used, and the deviation is nan.
+    there are no such subsets: all are used, and the deviation is nan. ValueError for fewer than 2.
     """
     smaller = min(len(f1), len(f2))
     if smaller < 2:
@@ -76,12 +80,14 @@ def kernel_inception_distance(
         y = f2[torch.randperm(len(f2), generator=generator)[:size]]
         values.append(polynomial_mmd2(x, y, cubed))
     values = torch.stack(values)
-    return values.mean().item(), values.std(correction=0).item() if size < smaller else math.nan
+    deviation = values.std(correction=0).item() if size < smaller else math.nan
+    return values.mean().item(), deviation
 
 
 def polynomial_mmd2(x: Tensor, y: Tensor, power) -> Tensor:
-    """MMD² under k(a, b) = power(a·b/D + 1) of x (n, D), y (n, D), over pairs of different places.
+    """Unbiased MMD² under k(a, b) = power(a·b/D + 1), Gretton et al. 2012, eq. 3, a scalar.
 
+    x, y (n, D), of one dtype. No sample is paired with itself; all n² pairs of x with y count.
     power: writes a power of its argument over it, such as `cubed`. Sums are in float64, kernels in
     the precision of x.
     """
@@ -92,10 +98,12 @@ def polynomial_mmd2(x: Tensor, y: Tensor, power) -> Tensor:
 
 
 def cubed(k: Tensor) -> Tensor:
+    """k³, written over k, since a kernel's block is as large as the caches."""
     return k.pow_(3)
 
 
 def fourth_power(k: Tensor) -> Tensor:
+    """k⁴, written over k."""
     return k.square_().square_()  # ten times as fast as pow_(4)
 
 
@@ -125,7 +133,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> tuple[float, flo
 
     Kynkäänniemi et al. 2019 (arXiv:1904.06991), eq. 1-2: the manifold of a set is the union of the
     balls around its points, each as large as the distance to its k-th nearest neighbour. real (N,
-    D), fake (M, D); N, M > k.
+    D), fake (M, D); ValueError unless N, M > k.
     """
     if min(len(real), len(fake)) <= k:
         raise ValueError(
@@ -164,6 +172,7 @@ def inception_score(logits: Tensor, splits: int = 1) -> tuple[float, float]:
 
     logits (N, classes). Mean and standard deviation over `splits` consecutive parts. Splits of
     sorted samples give a different number; one split (sd 0) does not depend on the order.
+    ValueError unless 1 <= splits <= N.
     """
     if not 1 <= splits <= len(logits):
         raise ValueError(

@@ -68,8 +68,9 @@ def collect(
     device = next(extractor.parameters()).device
     features, logits, count = [], [], 0
     for images in batches:
-        images = quantise(images[: None if n is None else n - count].to(device))
-        f, l = extractor(images)
+        if n is not None:
+            images = images[: n - count]
+        f, l = extractor(quantise(images.to(device)))
         features.append(f.float().cpu())
         logits.append(l.float().cpu())
         count += len(images)
@@ -185,6 +186,7 @@ def image_metrics(
     Keys name extractor, number of fakes and the reals' split: {"fid_lenet_10k_test": 1.5,
     "is_lenet_10k": …}. Precision and recall compare all pairs, so they use a random
     `max_neighbours` of either set at most. Without logits, (N, 0), there is no Inception score.
+    UserError for fewer than four of either.
     """
     (real_f, _), (fake_f, fake_logits) = real, fake
     if min(len(real_f), len(fake_f)) < 4:
@@ -199,15 +201,16 @@ def image_metrics(
     precision, recall = precision_recall(*near)
     kid, kid_std = kernel_inception_distance(real_f, fake_f, subsets=kid_subsets, seed=seed)
     tag, near_tag = (f"{extractor_name}_{count_tag(len(f))}" for f in (fake_f, near[1]))
-    has_logits = fake_logits.shape[1] > 0
-    return {
+    scores = {
         f"fid_{tag}_{split}": frechet_distance(*moments(real_f), *moments(fake_f)),
         f"kid_{tag}_{split}": kid,
         f"kid_std_{tag}_{split}": kid_std,
-        **({f"is_{tag}": inception_score(fake_logits)[0]} if has_logits else {}),
-        f"precision_{near_tag}_{split}": precision,
-        f"recall_{near_tag}_{split}": recall,
     }
+    if fake_logits.shape[1] > 0:
+        scores[f"is_{tag}"] = inception_score(fake_logits)[0]
+    scores[f"precision_{near_tag}_{split}"] = precision
+    scores[f"recall_{near_tag}_{split}"] = recall
+    return scores
 
 
 class Tracker:

@@ -13,7 +13,8 @@ A W1 falls with the number of jets and never reaches 0, so every key says protoc
 Two protocols, of N real jets: `bootstrap5`, five times N of the real and N of the fake jets, both
 drawn with replacement, which is what MDMA's Table 1 holds (arXiv:2305.15254; its text says
 otherwise); `disjoint10`, ten fake batches of N that share no jet against the N real ones (EPiC-GAN,
-arXiv:2301.08128). The errors are standard deviations over the batches.
+arXiv:2301.08128). The errors are standard deviations over the B batches, divided by B and not by
+B − 1, as jetnet's: of five batches they are a tenth too small.
 """
 
 import functools
@@ -86,7 +87,9 @@ def efps(particles: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     lengths, order = (slots * particles[..., 2].ne(0)).amax(1).clamp(min=1).sort(descending=True)
     # Entries of N x N matrices worked on at once: on a CPU what its caches hold
     budget = 100_000 if particles.device.type == "cpu" else 20_000_000
-    found, lengths, start = particles.new_empty(len(particles), 36), lengths.tolist(), 0
+    found = particles.new_empty(len(particles), 36)
+    lengths = lengths.tolist()
+    start = 0
     while start < len(order):
         longest = lengths[start]
         chunk = order[start : start + max(1, budget // longest**2)]
@@ -298,7 +301,8 @@ def frechet_curve(
     of `batches` draws with replacement. max_samples None: the smaller sample N; min_samples None:
     10,000 or 2/5 of max_samples, whichever is less. These are the paper's for its N = 26,000, and
     have jetnet's ratio; jetnet's defaults are 20,000 and 50,000. normalise: divide features by the
-    largest |real| one of their kind. seed: jetnet 0.2.5's draws.
+    largest |real| one of their kind. seed: jetnet 0.2.5's draws. ValueError unless
+    2 <= min_samples < max_samples.
     """
     if max_samples is None:
         max_samples = min(len(real), len(fake))
@@ -397,13 +401,12 @@ def kpd(
     normalise: bool = True,
     seed: int = 42,
 ) -> tuple[float, float]:
-    """Kernel physics distance of features (J, 36), (K, 36): MMD² under k(x, y) =
-    (x·y/36 + 1)⁴, the mean over pairs of different places.
+    """Kernel physics distance of features (J, 36), (K, 36): MMD² under k(x, y) = (x·y/36 + 1)⁴.
 
     Median over `batches` draws with replacement of `batch_size` a side (at most the smaller
     sample), and half the width from 16.275 to 83.725 %. Can be slightly negative. A jet that is
     drawn twice is paired with its copy, so that it is not quite unbiased, as in jetnet. normalise
-    and draws: as in `frechet_curve`.
+    and draws: as in `frechet_curve`. ValueError for fewer than two jets.
     """
     x, y = _scaled(real, fake) if normalise else (float64(real), float64(fake))
     size = min(batch_size, len(x), len(y))
@@ -567,8 +570,9 @@ def jet_metrics(
     common = min(n, k)
     splits = disjoint(n, k)
     real_jet, fake_jet = observables(real), observables(fake)
+    scored = common * len(splits) if "disjoint10" in protocols else common  # of fakes, for EFPs
     real_efp = float64(efps(real))
-    fake_efp = float64(efps(fake[: common * (len(splits) if "disjoint10" in protocols else 1)]))
+    fake_efp = float64(efps(fake[:scored]))
 
     for name, found_efp in (("real", real_efp), ("fake", fake_efp)):
         wild = ~found_efp.isfinite().all(1)
@@ -601,7 +605,8 @@ def jet_metrics(
         )
         note_features("w1efp", PRIME4, values, suffix)
 
-    x, y, of = real_efp[:common], fake_efp[:common], f"of_{count_tag(common)}"
+    x, y = real_efp[:common], fake_efp[:common]
+    of = f"of_{count_tag(common)}"
     limits = {(min(10_000, common * 2 // 5), common)}
     if common >= 20_000:
         limits.add((20_000, 50_000))

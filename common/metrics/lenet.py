@@ -122,10 +122,9 @@ def check_accuracy(value: float, classes: int, what: str, advice: str = "") -> N
     """Raise Unfit where a LeNet of this accuracy can't be trusted."""
     needed = least_accuracy(classes)
     if not value >= needed:
-        raise Unfit(
-            f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs "
-            f"{needed:.2f}" + f". {advice}" * bool(advice)
-        )
+        line = f"{what} has accuracy {value:.2f}, and an extractor of {classes} classes needs "
+        line += f"{needed:.2f}"
+        raise Unfit(f"{line}. {advice}" if advice else line)
 
 
 def train(
@@ -141,7 +140,9 @@ def train(
         torch.manual_seed(seed)
         net = LeNet(image_set.channels, image_set.size, classes=int(image_set.labels.max()) + 1)
     optimiser = torch.optim.AdamW(net.parameters(), lr=lr, weight_decay=0.01)
-    steps, done, start = len(places) // batch_size, 0, time.time()
+    steps = len(places) // batch_size
+    done = 0
+    start = time.time()
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, lr, total_steps=epochs * steps, pct_start=0.2
     )

@@ -3,7 +3,8 @@
 Images are (B, C, H, W) in [0, 255]; B scores come back, in float64. A colour image's score is the
 mean over its channels (PSNR: of their squared errors), as in sewar: the papers define all four for
 one channel, and wrong colours shall count, which luminance alone does not see. Windows lie inside
-the image, as in the papers' MATLAB code: no border is padded.
+the image, as in the papers' MATLAB code: no border is padded. ValueError if the shapes differ, or
+the images are smaller than SMALLEST says.
 
     pair_metrics(fake, real)    # images in [-1, 1] -> {"psnr_rgb8_100": …, "ssim_rgb8_100": …, …}
 """
@@ -91,10 +92,13 @@ def pair_metrics(fake: Tensor, real: Tensor, luminance: bool = False, batch: int
     Both are rounded to 8 bits first, as in saved files. A key says on what it was measured: rgb8
     (mean over channels), y8 (`luminance`, ITU-R 601, not rounded again) or grey8, and N. Scores for
     which the images are too small are left out. PSNR is a mean of dB: infinite if a pair is equal.
+    ValueError if the shapes differ, or there is no image.
     """
     if fake.shape != real.shape or fake.dim() != 4 or not len(fake):
         raise ValueError(f"a pair has one shape (N, C, H, W), not {fake.shape}, {real.shape}")
-    space = "grey8" if fake.shape[1] == 1 else "y8" if luminance else "rgb8"
+    space = "y8" if luminance else "rgb8"
+    if fake.shape[1] == 1:
+        space = "grey8"
     names = [name for name in SCORES if min(fake.shape[2:]) >= SMALLEST[name]]
     parts = {name: [] for name in names}
     for a, b in zip(fake.split(batch), real.split(batch)):

@@ -35,7 +35,8 @@ def mmd2s(x: Tensor, y: Tensor, bandwidths) -> dict:
     if min(len(x), len(y)) < 2:
         raise ValueError(f"MMD² needs two samples or more of each kind, got {len(x)} and {len(y)}")
     x, y = float64(x), float64(y)
-    n, m, found = len(x), len(y), {}
+    n, m = len(x), len(y)
+    found = {}
     sums = [_kernel_sums(a, b, bandwidths) for a, b in ((x, x), (y, y), (x, y))]
     for s, k_xx, k_yy, k_xy in zip(bandwidths, *sums):
         found[s] = {
@@ -70,7 +71,8 @@ def mode_metrics(samples: Tensor, data: Mixture, min_share: float = 0.1) -> dict
     """
     samples = float64(samples)
     distance, nearest = torch.cdist(samples, data.centres.to(samples.device)).min(1)
-    K, good = len(data.centres), distance <= 3 * data.sd
+    K = len(data.centres)
+    good = distance <= 3 * data.sd
     shares = torch.bincount(nearest, minlength=K).double() / len(samples)
     counts = torch.bincount(nearest[good], minlength=K)
     return {
