@@ -25,9 +25,8 @@ def run_main(main):
     except OSError as e:
         if e.errno not in ADVICE:
             raise
-        sys.exit(
-            _fail(f"{e.filename or 'the run directory'}: {os.strerror(e.errno)}. {ADVICE[e.errno]}")
-        )
+        where = f"{e.filename}: " if e.filename else ""
+        sys.exit(_fail(f"{where}{os.strerror(e.errno)}. {ADVICE[e.errno]}"))
     except Exception as e:
         if type(e).__name__ != "OutOfMemoryError":  # torch's, which not every script imports
             raise

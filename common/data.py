@@ -32,7 +32,7 @@ from .folders import (
     hash_of_names,
     image_kind,
     list_images,
-    native_channels,
+    channels_of,
     report_bad,
     shape_as_shown,
     thread_pool,
@@ -351,8 +351,10 @@ def _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_
         raise UserError(
             "a folder of images has no size of its own: give one, for example --size 64"
         )
-    if channels is None:
-        channels = 3 if name == "celeba" else native_channels(data_dir, train_files)
+    if name == "celeba":
+        channels = channels or 3
+    else:
+        channels = channels_of(data_dir, train_files, channels)
     if limit and limit < len(files):
         evenly = [i * len(files) // limit for i in range(limit)]
         keep = evenly if limit_seed is None else _chosen(len(files), limit, limit_seed)
@@ -400,7 +402,7 @@ def images_below(root, size=None, channels=None):
             f"{files[other].relative_to(root)} {w2} x {h2}. --size {min(h, w)} takes the centred "
             "square of each and resizes it"
         )
-    channels = channels or native_channels(root, files)
+    channels = channels_of(root, files, channels)
     return ImageSet(root.name, "all", size, channels, files=files)
 
 

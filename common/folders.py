@@ -14,7 +14,7 @@ from .download import HOMEPAGES
 from .errors import UserError, say_once
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
 
 
 TRAIN_FOLDERS = ("train", "training")
@@ -68,8 +68,12 @@ def list_images(root):
             f"can't look into {e.filename} ({e.strerror}): make it readable or move it away"
         )
 
-    walk = os.walk(root, onerror=fail, followlinks=True)
-    found = [Path(folder, file) for folder, _, names in walk for file in names]
+    found = []
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        found += [Path(folder, file) for file in names]
+        above = {path.resolve() for path in (Path(folder), *Path(folder).parents)}
+        # a link to one of these would be walked round and round
+        folders[:] = [name for name in folders if Path(folder, name).resolve() not in above]
     return sorted(
         f
         for f in found
@@ -265,23 +269,32 @@ def report_bad(bad, n, data_dir, skip_bad):
     say_once(f"warning: {line}. They are left out")
 
 
-def native_channels(data_dir, train_files):
-    """3 if any file is in colour, else 1; says so where not all are alike, or have 16 bits."""
-    kinds = attempt(image_kind, train_files, "looking at headers")
-    colour = kinds.count("colour")
-    deep = kinds.count("grey, 16 bits")
-    grey = kinds.count("grey") + deep
-    if colour and grey:
+def channels_of(root, files, channels=None):
+    """`channels`; none: 3 if any of the files in root is in colour, else 1.
+
+    Says so where not all are alike, and where some have 16 bits.
+    """
+    kinds = attempt(image_kind, files, "looking at headers")
+    say_if_deep(root, kinds)
+    if channels is not None:
+        return channels
+    coloured = kinds.count("colour")
+    grey = kinds.count("grey") + kinds.count("grey, 16 bits")
+    if coloured and grey:
         say_once(
-            f"grey images among colour ones in {data_dir}: {grey:,} of {len(kinds):,}; all are "
-            "taken as colour (--channels 1: as grey)"
+            f"grey images among colour ones in {root}: {grey:,} of {len(kinds):,}; all are taken "
+            "as colour (--channels 1: as grey)"
         )
-    if deep:
+    return 1 if grey and not coloured else 3
+
+
+def say_if_deep(data_dir, kinds):
+    """Say that images whose `image_kind` is 16-bit grey lose depth."""
+    if deep := kinds.count("grey, 16 bits"):
         say_once(
             f"16-bit grey images in {data_dir}: {deep:,} of {len(kinds):,}, rounded to 8 bits "
             "(0 is black, 65535 white)"
         )
-    return 1 if grey and not colour else 3
 
 
 def image_kind(file):
@@ -312,7 +325,7 @@ def opened_image(file):
     try:
         with Image.open(file) as image:
             if image.mode in ("I", "F"):  # of no fixed range: convert() would clip it to white
-                raise BadImage(file, "32 bits a pixel: convert it to 8 or 16")
+                raise BadImage(file, "32 bits a pixel, or a PGM of 16: make a PNG of 8 or 16")
             yield image
     except BadImage:
         raise

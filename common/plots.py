@@ -1,13 +1,16 @@
 """Pictures: sample grids, curves, densities. Everything is drawn off screen (Agg)."""
 
+import io
+import os
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from PIL import Image
 
-from .errors import UserError
+from .errors import ADVICE, UserError
 from .metrics.images import grey_levels
+from .runs import replace_file
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
@@ -38,11 +41,22 @@ def save_grid(images, path, nrow=8, pad=2, zoom=None, rows=(), columns=()):
     picture = picture.squeeze(-1) if picture.shape[-1] == 1 else picture
     if rows or columns:
         return save_figure(_labelled(picture, rows, columns, -(-len(images) // nrow), nrow), path)
+    form = Image.registered_extensions().get(_ending(path))
+    if form not in Image.SAVE:
+        raise UserError(f"can't write {path}: no picture. Choose a name that ends in .png")
+    written = io.BytesIO()
+    Image.fromarray(picture).save(written, form)
+    _write(written, path)
+
+
+def _ending(path):
+    return Path(path).suffix.lower()
+
+
+def _write(written, path):
+    """Write what is in a BytesIO; a full disk leaves a picture that was there as it is."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        Image.fromarray(picture).save(path)
-    except ValueError as e:  # an ending that PIL does not know
-        raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
+    replace_file(path, written.getbuffer())
 
 
 def _labelled(picture, rows, columns, n_rows, n_columns):
@@ -77,16 +91,21 @@ def export_samples(batches, folder, **more):
     try:
         samples = np.concatenate([_exported(batch).cpu().numpy() for batch in batches])
         name = "points" if samples.ndim == 2 else "images"
-        np.savez_compressed(folder / "samples.npz", **{name: samples}, **more)
+        written = io.BytesIO()  # a full disk would make np.savez print a traceback
+        np.savez_compressed(written, **{name: samples}, **more)
+        _write(written, folder / "samples.npz")
         for i, image in enumerate(samples if samples.ndim == 4 else ()):
             Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image).save(
                 folder / f"{i:06d}.png"
             )
-    except BaseException:
+    except BaseException as e:
         for path in folder.iterdir():
             path.unlink()
         if created:
             folder.rmdir()
+        if isinstance(e, OSError) and e.errno in ADVICE:  # of a PNG, whose name it lacks
+            line = f"can't write into {folder}: {os.strerror(e.errno)}. {ADVICE[e.errno]}"
+            raise UserError(line) from None
         raise
     print(
         f"{len(samples)} samples in {folder}: samples.npz" + " and a PNG each" * (samples.ndim == 4)
@@ -98,13 +117,14 @@ def _exported(samples):
 
 
 def save_figure(figure, path):
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    written = io.BytesIO()
     try:
-        figure.savefig(path, dpi=DPI, bbox_inches="tight")
+        figure.savefig(written, dpi=DPI, bbox_inches="tight", format=_ending(path)[1:])
     except ValueError as e:
         raise UserError(f"can't write {path}: {e}. Choose a name that ends in .png") from None
     finally:
         plt.close(figure)
+    _write(written, path)
 
 
 def curves(log, panels, path, smooth=1, points=None):

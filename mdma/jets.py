@@ -429,11 +429,15 @@ def _write_jets(jets, npz, hdf5):
 
     mask = present(jets)
     n = mask.sum(1)
-    np.savez_compressed(npz, particles=jets.numpy(), mask=mask.numpy())
+    written = io.BytesIO()  # on a full disk, np.savez and h5py would print tracebacks
+    np.savez_compressed(written, particles=jets.numpy(), mask=mask.numpy())
+    replace_file(npz, written.getbuffer())
     features = torch.stack([torch.ones(len(n)), torch.zeros(len(n)), jet_mass(jets), n], 1)
-    with h5py.File(hdf5, "w") as f:
+    written = io.BytesIO()
+    with h5py.File(written, "w") as f:
         f["particle_features"] = torch.cat([jets, mask[..., None]], -1).numpy()
         f["jet_features"] = features.float().numpy()
+    replace_file(hdf5, written.getbuffer())
 
 
 def _read(path):
@@ -451,7 +455,7 @@ def _read(path):
             import h5py
 
             with h5py.File(path) as f:
-                arrays = {key: f[key][()] for key in keys if key in f}
+                arrays = {key: np.asarray(f[key][()]) for key in keys if key in f}
     except (
         OSError,
         EOFError,

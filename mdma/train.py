@@ -290,6 +290,7 @@ def main(argv=None):
     best = {"w1m": 1e9, "frechet": 1e9, "lowest": 1e9}  # saved, so finite
 
     # --- resume
+    bucketed_indices(train.n, args.batch_size, args.seed, 0)  # refuses too few jets before a run
     run = Run("mdma", args, device, rank, identity(train))
     start, values = run.resume(G=G, D=D, G_ema=G_ema.module, opt_G=opt_G, opt_D=opt_D)
     best = values.get("best", best)

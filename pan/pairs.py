@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from common.errors import UserError, say
+from common.errors import UserError, say, say_once
 from common.data import batch_indices, load_images
 from common.folders import (
     BadImage,
@@ -30,6 +30,7 @@ from common.folders import (
     image_kind,
     list_images,
     opened_image,
+    say_if_deep,
     shape_as_shown,
     thread_pool,
     train_and_test,
@@ -233,6 +234,11 @@ def load_pairs(
             )
         direction = direction or PIX2PIX_SETS[dataset].direction
     splits = find_pairs(root)
+    if dataset == "folder" and splits["train"][0][1] is None:
+        say_once(
+            f"{root}: each file is cut into A, its left half, and B, its right half. Single images "
+            f"need a --task: {' or '.join(TASKS)}"
+        )
     channels = check_pairs(splits["train"] + splits["test"], channels)
     files = splits["train" if train else "test"][:limit]
     return FilePairs(dataset, files, size, channels, load_size, flip, direction or "AtoB")
@@ -365,31 +371,31 @@ def check_pairs(files, channels):
     """Channels of all pairs; a pair that does not fit is a UserError. Reads headers only."""
     kinds = {}
     for a, b in files:
-        width, height, grey = header(a)
+        width, height, kinds[a] = header(a)
         if b is None:
             if width % 2:
                 raise UserError(f"{a} is {width}x{height}: a pair side by side has an even width")
-            kinds.setdefault(grey, a)
         else:
-            other = header(b)
-            if other[:2] != (width, height):
+            *other, kinds[b] = header(b)
+            if other != [width, height]:
                 sizes = f"{width}x{height} and {other[0]}x{other[1]}"
                 raise UserError(f"{a} and {b} are {sizes}: a pair has one size")
-            kinds.setdefault(grey, a)
-            kinds.setdefault(other[2], b)
-    if channels is None and len(kinds) > 1:
+    say_if_deep(files[0][0].parent, list(kinds.values()))
+    coloured = [file for file, kind in kinds.items() if kind == "colour"]
+    grey = [file for file, kind in kinds.items() if kind != "colour"]
+    if channels is None and coloured and grey:
         raise UserError(
-            f"{kinds[True]} is grey and {kinds[False]} is coloured: "
+            f"{grey[0]} is grey and {coloured[0]} is coloured: "
             "give --channels 3 to take grey as colour, 1 to take all as luminance"
         )
-    return channels or (1 if True in kinds else 3)
+    return channels or (1 if grey else 3)
 
 
 def header(file):
-    """(width, height, grey or not) as the image is shown."""
+    """(width, height, `image_kind`) of an image as it is shown."""
     with without_skip_bad():
         height, width = shape_as_shown(file)
-        return width, height, image_kind(file) != "colour"
+        return width, height, image_kind(file)
 
 
 def open_image(file):

@@ -23,7 +23,8 @@ from PIL import Image, ImageFile
 from cagan.conditions import set_conditions
 from common import data, download, folders
 from common.cli import UserError
-from common.data import ImageSet, batch_indices, load_images
+from common.data import ImageSet, batch_indices, images_below, load_images
+from common.errors import say_once
 
 REAL = np.load(Path(__file__).parent / "data/fashion_mnist_test_1000.npz")
 
@@ -702,8 +703,8 @@ def test_the_channels_are_found_without_decoding(tmp_path, monkeypatch):
         raise AssertionError(f"{image} is decoded")
 
     monkeypatch.setattr(ImageFile.ImageFile, "load", load)
-    assert folders.native_channels(tmp_path, [tmp_path / "grey.jpg"]) == 1
-    assert folders.native_channels(tmp_path, [tmp_path / "grey.jpg", tmp_path / "colour.png"]) == 3
+    assert folders.channels_of(tmp_path, [tmp_path / "grey.jpg"]) == 1
+    assert folders.channels_of(tmp_path, [tmp_path / "grey.jpg", tmp_path / "colour.png"]) == 3
 
 
 def test_lazy_decoding_gives_the_same_bits(tmp_path, monkeypatch):
@@ -897,8 +898,33 @@ def test_sixteen_bit_grey_is_scaled_to_eight_bits(tmp_path, file, capsys):
     assert images.channels == 1 and "16-bit grey images" in capsys.readouterr().err
     assert images.images[0, 0, ::4, ::4].tolist() == [[0, 255], [100, 101]]
     assert images.images_at([0])[0, 0, 0, ::4].tolist() == [-1, 1]
+    say_once.cache_clear()
     colour = load_images("folder", tmp_path, size=8, channels=3)
+    assert "16-bit grey images" in capsys.readouterr().err
     assert colour.images[0, :, 4, 4].tolist() == [101, 101, 101]
+    say_once.cache_clear()
+    images_below(tmp_path, 8, channels=1)
+    assert "16-bit grey images" in capsys.readouterr().err
+
+
+def test_portable_grey_and_colour_maps_are_images(tmp_path):
+    photo(tmp_path / "a.pgm", 8, 8, "L")
+    photo(tmp_path / "b.ppm", 8, 8)
+    assert len(load_images("folder", tmp_path, size=8)) == 2
+
+
+def test_links_that_lead_upwards_are_not_followed_round_and_round(tmp_path):
+    root, beside = tmp_path / "data", tmp_path / "beside"
+    for name in ("a/1.png", "b/2.png"):
+        photo(root / name, 8, 8)
+    photo(beside / "3.png", 8, 8)
+    (root / "a/up").symlink_to("..")
+    (root / "a/itself").symlink_to(".")
+    (root / "a/other").symlink_to(root / "b")  # followed, as is what leads elsewhere
+    (root / "b/back").symlink_to(root / "a")
+    (root / "c").symlink_to(beside)
+    found = [str(file.relative_to(root)) for file in folders.list_images(root)]
+    assert found == ["a/1.png", "a/other/2.png", "b/2.png", "b/back/1.png", "c/3.png"]
 
 
 def test_thirty_two_bit_images_are_refused_not_clipped(tmp_path):

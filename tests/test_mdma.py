@@ -269,6 +269,7 @@ def test_default_steps_are_3000_epochs_of_the_training_jets(here, monkeypatch):
     assert train.main(["--resume", "X", "--steps", "7"])["step"] == 7
     with pytest.raises(UserError, match="a batch of 701 from 700 jets"):
         smoke("Y", "--batch-size", 701)
+    assert not Path("Y").exists()  # or the mended command would be refused
 
 
 @pytest.mark.parametrize(

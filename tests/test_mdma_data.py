@@ -302,6 +302,7 @@ def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
         ({"particles": np.ones((9, 5, 3)), "mask": np.ones((9, 4))}, r"mask \(9, 4\) doesn't fit"),
         ({"particle_features": np.ones((9, 5, 3))}, "expected .* 4.*: the mask is missing"),
         ({"particle_features": np.float64(1)}, "an array \\(\\) of float64: expected numbers"),
+        ({"particles": "none", "mask": np.ones((9, 5))}, "an array .* expected numbers"),
         ({"jets": np.ones((9, 5, 3))}, "neither `particles` and `mask` nor `particle_features`"),
         (
             {"particles": np.ones((9, 31, 3)), "mask": np.ones((9, 31))},

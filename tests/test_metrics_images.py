@@ -1005,6 +1005,13 @@ def test_auto_passes_over_a_test_split_without_labels(two_classes, nothing_else,
     assert not two_classes[1]  # before the minutes of a training
 
 
+def test_auto_passes_over_test_images_of_one_class(two_classes, nothing_else, tmp_path, capsys):
+    two_classes[0]["test"].labels[:] = 1
+    assert extractors.load_extractor("auto", "two", data_dir=tmp_path) is None
+    assert "all of one class" in capsys.readouterr().err
+    assert not two_classes[1]
+
+
 def test_auto_where_nothing_can_be_written(two_classes, nothing_else, tmp_path, capsys):
     (tmp_path / "data").write_text("a file in the way")
     first, second = (
@@ -1173,9 +1180,24 @@ def test_accuracy_is_the_share_of_right_answers():
     image_set = labelled_set(50, 0)
     net = lenet.train(image_set, 3, 10, 6e-3, 0)
     assert lenet.accuracy(net, image_set) == 1
-    image_set.labels[10:30] = 1 - image_set.labels[10:30]
-    assert lenet.accuracy(net, image_set, batch_size=7) == 0.6
-    assert lenet.accuracy(net, image_set, torch.arange(20)) == 0.5
+    wrong = torch.cat([torch.where(image_set.labels == c)[0][:10] for c in (0, 1)])
+    image_set.labels[wrong] = 1 - image_set.labels[wrong]
+    shares = [1 - 10 / (image_set.labels == c).sum().item() for c in (0, 1)]
+    assert lenet.accuracy(net, image_set, batch_size=7) == pytest.approx(sum(shares) / 2)
+    assert lenet.accuracy(net, image_set, wrong) == 0
+
+
+def test_accuracy_counts_each_class_alike():
+    """A classifier that knows one answer guesses, even if 45 of 50 images ask for this one."""
+    image_set = labelled_set(50, 0)
+    image_set.labels[:] = 0
+    image_set.labels[5:10] = 1
+
+    class Constant(torch.nn.Module):
+        def forward(self, images):
+            return None, torch.tensor([1.0, 0.0]).expand(len(images), 2)
+
+    assert lenet.accuracy(Constant(), image_set, batch_size=7) == 0.5
 
 
 @pytest.mark.parametrize("count", [64, 300, 5119, 5120, 50_000, 60_000, 1_000_000])

@@ -228,6 +228,22 @@ def test_side_by_side_files_in_both_directions(tmp_path):
     assert torch.equal(back_x, y) and torch.equal(back_y, x)
 
 
+def test_that_files_are_cut_in_half_is_said(tmp_path, capsys):
+    """Else who gives single images would train T to make right halves of left ones."""
+    draw_side_by_side(tmp_path / "one", 3)
+    load(tmp_path / "one")
+    load(tmp_path / "one", "test")
+    line = (
+        f"data: {tmp_path / 'one'}: each file is cut into A, its left half, and B, its right half"
+    )
+    assert capsys.readouterr().err.count(line) == 1
+    for side in "AB":
+        draw(tmp_path / "two" / side / "1.png")
+        draw(tmp_path / "two" / side / "2.png")
+    load(tmp_path / "two")
+    assert "cut" not in capsys.readouterr().err
+
+
 def test_flips_are_the_same_for_both_halves(tmp_path):
     for i in range(2):
         pixels = np.zeros((16, 32, 3), np.uint8)
@@ -415,7 +431,7 @@ def test_a_corrupt_file(tmp_path, lazy, monkeypatch):
     assert f"can't decode the image {bad}" in fails(lambda: load(tmp_path))
 
 
-def test_deep_images_are_read_as_in_folders_of_images(tmp_path):
+def test_deep_images_are_read_as_in_folders_of_images(tmp_path, capsys):
     """16-bit grey as 8 bits; 32-bit pixels have no fixed range."""
     draw_side_by_side(tmp_path, 3)
     deep = np.full((16, 32), 65535, np.uint16)
@@ -423,6 +439,7 @@ def test_deep_images_are_read_as_in_folders_of_images(tmp_path):
     Image.fromarray(deep).save(tmp_path / "001.png")
     a, b = load(tmp_path, channels=1).decode(1)
     assert a.unique().tolist() == [255] and b.unique().tolist() == [1]
+    assert f"16-bit grey images in {tmp_path}: 1 of 3" in capsys.readouterr().err
     Image.fromarray(np.zeros((16, 32), np.int32)).save(tmp_path / "001.tif")
     (tmp_path / "001.png").unlink()
     assert f"can't decode the image {tmp_path / '001.tif'} (32 bits a pixel" in fails(

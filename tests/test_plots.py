@@ -1,11 +1,14 @@
 """Pictures, by their pixels."""
 
+import errno
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from common import plots
+from common import plots, runs
 from common.cli import UserError
 
 
@@ -156,3 +159,38 @@ def test_a_partial_export_is_removed(tmp_path, monkeypatch, there, error):
     with pytest.raises(error):
         plots.export_samples([flat(0.0, 0.1, 0.2, 0.3)], folder)
     assert len(written) == 3 and folder.exists() == there and not list(tmp_path.rglob("*.*"))
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize(
+    "draw", [plots.save_grid, lambda image, path: plots.curves(LOG, [["a"]], path)]
+)
+def test_a_full_disk_leaves_the_picture_that_was_there(tmp_path, monkeypatch, draw):
+    path = tmp_path / "picture.png"
+    draw(flat(0.0), path)
+    before = path.read_bytes()
+    monkeypatch.setattr(runs, "open", full, raising=False)
+    with pytest.raises(UserError, match="can't write .*picture.png: No space left"):
+        draw(flat(1.0), path)
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["picture.png"]
+
+
+@pytest.mark.parametrize("file", ["PNG", "NPZ"])
+def test_an_export_onto_a_full_disk_is_one_line(tmp_path, monkeypatch, file):
+    if file == "PNG":
+        monkeypatch.setattr(plots.Image.Image, "save", full)
+    else:
+        monkeypatch.setattr(runs, "open", full, raising=False)
+    with pytest.raises(UserError, match="can't write .*out.*: No space left on device"):
+        plots.export_samples([flat(0.0)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.gan"])
+def test_a_picture_needs_an_ending_that_is_known(tmp_path, name):
+    for draw in (plots.save_grid, lambda image, path: plots.curves(LOG, [["a"]], path)):
+        with pytest.raises(UserError, match="Choose a name that ends in .png"):
+            draw(flat(0.0), tmp_path / name)

@@ -86,7 +86,7 @@ def _first_at_hand(dataset, data_dir, download, labelled):
             return _lenet_trained_now(dataset, data_dir)
         if labelled:
             return _trained_lenet(dataset, data_dir)
-        missing.append(f"{dataset} has no class labels to train a LeNet on")
+        missing.append(f"{dataset} has no class labels in the split that is compared with")
     except lenet.Unfit as e:
         missing.append(str(e))
     if find_spec("pytorch_fid") is None:

@@ -10,8 +10,8 @@ that reason, and was made by
 (about two minutes on one CPU core; the test accuracy is printed, and stored in the file).
 
 A classifier that has learnt nothing gives small distances to anything. So a LeNet is refused as an
-extractor unless its accuracy on images that it was not trained on lies at least half way between
-guessing and perfect (`least_accuracy`).
+extractor unless its accuracy on images that it was not trained on, averaged over classes, lies at
+least half way between guessing and perfect (`least_accuracy`).
 """
 
 import hashlib
@@ -103,14 +103,19 @@ def shifted(images: Tensor, generator: torch.Generator, most: int = 1) -> Tensor
 def accuracy(
     net: nn.Module, image_set, places: Tensor | None = None, batch_size: int = 1000
 ) -> float:
-    """Share of the images at `places` (none: all) that `net` labels right, in eval mode."""
+    """The share of a class that `net` labels right, in eval mode, averaged over the classes.
+
+    Of the images at `places` (none: all). So a net that takes all for the commonest class has
+    1/classes, as one that guesses.
+    """
     net.eval()
     places = torch.arange(len(image_set.labels)) if places is None else places
-    right = 0
-    for index in places.split(batch_size):
+    right = torch.zeros(len(places))
+    for done, index in zip(right.split(batch_size), places.split(batch_size)):
         _, logits = net(image_set.images_at(index, "cpu"))
-        right += (logits.argmax(1) == image_set.labels[index]).sum().item()
-    return right / len(places)
+        done.copy_(logits.argmax(1) == image_set.labels[index])
+    labels = image_set.labels[places]
+    return sum(right[labels == c].mean().item() for c in labels.unique()) / len(labels.unique())
 
 
 def least_accuracy(classes: int) -> float:
@@ -193,6 +198,8 @@ def fit(
     if train_set.fingerprint() == test_set.fingerprint():
         shuffled = torch.randperm(len(train_set), generator=torch.Generator().manual_seed(seed))
         places, held_out = shuffled[len(shuffled) // 5 :], shuffled[: len(shuffled) // 5]
+    if len(test_set.labels[held_out].unique()) < 2:
+        raise Unfit(f"the test images of {dataset} to check a LeNet by are all of one class")
     if len(places) < FEWEST:
         raise Unfit(f"{dataset} has {len(places)} images to train a LeNet on, fewer than {FEWEST}")
     planned = default_plan(len(places))
@@ -246,15 +253,10 @@ def weights_file(dataset: str, data_dir) -> Path:
     data_dir = Path(data_dir).expanduser()
     if dataset != "folder":
         return data_dir / f"lenet_{dataset}.pt"
-    from ..folders import IMAGE_SUFFIXES
+    from ..folders import list_images
 
-    found = [
-        Path(folder, name)
-        for folder, _, names in os.walk(data_dir, followlinks=True)
-        for name in names
-    ]
     key = hashlib.sha256()
-    for path in sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES):
+    for path in list_images(data_dir):
         status = path.lstat()
         name = os.fsencode(path.relative_to(data_dir))
         key.update(name + f" {status.st_size} {status.st_mtime_ns}\0".encode())
