@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common.cli import UserError
-from common.runs import read_log
+from common.runs import load_checkpoint, read_log
 from pan import eval as pan_eval
 from pan import reproduce, train, transform
 from pan.pictures import whole
@@ -155,6 +155,22 @@ def test_flags_of_the_data_reach_it(tmp_path):
 
 
 # --- one checkpoint
+
+
+@pytest.mark.parametrize("flags", [("--m", "9"), ("--loss", "l1")])
+def test_resumed_is_the_same_run(tmp_path, flags):
+    flags = [*flags, "--log-every", 1]
+    whole = smoke_run("pan", tmp_path / "whole", *flags, "--steps", 6)
+    smoke_run("pan", tmp_path / "parts", *flags, "--steps", 3)
+    train.main(["--resume", str(tmp_path / "parts"), "--steps", "6"])
+    parts = load_checkpoint(tmp_path / "parts/last.pt")
+    names = {"T", "opt_T"} if "l1" in flags else {"T", "D", "opt_T", "opt_D"}
+    assert whole["state"].keys() == parts["state"].keys() == names
+    for name in names:
+        torch.testing.assert_close(parts["state"][name], whole["state"][name], rtol=0, atol=0)
+    lines = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts")]
+    logs = [[line | {"seconds": 0} for line in log] for log in lines]
+    assert logs[0] == logs[1] and len(logs[0]) == 6
 
 
 @pytest.fixture(scope="module")
