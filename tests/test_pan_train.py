@@ -157,6 +157,15 @@ def test_flags_of_the_data_reach_it(tmp_path):
 # --- one checkpoint
 
 
+def test_pictures_are_of_held_out_pairs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train, "in_rows", lambda *images: drawn.append(images))
+    args = train.Args(**smoke_run("pan", tmp_path / "run", "--steps", 1)["args"])
+    x, y = train.load_data(args, "test").pairs_at(range(12))
+    ((x_shown, _, y_shown),) = drawn
+    assert torch.equal(x_shown, x) and torch.equal(y_shown, y)
+
+
 @pytest.mark.parametrize("flags", [("--m", "9"), ("--loss", "l1")])
 def test_resumed_is_the_same_run(tmp_path, flags):
     flags = [*flags, "--log-every", 1]
