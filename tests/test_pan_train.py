@@ -54,6 +54,58 @@ def test_a_size_that_a_network_cannot_take_is_refused(tmp_path, flags, words):
         smoke_run("pan", tmp_path / "run", *flags.split())
 
 
+AUTHORS = dict(  # of PAN: github.com/WANG-Chaoyue/PAN, facades
+    lambdas=(5.0, 1.5, 1.5, 1.0),
+    m=3.0,
+    lambda_gan=1.0,
+    adversarial="saturating",
+    label=0.9,
+    conditional=False,
+    pixel="none",
+    lambda_pixel=25.0,
+    lr_factor=1.0,
+    lr=2e-4,
+    beta1=0.5,
+    same_batch=False,
+    size=256,
+    width=64,
+    width_t=64,
+    bottleneck=4000,
+    dropout=0.0,
+    steps=1001 * 50,
+    batch_size=4,
+)
+NO_P = dict(lambdas=(0.0, 0.0, 0.0, 0.0), m=0.0)
+PIXELS = NO_P | dict(lambda_gan=0.0, lambda_pixel=1.0)
+CGAN = NO_P | dict(
+    conditional=True, adversarial="nonsaturating", label=1.0
+)  # Isola et al. 2017, §3.1, §3.3
+CONTEXT_ENCODER = NO_P | dict(
+    adversarial="nonsaturating", label=1.0, pixel="rim-l2", lr_factor=10.0
+)
+
+
+@pytest.mark.parametrize(
+    "loss, own",
+    [
+        ("pan", {}),
+        ("pa-cgan", dict(conditional=True)),  # Table III
+        ("l1", PIXELS | dict(pixel="l1")),
+        ("l2", PIXELS | dict(pixel="l2")),
+        ("cgan", CGAN),
+        ("pix2pix", CGAN | dict(pixel="l1", lambda_pixel=100.0)),  # its authors' code: λ = 100
+        ("l2-cgan", CGAN | dict(pixel="l2", lambda_pixel=100.0)),  # departure 10
+        # Pathak et al. 2016, λ_rec and λ_adv; T's rate is ten times D's
+        ("context-encoder", CONTEXT_ENCODER | dict(lambda_pixel=0.999, lambda_gan=0.001)),
+    ],
+)
+def test_each_loss_has_the_numbers_of_its_source(loss, own):
+    task = "inpainting" if loss == "context-encoder" else "pairs"
+    args = train.parse_args(["--task", task, "--loss", loss])
+    expected = AUTHORS | own
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
 def test_a_task_brings_its_own_network():
     for task, net in (("inpainting", "inpainting"), ("deraining", "deraining"), ("edges", "unet")):
         assert train.parse_args(["--task", task]).net == net
