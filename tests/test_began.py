@@ -235,17 +235,21 @@ def test_each_step_leaves_the_other_network_alone(observed_step):
     )
 
 
-def test_training_is_in_train_mode_and_drawing_in_eval_mode(tmp_path, monkeypatch, watch_steps):
+@pytest.mark.parametrize("z_dist", ["normal", "uniform"])
+def test_training_is_in_train_mode_and_drawing_in_eval_mode(
+    tmp_path, monkeypatch, watch_steps, z_dist
+):
     """BatchNorm: batch statistics in each step, also after samples were drawn; running ones for the samples."""
     nets, modes, drawn = [], [], []
     build = train.build
     monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
     monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append(images))
     watch_steps(train, "fused_adam", lambda optimiser: modes.append([net.training for net in nets]))
-    train.main(["--smoke", "--steps", "3", "--sample-every", "1", "--out", str(tmp_path / "r")])
+    flags = ["--smoke", "--z-dist", z_dist]
+    train.main([*flags, "--steps", "3", "--sample-every", "1", "--out", str(tmp_path / "r")])
     assert modes == [[True, True]] * 6
     assert len(drawn) == 3
-    args = train.parse_args(["--smoke"])
+    args = train.parse_args(flags)
     nets[0].eval()
     assert torch.equal(nets[0](train.sample_z(64, args, step_rng(args.seed, 0))), drawn[-1]), (
         "z's are fixed ones"

@@ -963,9 +963,11 @@ def test_every_child_has_its_own_z_and_no_z_is_used_twice(tmp_path, monkeypatch)
     assert len({tuple(z[0].tolist()) for z in batches}) == len(batches)
 
 
+@pytest.mark.parametrize("selection, judged", [("fitness", range(1, 8)), ("random", (3, 6, 7))])
 def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_interval(
-    tmp_path, monkeypatch
+    tmp_path, monkeypatch, selection, judged
 ):
+    """By lot, children are only judged for the log."""
     chosen, scores, survivors, evaluate = [], [], Loop.survivors, Loop.evaluate
 
     def watched(self, *inputs):
@@ -981,6 +983,8 @@ def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_inte
             *SMALL,
             "--mu",
             "2",
+            "--selection",
+            selection,
             "--population",
             "loop",
             "--steps",
@@ -994,12 +998,13 @@ def test_the_log_has_the_fittest_childs_scores_and_the_survivors_of_its_own_inte
         ]
     )
     lines = [json.loads(line) for line in (tmp_path / "r/log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in lines] == [3, 6, 7]
+    assert [line["step"] for line in lines] == [3, 6, 7] and len(scores) == len(judged)
+    scores_at = dict(zip(judged, scores))
     for line, interval in zip(lines, ((0, 3), (3, 6), (6, 7))):
         kinds = (torch.cat(chosen[slice(*interval)]) % 3).tolist()
         for h, name in enumerate(MUTATIONS):
             assert line[f"selected_{name}"] == pytest.approx(kinds.count(h) / len(kinds))
-        F_q, F_d = scores[line["step"] - 1]
+        F_q, F_d = scores_at[line["step"]]
         best = chosen[line["step"] - 1][0]
         assert line["F_q"] == pytest.approx(F_q[best].item()) and line["F_d"] == pytest.approx(
             F_d[best].item()

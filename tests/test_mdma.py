@@ -441,6 +441,16 @@ def test_generated_jets_follow_the_training_n_and_the_seed(trained):
     assert pt.min() >= real[:, 2].min() > 0 and pt.max() <= real[:, 2].max()
 
 
+def test_jets_of_like_n_follow_the_seed_too(trained):
+    """Of their noise alone."""
+    G, _, stats, _ = mdma_eval.load(trained / "last.pt", torch.device("cpu"))
+    stats = stats | {"counts": torch.tensor([0, 0, 0, 0, 0, 1, 0, 0, 0])}
+    first, second = (
+        features.generate(G, 10, stats, 8, torch.Generator().manual_seed(seed)) for seed in (0, 1)
+    )
+    assert set(present(first).sum(1).tolist()) == {5} and not torch.equal(first, second)
+
+
 @pytest.mark.parametrize("pt", ["linear", "log", "softplus"])
 def test_standardising_and_back(pt):
     jets = load_jets("synthetic", "t", 8, "data", "train")

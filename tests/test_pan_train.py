@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from common.cli import UserError
-from common.runs import read_log
+from common.runs import load_checkpoint, read_log
 from pan import eval as pan_eval
 from pan import reproduce, train, transform
 from pan.pictures import whole
@@ -52,6 +52,58 @@ def test_flags_that_make_no_sense_are_refused(flags, words):
 def test_a_size_that_a_network_cannot_take_is_refused(tmp_path, flags, words):
     with pytest.raises(UserError, match=words):
         smoke_run("pan", tmp_path / "run", *flags.split())
+
+
+AUTHORS = dict(  # of PAN: github.com/WANG-Chaoyue/PAN, facades
+    lambdas=(5.0, 1.5, 1.5, 1.0),
+    m=3.0,
+    lambda_gan=1.0,
+    adversarial="saturating",
+    label=0.9,
+    conditional=False,
+    pixel="none",
+    lambda_pixel=25.0,
+    lr_factor=1.0,
+    lr=2e-4,
+    beta1=0.5,
+    same_batch=False,
+    size=256,
+    width=64,
+    width_t=64,
+    bottleneck=4000,
+    dropout=0.0,
+    steps=1001 * 50,
+    batch_size=4,
+)
+NO_P = dict(lambdas=(0.0, 0.0, 0.0, 0.0), m=0.0)
+PIXELS = NO_P | dict(lambda_gan=0.0, lambda_pixel=1.0)
+CGAN = NO_P | dict(
+    conditional=True, adversarial="nonsaturating", label=1.0
+)  # Isola et al. 2017, §3.1, §3.3
+CONTEXT_ENCODER = NO_P | dict(
+    adversarial="nonsaturating", label=1.0, pixel="rim-l2", lr_factor=10.0
+)
+
+
+@pytest.mark.parametrize(
+    "loss, own",
+    [
+        ("pan", {}),
+        ("pa-cgan", dict(conditional=True)),  # Table III
+        ("l1", PIXELS | dict(pixel="l1")),
+        ("l2", PIXELS | dict(pixel="l2")),
+        ("cgan", CGAN),
+        ("pix2pix", CGAN | dict(pixel="l1", lambda_pixel=100.0)),  # its authors' code: λ = 100
+        ("l2-cgan", CGAN | dict(pixel="l2", lambda_pixel=100.0)),  # departure 10
+        # Pathak et al. 2016, λ_rec and λ_adv; T's rate is ten times D's
+        ("context-encoder", CONTEXT_ENCODER | dict(lambda_pixel=0.999, lambda_gan=0.001)),
+    ],
+)
+def test_each_loss_has_the_numbers_of_its_source(loss, own):
+    task = "inpainting" if loss == "context-encoder" else "pairs"
+    args = train.parse_args(["--task", task, "--loss", loss])
+    expected = AUTHORS | own
+    assert {name: getattr(args, name) for name in expected} == expected
 
 
 def test_a_task_brings_its_own_network():
@@ -155,6 +207,31 @@ def test_flags_of_the_data_reach_it(tmp_path):
 
 
 # --- one checkpoint
+
+
+def test_pictures_are_of_held_out_pairs(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(train, "in_rows", lambda *images: drawn.append(images))
+    args = train.Args(**smoke_run("pan", tmp_path / "run", "--steps", 1)["args"])
+    x, y = train.load_data(args, "test").pairs_at(range(12))
+    ((x_shown, _, y_shown),) = drawn
+    assert torch.equal(x_shown, x) and torch.equal(y_shown, y)
+
+
+@pytest.mark.parametrize("flags", [("--m", "9"), ("--loss", "l1")])
+def test_resumed_is_the_same_run(tmp_path, flags):
+    flags = [*flags, "--log-every", 1]
+    whole = smoke_run("pan", tmp_path / "whole", *flags, "--steps", 6)
+    smoke_run("pan", tmp_path / "parts", *flags, "--steps", 3)
+    train.main(["--resume", str(tmp_path / "parts"), "--steps", "6"])
+    parts = load_checkpoint(tmp_path / "parts/last.pt")
+    names = {"T", "opt_T"} if "l1" in flags else {"T", "D", "opt_T", "opt_D"}
+    assert whole["state"].keys() == parts["state"].keys() == names
+    for name in names:
+        torch.testing.assert_close(parts["state"][name], whole["state"][name], rtol=0, atol=0)
+    lines = [read_log(tmp_path / name / "log.jsonl") for name in ("whole", "parts")]
+    logs = [[line | {"seconds": 0} for line in log] for log in lines]
+    assert logs[0] == logs[1] and len(logs[0]) == 6
 
 
 @pytest.fixture(scope="module")

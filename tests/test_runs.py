@@ -174,6 +174,26 @@ def test_resume_restores_the_global_generators_and_values(here):
     assert toy_run("y").resume(net=other) == (0, {})
 
 
+def test_seconds_go_on_from_the_last_line_that_is_kept(here):
+    run = toy_run("x")
+    run.save(2)
+    lines = [{"step": step, "seconds": 100 * step**2} for step in (1, 2, 3)]
+    Path("x/log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = Run("toy", Namespace(**vars(run.args) | {"resume": "x"}), run.device)
+    start, _ = again.resume()
+    for step in again.steps(start, 4):
+        again.log(step, L=0.0)
+    assert [line["seconds"] // 100 for line in read_log("x/log.jsonl")] == [1, 4, 4, 4]
+
+
+def test_the_time_to_go_is_of_ten_steps_after_the_first(here, monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(time, "time", lambda: clock[0])
+    for step in toy_run("x").steps(0, 1214):
+        clock[0] += 60 if step < 4 else 0.5
+    assert "0.5 s per step: about 10 min to go" in capsys.readouterr().err
+
+
 def draws():
     return [random.random(), np.random.randn(), *torch.randn(3).tolist()]
 

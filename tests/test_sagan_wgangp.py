@@ -16,7 +16,7 @@ from common.cli import UserError
 from common.data import ImageSet, load_images
 from common.rng import step_rng
 from common.toys import toy_data
-from common.metrics.toy import toy_metrics
+from common.metrics.toy import mode_metrics, toy_metrics
 from common.runs import read_log
 from sagan_wgangp import eval as sagan_eval
 from sagan_wgangp import convergence, methods, pictures, reproduce, surfaces, train
@@ -522,11 +522,12 @@ def test_the_log_has_W_and_the_penalty_without_its_weight(observe, tmp_path, mon
 
 
 def test_fixed_z_and_fid_samples_are_the_same_at_each_time(tmp_path, monkeypatch):
-    tracked, drawn = [], []
+    """FID is against the test split."""
+    tracked, drawn, splits = [], [], []
 
     class Track:
-        def __init__(self, *args):
-            pass
+        def __init__(self, images, *args):
+            splits.append(images.split)
 
         def __call__(self, batches, n):
             tracked.append(torch.cat(list(batches)))
@@ -554,6 +555,7 @@ def test_fixed_z_and_fid_samples_are_the_same_at_each_time(tmp_path, monkeypatch
         ]
     )
     assert len(tracked) == 2 and len(tracked[0]) == 30 and torch.equal(tracked[0], tracked[1])
+    assert splits == ["test"]
     z = torch.randn(25, 6, generator=step_rng(0, 0))
     assert all(torch.equal(z, found) for found in drawn)
 
@@ -985,6 +987,16 @@ def test_toys_train_and_are_measured(tmp_path, dataset):
     )
     with Image.open(tmp_path / "r/samples.png") as image:
         assert np.asarray(image).std() > 10
+
+
+def test_modes_in_the_log_are_of_the_samples(tmp_path):
+    flags = ["--dataset", "25gaussians", "--method", "wgan_gp", "--quick", "--width", "8"]
+    out = str(tmp_path / "r")
+    found = train.main([*flags, "--batch-size", "8", "--steps", "2", "--out", out])
+    G, _, trained, _ = sagan_eval.load(tmp_path / "r/last.pt", "cpu")
+    samples = G(torch.randn(1000, 2, generator=step_rng(0, 0)))
+    expected = mode_metrics(samples, train.load_data(trained))
+    assert {name: found[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
 def test_a_slim_toy_is_drawn_and_measured_as_its_run(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """The weights that folders ship: drawn as READMEs say, small, and as good as their published scores."""
 
+import importlib
 import json
 import re
 import struct
@@ -82,6 +83,26 @@ def test_a_shipped_file_is_small_and_has_its_log_and_scores(folder):
         log = (shipped(folder).with_name("quick_log.jsonl")).read_text().splitlines()
         step = torch.load(shipped(folder), weights_only=True)["step"]
         assert json.loads(log[-1])["step"] == step == published(folder)["step"]
+
+
+QUICK_FLAGS = {
+    "began": [],
+    "bigan": [],
+    "cagan": ["--fid-samples", "0"],
+    "egan": [],
+    "pan": ["--task", "deraining"],
+    "sagan_wgangp": [],
+}
+
+
+@pytest.mark.parametrize("folder, flags", QUICK_FLAGS.items())
+def test_quick_is_what_the_shipped_weights_were_trained_with(folder, flags):
+    """amp is the machine's and channels are the data's. mdma's t30.pt is longer than --quick, and its flags are older."""
+    train = importlib.import_module(f"{folder}.train")
+    found = json.loads(json.dumps(vars(train.parse_args(["--quick", *flags]))))
+    expected = published(folder)["train_args"]
+    del expected["amp"], expected["channels"]
+    assert {name: found.get(name) for name in expected} == expected
 
 
 # --- scores

@@ -609,6 +609,8 @@ def test_pan(tmp_path, flags):
             L_D = L_D - (1 - D_fake).log().mean()
             if args.m:
                 L_D = L_D + (args.m - weighted(real_F, fake_F)).clamp(min=0)
+            active = weighted(real_F, fake_F) < args.m
+            answers = dict(D_real=D_y.mean(), D_fake=D_fake.mean(), hinge_active=active)
             descend(opt_D, L_D)
 
         x, y = data.batch(for_T, args.batch_size, args.seed)
@@ -635,9 +637,10 @@ def test_pan(tmp_path, flags):
         descend(opt_T, L_T)
 
     assert_agree(state["T"], T.state_dict(), "T")
-    assert_logged(state, L_T=L_T)
+    assert_logged(state, L_T=L_T, pixel_l1=(fake - y).abs().mean())
     if plain:
         assert "D" not in state
     else:
         assert_agree(state["D"], D.state_dict(), "D")
-        assert_logged(state, L_D=L_D, P=P)
+        P_j = {f"P_{j}": (real_F[j - 1] - fake_F[j - 1]).abs().mean() for j in (1, 2, 3, 4)}
+        assert_logged(state, L_D=L_D, P=P, **P_j, **answers)

@@ -82,6 +82,21 @@ def test_a_failed_run_is_named_and_tried_again(tmp_path, capsys):
     ]
 
 
+def test_a_run_that_has_a_checkpoint_goes_on_from_it_until_its_last_step(tmp_path):
+    where, seen = tmp_path / "run0", []
+    checkpoint = {"format": 1, "paper": "none", "step": 1, "args": {"steps": 2}, "state": {}}
+
+    def goes_on(argv):
+        seen.append(argv)
+        save_atomic(checkpoint | {"step": 2}, where / "last.pt")
+
+    where.mkdir()
+    save_atomic(checkpoint, where / "last.pt")
+    (result,) = sweep(cells(1), goes_on, measure, namespace(), tmp_path)
+    assert len(seen) == 1 and seen[0][-2:] == ["--resume", str(where)]
+    assert "--out" not in seen[0] and result["step"] == 2
+
+
 def test_a_run_that_another_sweep_trains_is_left_alone(tmp_path):
     """It may have no checkpoint yet. Without the other sweep, it was stopped, and begins anew."""
     (tmp_path / "run0").mkdir()
@@ -213,14 +228,21 @@ def test_by_default_a_run_per_core_or_per_gpu(tmp_path, monkeypatch, capsys):
 
 
 def test_other_flags_are_refused_in_the_same_folder(tmp_path):
-    """A table may not average results of different trainings, nor of different measurements."""
+    """A table may not average results of different trainings. How many at a time changes no result."""
     sweep([], train, measure, namespace(), tmp_path, ["--quick"])
-    for args, shared in ((namespace(), ["--steps", "9"]), (namespace(n=200), ["--quick"])):
-        with pytest.raises(UserError, match="other flags"):
-            sweep([], train, measure, args, tmp_path, shared)
-    sweep(
-        [], train, measure, namespace(jobs=2), tmp_path, ["--quick"]
-    )  # how many at a time changes no result
+    with pytest.raises(UserError, match="other flags"):
+        sweep([], train, measure, namespace(), tmp_path, ["--steps", "9"])
+    sweep([], train, measure, namespace(jobs=2), tmp_path, ["--quick"])
+
+
+@pytest.mark.parametrize(
+    "flag", ["n", "extractor", "inception_weights", "split", "seed", "amp", "bank", "bn_batches"]
+)
+def test_other_measurements_are_refused_in_the_same_folder(tmp_path, flag):
+    """Nor may it average results of different measurements."""
+    sweep([], train, measure, namespace(**{flag: 1}), tmp_path)
+    with pytest.raises(UserError, match="other flags"):
+        sweep([], train, measure, namespace(**{flag: 2}), tmp_path)
 
 
 def test_a_folder_is_trained_with_one_amp(tmp_path):
