@@ -237,7 +237,7 @@ def load_pairs(
     if dataset == "folder" and splits["train"][0][1] is None:
         say_once(
             f"{root}: each file is cut into A, its left half, and B, its right half. Single images "
-            f"need a --task: {' or '.join(TASKS)}"
+            f"need a --task of their own: {', '.join(TASKS)}"
         )
     channels = check_pairs(splits["train"] + splits["test"], channels)
     files = splits["train" if train else "test"][:limit]
