@@ -43,7 +43,9 @@ def save_grid(images, path, nrow=8, pad=2, zoom=None, rows=(), columns=()):
         return save_figure(_labelled(picture, rows, columns, -(-len(images) // nrow), nrow), path)
     form = Image.registered_extensions().get(_ending(path))
     if form not in Image.SAVE:
-        raise UserError(f"can't write {path}: no picture. Choose a name that ends in .png")
+        raise UserError(
+            f"can't write {path}: no picture has that ending. Choose a name that ends in .png"
+        )
     written = io.BytesIO()
     Image.fromarray(picture).save(written, form)
     _write(written, path)
