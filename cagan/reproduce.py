@@ -44,6 +44,8 @@ TITLES = {
     "12": "Fig. 12: modified AC-GAN with and without L_cls^g in L_d",
     "13": "Fig. 13: the weight λ_cls",
     "14": "Fig. 14: CA-GAN and AC-GANs at a low learning rate",
+    "losses": "§3: CA-GAN with other adversarial losses",
+    "weights": "§3: modified AC-GAN and its λ_cls with other adversarial losses",
     "mixed": "§6.3: unbalanced data, BatchNorm in D",
 }
 SCORES = {  # and in a figure: panel, axis
@@ -56,7 +58,7 @@ SCORES = {  # and in a figure: panel, axis
 FULL = "--dataset mnist --fid-samples 10000 --sample-every 1875 --save-every 1875".split()
 REDUCED = (
     "--dataset fashion-mnist --width 16 --convs 1 --norm none --beta1 0.5 --lr 1e-3 "
-    "--amp {amp} --steps 1500 --fid-samples 2000 --sample-every 250"
+    "--amp {amp} --steps 3000 --fid-samples 2000 --sample-every 500"
 )
 
 
@@ -79,12 +81,18 @@ def figure_configs(reduced):
     """{figure: {label: flags of train.py}}."""
     modified = ["--loss", "modified_ac"]
     slow = ["--lr", "3e-4" if reduced else "3e-6"]  # 0.3 times the others' (§6.2)
-    epochs, late = (6, 4) if reduced else (150, 100)
+    epochs, late = (12, 8) if reduced else (150, 100)
     unbalanced = ["--unbalanced", "5500", "500", "--norm", "batch"]
     if reduced:
         unbalanced.append("--norm-inner")
     unbalanced += ["--steps", str(epochs * 312)]  # §6.3: 10,000 images, batch 32
     mixed = [*unbalanced, "--mix-from", str(late)]
+    adversarial = {
+        "LSGAN": [],
+        "non-saturating": ["--adv", "vanilla"],
+        "hinge": ["--adv", "hinge"],
+        "WGAN-GP": ["--adv", "wgan-gp", *(["--n-critic", "1"] if reduced else [])],
+    }
     return {
         "12": {"with L_cls^g": ["--loss", "modified_ac_with_generated"], "without": modified},
         "13": {
@@ -97,6 +105,12 @@ def figure_configs(reduced):
             "CA-GAN": slow,
             "modified AC-GAN": [*modified, *slow],
             "AC-GAN": ["--loss", "ac", *slow],
+        },
+        "losses": adversarial,
+        "weights": {
+            f"{name}, λ_cls {weight}": [*modified, *flags, *more]
+            for name, flags in adversarial.items()
+            for weight, more in (("0.1", []), ("1", ["--lambda-cls", "1"]))
         },
         "mixed": {
             "modified AC-GAN, not mixed": [*modified, *unbalanced],
