@@ -213,7 +213,8 @@ def _fetch(jet_type, name, folder):
         if not file.exists():
             raise UserError(
                 f"JetNet is downloaded by jetnet, which can't be imported ({e}). "
-                f"pip install jetnet (Python before 3.13), or {by_hand}"
+                'pip install jetnet "numpy<2" "pandas<3" "pyarrow<22" "scipy<1.18" '
+                f"(Python before 3.13), or {by_hand}"
             ) from None
     else:
         record = int(ZENODO[maximum].rpartition("/")[2])
