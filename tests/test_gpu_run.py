@@ -270,6 +270,8 @@ def test_losses_are_compared_key_by_key():
     cpu = {"step": 1, "seconds": 9.0, "L_D": 1.00, "share": 0.0}
     assert gpu_run.loss_difference(ours, cpu) == pytest.approx(0.02 / 1.01)
     assert gpu_run.loss_difference(ours | {"share": 1.0}, cpu) == pytest.approx(100)
+    survivors = {"selected_minimax": 1.0}, {"selected_minimax": 0.0}
+    assert gpu_run.loss_difference(cpu | survivors[0], cpu | survivors[1]) == 0
 
 
 def test_the_shell_script_passes_its_flags_on(here, repo):
