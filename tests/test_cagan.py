@@ -1404,6 +1404,34 @@ def test_the_classifiers_numbers_and_table_by_hand():
     assert "| 5 and 2 | filled | 68.3 ± 2.4 | 72.5 ± 3.5 | 60.0 ± 0.0 | 12.5 ± 3.5 |" in text
 
 
+@pytest.mark.parametrize("reduced", [True, False])
+def test_what_each_curve_is_trained_with(reduced):
+    """Flags come after those of every run, as in a sweep."""
+    shared = reproduce.REDUCED.format(amp="off").split() if reduced else reproduce.FULL
+    configs = {
+        name: {label: train.parse_args([*shared, *flags]) for label, flags in config.items()}
+        for name, config in reproduce.figure_configs(reduced).items()
+    }
+    assert list(configs) == list(reproduce.TITLES)
+    assert [args.lambda_cls for args in configs["13"].values()] == [0.01, 0.1, 1.0, 0.1]
+    assert configs["13"]["CA-GAN (no λ_cls)"].loss == "ca"
+    ratio = configs["14"]["CA-GAN"].lr / configs["13"]["CA-GAN (no λ_cls)"].lr
+    assert ratio == pytest.approx(0.3)
+    losses = list(configs["losses"].values())
+    assert {args.loss for args in losses} == {"ca"}
+    assert [args.adv for args in losses] == ["lsgan", "vanilla", "hinge", "wgan-gp"]
+    assert [args.n_critic for args in losses] == [1, 1, 1, 1 if reduced else 5]
+    weights = configs["weights"]
+    assert {args.loss for args in weights.values()} == {"modified_ac"}
+    assert [args.adv for args in weights.values()] == [args.adv for args in losses for _ in (0, 1)]
+    assert [args.lambda_cls for args in weights.values()] == [0.1, 1.0] * 4
+    for label, args in configs["mixed"].items():
+        epochs = args.steps / 312  # of 10,000 images in batches of 32
+        assert (args.norm, args.unbalanced) == ("batch", [5500, 500])
+        late = None if "not mixed" in label else pytest.approx(epochs * 2 / 3)
+        assert args.mix_from == late
+
+
 def test_the_classifiers_sets_are_mixed_for_the_last_third():
     for reduced, lates in ((True, [4, 7]), (False, [100, 168])):
         for flags, rest, late in zip(
