@@ -515,7 +515,7 @@ def test_a_checkpoint_from_before_pt_is_refused_in_one_line(here):
 
 
 def test_exported_jets_are_read_by_jetnet(trained, here):
-    jetnet = pytest.importorskip("jetnet.datasets")
+    jetnet = pytest.importorskip("jetnet.datasets", exc_type=ImportError)
     mdma_eval.main(["--ckpt", str(trained / "last.pt"), "--n", "40", "--export", "out"])
     from unittest import mock
 
@@ -696,7 +696,7 @@ def test_what_is_compared_with_what(trained, here, monkeypatch):
 @pytest.mark.parametrize("slots", [30, 31])
 def test_no_exported_file_has_a_name_that_jetnet_takes_for_its_own(here, monkeypatch, slots):
     """jetnet deletes a file of such a name whose checksum isn't Zenodo's, and downloads it anew."""
-    utils = pytest.importorskip("jetnet.datasets.utils")
+    utils = pytest.importorskip("jetnet.datasets.utils", exc_type=ImportError)
     from jetnet.datasets import JetNet
 
     smoke("X", "--num-particles", slots, "--steps", 1, "--jet-type", "z")
