@@ -162,9 +162,15 @@ def measure_run(where, cell, args):
 
 
 def score_logs(results, folder):
-    """Of each run the lines of its log that have scores."""
+    """Of each run the lines of its log that have scores, at the steps that all runs have.
+
+    A run that was stopped and resumed also measured where it stopped. One that is gone has no line.
+    """
     logs = [read_log(folder / result["name"] / "log.jsonl") for result in results]
-    return [[line for line in log if find_metric(line, "fid", None) is not None] for log in logs]
+    logs = [[line for line in log if find_metric(line, "fid", None) is not None] for log in logs]
+    steps = [{line["step"] for line in log} for log in logs if log]
+    shared = set.intersection(*steps) if steps else set()
+    return [[line for line in log if line["step"] in shared] for log in logs]
 
 
 # --- numbers, table, figure

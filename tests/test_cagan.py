@@ -1252,6 +1252,11 @@ def test_a_figures_numbers_and_table_by_hand(tmp_path):
     assert (row["runs"], row["half_steps"], row["fid_per_class_half"]) == (2, 20, [20.0, 21.0])
     assert row["rare_accuracy"] == pytest.approx([0.3, 0.3]) and row["fid_per_class"] == [3, 5]
     assert all("confusion_lenet_60" not in result["metrics"] for result in row["results"])
+    stopped = {"step": 25, "fid_lenet_60_test": 1.0, "fid_per_class_lenet_60_test": 99.0}
+    lines.insert(3, stopped)  # between 20 and 30, of seed 1, which then went on
+    log = "".join(json.dumps(line) + "\n" for line in lines)
+    (tmp_path / "run-1/log.jsonl").write_text(log)
+    assert reproduce.numbers("CA-GAN", results, tmp_path) == row
     again = reproduce.numbers("a run is gone", [{**results[0], "name": "gone"}, *results], tmp_path)
     assert again["half_steps"] == 20 and again["curves"] == row["curves"]
     assert math.isnan(again["fid_per_class_half"][0]) and again["fid_per_class_half"][1:] == [
