@@ -32,7 +32,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, runs_with, select_rows, sweep
+from common.sweep import at_shared_steps, by_row, end_sweep, runs_with, select_rows, sweep
 from common.toys import MIXTURES, mixture
 
 from . import eval as evaluation
@@ -191,14 +191,13 @@ def one_nn_table(results):
 
 
 def curve(log, space):
-    """(steps, 1NN accuracies in %) of a run's log in a space, "features" or "E"."""
-    points = [
-        (line["step"], 100 * line[key])
+    """[{"step", "1nn", in %}, …] of a run's log in a space, "features" or "E"."""
+    return [
+        {"step": line["step"], "1nn": 100 * line[key]}
         for line in log
         for key in line
         if key.startswith(f"1nn_{space}_")
     ]
-    return np.array(points).T
 
 
 def untrained_accuracy(metrics, space):
@@ -216,12 +215,11 @@ def draw_table(folder, results, dataset):
     for axis, (space, title) in zip(axes, titles.items()):
         for i, (method, found) in enumerate(results.items()):
             curves = [curve(read_log(folder / r["name"] / "log.jsonl"), space) for r in found]
-            curves = [each for each in curves if len(each)]  # none of a run that is gone
+            curves = [each for each in at_shared_steps(curves) if each]  # [] of a run that is gone
             if not curves:
                 continue
-            shortest = min((steps for steps, _ in curves), key=len)
-            values = np.array([accuracies[: len(shortest)] for _, accuracies in curves])
-            epochs = shortest / train.EPOCH
+            values = np.array([[line["1nn"] for line in each] for each in curves])
+            epochs = np.array([line["step"] for line in curves[0]]) / train.EPOCH
             axis.plot(epochs, values.mean(0), color=f"C{i}", lw=1.2, label=method)
             axis.fill_between(epochs, values.min(0), values.max(0), color=f"C{i}", alpha=0.2, lw=0)
         start = [untrained_accuracy(r["metrics"], space) for rs in results.values() for r in rs]

@@ -33,7 +33,7 @@ from common.errors import UserError
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics import find_metric
 from common.runs import load_checkpoint, read_log, replace_file, write_json
-from common.sweep import end_sweep, failures, runs_with, sweep
+from common.sweep import at_shared_steps, end_sweep, failures, runs_with, sweep
 
 from . import classifier, toy, train
 from .conditions import each_condition
@@ -162,15 +162,11 @@ def measure_run(where, cell, args):
 
 
 def score_logs(results, folder):
-    """Of each run the lines of its log that have scores, at the steps that all runs have.
-
-    A run that was stopped and resumed also measured where it stopped. One that is gone has no line.
-    """
+    """Of each run the lines of its log that have scores, at the steps that all runs have."""
     logs = [read_log(folder / result["name"] / "log.jsonl") for result in results]
-    logs = [[line for line in log if find_metric(line, "fid", None) is not None] for log in logs]
-    steps = [{line["step"] for line in log} for log in logs if log]
-    shared = set.intersection(*steps) if steps else set()
-    return [[line for line in log if line["step"] in shared] for log in logs]
+    return at_shared_steps(
+        [[line for line in log if find_metric(line, "fid", None) is not None] for log in logs]
+    )
 
 
 # --- numbers, table, figure

@@ -149,6 +149,16 @@ def runs_with(file, found, folder):
     return {row: mine for row, mine in there.items() if mine}
 
 
+def at_shared_steps(logs):
+    """Of each log, a list of lines, those at the steps that all logs have; empty logs don't count.
+
+    A run that was stopped and resumed has also measured where it stopped.
+    """
+    steps = [{line["step"] for line in log} for log in logs if log]
+    shared = set.intersection(*steps) if steps else set()
+    return [[line for line in log if line["step"] in shared] for log in logs]
+
+
 def failures(results):
     """["name: error", …] of the runs that failed."""
     return [f"{result['name']}: {result['error']}" for result in results if "error" in result]

@@ -33,7 +33,7 @@ from common.device import choose_device
 from common.evaluate import format_mean_sd, markdown_table
 from common.metrics.jets import jet_metrics
 from common.runs import read_log, replace_file, write_json
-from common.sweep import by_row, end_sweep, sweep
+from common.sweep import at_shared_steps, by_row, end_sweep, sweep
 
 from . import eval as evaluation
 from . import train
@@ -179,12 +179,11 @@ def draw_curves(results, folder, asked):
         for i, row in enumerate(QUESTIONS[question]):
             runs = [read_log(folder / r["name"] / "log.jsonl") for r in results.get(row, [])]
             runs = [[line for line in log if "w1m_valid" in line] for log in runs]
-            runs = [run for run in runs if run]  # a run that is gone has no log
+            runs = [run for run in at_shared_steps(runs) if run]  # a run that is gone has no log
             if not runs:
                 continue
-            steps = [line["step"] for line in min(runs, key=len)]
-            measured = [[line["w1m_valid"] for line in run[: len(steps)]] for run in runs]
-            w1m = 1000 * np.array(measured)
+            steps = [line["step"] for line in runs[0]]
+            w1m = 1000 * np.array([[line["w1m_valid"] for line in run] for run in runs])
             axis.plot(steps, w1m.mean(0), color=f"C{i}", label=f"{row} ({len(runs)})")
             axis.fill_between(steps, w1m.min(0), w1m.max(0), color=f"C{i}", alpha=0.2, lw=0)
         axis.set(title=question, yscale="log")

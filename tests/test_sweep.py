@@ -18,7 +18,7 @@ import began.train
 from common.cli import UserError
 from common.runs import load_checkpoint, lock_path, read_log, save_atomic
 from common import sweep as sweep_module
-from common.sweep import end_sweep, failures, gpus_of, select_rows, sweep
+from common.sweep import at_shared_steps, end_sweep, failures, gpus_of, select_rows, sweep
 
 REPO = Path(__file__).resolve().parent.parent
 SWEEPS = {"mdma", "began", "pan", "bigan", "cagan", "egan", "sagan_wgangp"}
@@ -387,3 +387,10 @@ def test_a_part_of_each_script_trains_its_share_and_draws_nothing(folder, here, 
         script.main([*what, "--part", "1/2", "--seeds", "2", "--out", "there"])
     assert not e.value.code and not list(here.iterdir())
     assert len(shares) == (2 if folder == "pan" else 1) and all(shares)
+
+
+def test_curves_are_compared_at_the_steps_that_all_runs_have():
+    whole, stopped = ([{"step": step} for step in steps] for steps in ((5, 10, 15), (5, 7, 10, 15)))
+    assert at_shared_steps([stopped, whole]) == [whole, whole]
+    assert at_shared_steps([whole, [], stopped[:2]]) == [whole[:1], [], whole[:1]]
+    assert at_shared_steps([[], []]) == [[], []]
