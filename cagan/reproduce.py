@@ -234,7 +234,7 @@ def draw_scores(name, rows, folder):
         axis.set_ylim(0, None if "fid" in score else 1)
         axis.grid(alpha=0.3)
     labels = axes[0].get_legend_handles_labels()
-    figure.legend(*labels, loc="outside lower center", ncols=len(rows))
+    figure.legend(*labels, loc="outside lower center", ncols=min(4, len(rows)))
     runs = max(row["runs"] for row in rows)
     figure.suptitle(f"{TITLES[name]} (mean and range over seeds: {runs})")
     plots.save_figure(figure, folder / f"figure_{name}.png")
