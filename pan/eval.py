@@ -101,7 +101,7 @@ def measure(T, pairs, trained, args, device):
     for prefix, images in (("", fake), ("input_", x)):
         scores = pair_metrics(images, y)
         if extractor is not None:
-            batches = images.split(args.batch_size)  # on the CPU
+            batches = images.split(args.batch_size)  # image_scores moves each to the device
             scores |= image_scores(
                 extractor, pairs.images, batches, n, device, trained.data_dir, split=args.split
             )[0]

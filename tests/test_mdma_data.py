@@ -1,5 +1,6 @@
 """mdma/jets.py and mdma/simulate.py: what is loaded, in which order, and what a bad file says."""
 
+import re
 import subprocess
 import sys
 import types
@@ -142,6 +143,16 @@ def test_split_and_values_are_jetnets_own(num_particles, tmp_path, monkeypatch):
         assert np.array_equal(ours.n.numpy(), theirs[..., 3].sum(1)) and np.array_equal(
             ours.n, jet_data[:, 4]
         )
+
+
+def test_the_advice_to_install_jetnet_has_the_pins_that_are_tested(tmp_path, monkeypatch, repo):
+    monkeypatch.setitem(sys.modules, "requests", None)  # as where jetnet can't be imported
+    with pytest.raises(UserError, match="can't be imported") as e:
+        load_jets("jetnet", "t", 30, tmp_path, "train")
+    advised = re.findall(r'"(\w+<[\d.]+)"', str(e.value))
+    lines = (repo / "constraints.txt").read_text().splitlines()
+    tested = [line.partition(";")[0].strip() for line in lines if "<" in line.partition(";")[0]]
+    assert sorted(advised) == sorted(line for line in tested if not line.startswith("#"))
 
 
 def test_a_download_of_jetnet_appears_whole_or_not_at_all(tmp_path, monkeypatch):
