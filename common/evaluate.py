@@ -204,10 +204,17 @@ def print_metrics(metrics):
     """A line for each; tables (lists of lists) stand in the JSON only."""
     width = max(map(len, metrics), default=0)
     for key, value in metrics.items():
-        if isinstance(value, float):
-            print(f"{key:{width}} {value:.4f}")
-        elif not (isinstance(value, list) and value and isinstance(value[0], list)):
-            print(f"{key:{width}} {value}")
+        if isinstance(value, list):
+            if value and isinstance(value[0], list):
+                continue
+            print(f"{key:{width}} [{', '.join(map(rounded, value))}]")
+        else:
+            print(f"{key:{width}} {rounded(value)}")
+
+
+def rounded(value):
+    """As text, with four digits after the point of a float."""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
 # --- a small checkpoint

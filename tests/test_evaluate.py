@@ -431,3 +431,15 @@ def test_mean_and_deviation_in_words():
 def test_markdown_table():
     table = evaluate.markdown_table(["seed", "FID"], [[0, "1.5"], [1, "–"]])
     assert table == "| seed | FID |\n| --- | --- |\n| 0 | 1.5 |\n| 1 | – |\n"
+
+
+def test_metrics_are_printed_with_four_digits_and_without_tables(capsys):
+    evaluate.print_metrics(
+        {"a": 0.123456, "bb": [0.9599999785, 1.0, 3], "table": [[1]], "n": 7, "s": None}
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "a     0.1235",
+        "bb    [0.9600, 1.0000, 3]",
+        "n     7",
+        "s     None",
+    ]
