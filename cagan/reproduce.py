@@ -123,7 +123,7 @@ def figure_configs(reduced):
 
 def classifier_configs(reduced):
     """{unbalanced set: flags of train.py}: §6.3's and a harder one, mixed for the last third."""
-    steps, norm = (1872, ["batch", "--norm-inner"]) if reduced else (46_800, ["batch"])
+    steps, norm = (3744, ["batch", "--norm-inner"]) if reduced else (46_800, ["batch"])
     configs = {}
     for rest in (500, 50):
         epochs = steps * 32 / (5500 + 9 * rest)

@@ -116,7 +116,7 @@ class Run:
         if self.saved_step >= self.args.steps:
             raise UserError(
                 f"the run in {self.dir} has done {self.saved_step} steps already. "
-                "Ask for more with --steps"
+                "Ask for more with --steps, or start a new run with --out"
             )
         if self.rank == 0:
             self._go_on_after(self.saved_step)

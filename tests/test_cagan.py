@@ -1438,7 +1438,7 @@ def test_what_each_curve_is_trained_with(reduced):
 
 
 def test_the_classifiers_sets_are_mixed_for_the_last_third():
-    for reduced, lates in ((True, [4, 7]), (False, [100, 168])):
+    for reduced, lates in ((True, [8, 13]), (False, [100, 168])):
         for flags, rest, late in zip(
             reproduce.classifier_configs(reduced).values(), (500, 50), lates
         ):
