@@ -63,6 +63,7 @@ def ablation(quick):
     sagan, both = f"--method sagan {ttur}", f"--method sagan_wgan_gp {ttur}"
     return {
         "GAN": "--method gan",
+        "GAN, no BatchNorm in D": "--method gan --batch-norm g",  # as GP and SN have it
         "GAN + Wasserstein, clip": "--method gan --loss wasserstein --clip 0.01",
         "GAN + Wasserstein, GP": "--method gan --loss wasserstein --gp 10 --batch-norm g",
         "GAN + GP": "--method gan --gp 10 --batch-norm g",
