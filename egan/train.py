@@ -245,7 +245,6 @@ def main(argv=None):
         population = Spread(population)
     opt_D = fused_adam(D.parameters(), device, lr=args.lr_d, betas=(args.beta1_d, args.beta2))
     selected = torch.zeros(n_m)  # survivors of each mutation since the last line of the log
-    F_q = F_d = torch.zeros(mu * n_m, device=device)
     shape = (2,) if toy else (args.channels, args.size, args.size)
     check_batch_norm("--batch-size", m, 1, (D, shape))
     check_batch_norm("--eval-batch", args.eval_batch, 1, (D, shape))
@@ -293,7 +292,9 @@ def main(argv=None):
         # Line 13. By lot, or with one mutation, F_q and F_d decide nothing and are only logged.
         by_fitness = args.selection == "fitness" and n_m > 1
         z_F = sample_z((args.eval_batch,), args, rng).to(device)
-        if by_fitness or (run.due(step, args.log_every) and not wgan):
+        # asked once: a signal may come before the line of the log is written
+        judged = by_fitness or (run.due(step, args.log_every) and not wgan)
+        if judged:
             F_q, F_d = children.evaluate(D, x_F, z_F)
         if by_fitness:
             F = fitness(F_q, F_d, args.gamma)
@@ -312,7 +313,7 @@ def main(argv=None):
 
         # --- log, sample, save
         logged = {"L_D": L_D.detach()}
-        if not wgan:
+        if judged:
             logged |= {"F_q": F_q[places[0]], "F_d": F_d[places[0]]}
         run.check(step, **logged)
         if run.due(step, args.sample_every) and rank == 0:

@@ -346,6 +346,7 @@ def main(argv=None):
         return L_D.detach(), L_G.detach(), L_match.detach()
 
     run_step = training_step if args.eager else GraphedStep(training_step, device)
+    losses_of_G = {}  # of its last step
     for step in run.steps(start, args.steps):
         rng = step_rng(args.seed, step)
         index = bucketed_indices(n, args.batch_size, args.seed, step - 1, args.bucket)
@@ -359,11 +360,13 @@ def main(argv=None):
 
         train_G, matching = step % args.g_every == 0, step <= args.matching
         L_D, L_G, L_match = run_step(x, mask, z, epsilon, train_G, matching)
-        if args.ema and train_G:
-            G_ema.update_parameters(G)
+        if train_G:
+            losses_of_G = dict(L_G=average(L_G), L_match=average(L_match))
+            if args.ema:
+                G_ema.update_parameters(G)
 
         # --- log, sample, save
-        losses = dict(L_D=average(L_D), L_G=average(L_G), L_match=average(L_match), lr=lr_D)
+        losses = dict(L_D=average(L_D), **losses_of_G, lr=lr_D)
         run.check(step, **losses)
         measured, better = {}, False
         if step % args.sample_every == 0 or step == args.steps:

@@ -5,6 +5,7 @@ import copy
 import json
 import math
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -1037,6 +1038,25 @@ def test_samples_are_of_the_fittest_at_one_z_for_the_whole_run(tmp_path, monkeyp
     G = egan_eval.load(tmp_path / "r/last.pt", torch.device("cpu"))[0]
     real = mixture("8gaussians").sample(2000, step_rng(0, 0))[0]
     assert found["mmd2"] == pytest.approx(mmd2(G(expected), real, 1.0, unbiased=True), abs=1e-5)
+
+
+def test_a_signal_late_in_a_generation_logs_no_other_generations_scores(tmp_path, monkeypatch):
+    """Children of one mutation are judged for the log alone, which they were not this time."""
+    survivors, generations = Loop.survivors, []
+
+    def stopped(self, places):
+        generations.append(places)
+        if len(generations) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return survivors(self, places)
+
+    monkeypatch.setattr(Loop, "survivors", stopped)
+    flags = "--mutations minimax --population loop --log-every 2 --sample-every 2 --steps 9".split()
+    with pytest.raises(SystemExit):
+        train.main([*SMALL, *flags, "--out", str(tmp_path / "r")])
+    second, third = read_log(tmp_path / "r/log.jsonl")
+    assert (second["step"], third["step"]) == (2, 3)
+    assert {"F_q", "F_d"} <= set(second) and not {"F_q", "F_d"} & set(third)
 
 
 def test_image_scores_in_the_log_are_of_the_fittest(tmp_path):

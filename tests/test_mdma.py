@@ -18,7 +18,7 @@ from common.cli import UserError
 from common.cuda import GraphedStep
 from common.rng import step_rng
 from common.metrics.jets import efps, frechet_of_all, jet_mass, present, w1m_disjoint, wasserstein1
-from common.runs import load_checkpoint
+from common.runs import load_checkpoint, read_log
 from mdma import eval as mdma_eval
 from mdma import features, figures, train, twin
 from mdma import jets as jets_module
@@ -150,6 +150,14 @@ def test_the_generator_learns_at_each_so_many_th_step(here, monkeypatch):
     smoke("Y", "--steps", 6, "--g-every", 3, "--ema", 0.9)  # the average rests with G
     seven, six = state("X/last.pt")["G_ema"], state("Y/last.pt")["G_ema"]
     assert all(torch.equal(seven[key], six[key]) for key in six)
+
+
+def test_between_the_generators_steps_the_log_has_its_last_losses(here):
+    smoke("X", "--steps", 7, "--g-every", 3, "--log-every", 1)
+    first, *_, third, fourth, fifth, sixth, seventh = read_log(Path("X/log.jsonl"))
+    assert "L_G" not in first and "L_match" not in first
+    for name in ("L_G", "L_match"):
+        assert 0 < third[name] == fourth[name] == fifth[name] != sixth[name] == seventh[name]
 
 
 def test_ema_is_the_average_that_evaluation_uses(here):
