@@ -94,7 +94,7 @@ quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate
 	$(PY) -m mdma.eval --data-dir $(DATA)
 
 eval-%: $(STAMP) FORCE  ## measure and draw a checkpoint
-	$(PY) -m $*.eval $(if $(CKPT),--ckpt $(CKPT)) $(ARGS)
+	$(PY) -m $*.eval $(if $(CKPT),--ckpt '$(CKPT)') $(ARGS)
 
 samples-%: $(STAMP) FORCE  ## draw samples from the shipped weights, in seconds: runs/<folder>/samples.png
 	@mkdir -p runs/$*

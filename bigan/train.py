@@ -193,6 +193,7 @@ def main(argv=None):
     run.announce(
         f"{args.method}, {args.arch}, on {args.dataset}"
         + (f" without {args.hold_out}" if args.hold_out else "")
+        + ("" if toy else f" ({len(data):,} images)")
         + f", {device}: steps {start + 1} to {args.steps}, batch {args.batch_size}"
     )
 

@@ -18,6 +18,9 @@ def _fail(message):
 
 def run_main(main):
     """Run `main()`; what the user can mend becomes one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # --help has γ and λ, which not every terminal has
+            stream.reconfigure(errors="replace")
     try:
         main()
     except UserError as e:
@@ -124,7 +127,7 @@ def parse(parser, argv=None, presets=None, retired=None):
                 f"{', '.join(unknown)}"
             )
         for name, value in typed.items():
-            if name in CHANGEABLE or name not in saved:
+            if name in CHANGEABLE or name not in saved or _moved(value, saved[name]):
                 continue
             if not _repeats(value, saved[name], actions[name]):
                 flag = "--" + name.replace("_", "-")
@@ -170,6 +173,15 @@ def _repeats(typed, saved, action):
     if action.choices and action.nargs == "+":
         return set(typed) == set(saved or ())
     return typed in ("auto", saved)
+
+
+def _moved(typed, saved):
+    """Whether two values name a file of the same name, which may have moved since.
+
+    What it holds is compared with what the run was trained on (see `Run`).
+    """
+    both = isinstance(typed, str) and isinstance(saved, str)
+    return both and Path(typed).suffix != "" and Path(typed).name == Path(saved).name
 
 
 def run_directory(place):

@@ -4,6 +4,8 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -14,7 +16,43 @@ from .download import HOMEPAGES
 from .errors import UserError, say_once
 
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
+IMAGE_SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".bmp",
+    ".webp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".pgm",
+    ".ppm",
+)
+
+
+# pictures of other formats, and what often holds pictures
+UNREAD_SUFFIXES = (
+    ".heic",
+    ".heif",
+    ".avif",
+    ".jp2",
+    ".jxl",
+    ".svg",
+    ".dng",
+    ".nef",
+    ".cr2",
+    ".arw",
+    ".dcm",
+    ".npy",
+    ".npz",
+    ".mp4",
+    ".mov",
+    ".zip",
+    ".tar",
+    ".gz",
+)
 
 
 TRAIN_FOLDERS = ("train", "training")
@@ -63,6 +101,8 @@ def folder_files(data_dir, split):
 
 
 def list_images(root):
+    """The image files below root, sorted; runs of ours and hidden files are left out."""
+
     def fail(e):
         raise UserError(
             f"can't look into {e.filename} ({e.strerror}): make it readable or move it away"
@@ -70,16 +110,20 @@ def list_images(root):
 
     found = []
     for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        if {"args.json", "env.json"} <= set(names) and Path(folder) != root:
+            say_once(f"{folder} is a run's directory: its pictures are left out")
+            folders.clear()
+            continue
         found += [Path(folder, file) for file in names]
         above = {path.resolve() for path in (Path(folder), *Path(folder).parents)}
         # a link to one of these would be walked round and round
         folders[:] = [name for name in folders if Path(folder, name).resolve() not in above]
-    return sorted(
-        f
-        for f in found
-        if f.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in f.relative_to(root).parts)
-    )
+    shown = [f for f in found if not any(p.startswith(".") for p in f.relative_to(root).parts)]
+    unread = Counter(f.suffix.lower() for f in shown if f.suffix.lower() in UNREAD_SUFFIXES)
+    if unread:
+        counts = ", ".join(f"{n:,} {suffix}" for suffix, n in sorted(unread.items()))
+        say_once(f"{root}: files of formats that aren't read are left out, {counts}")
+    return sorted(f for f in shown if f.suffix.lower() in IMAGE_SUFFIXES)
 
 
 def files_below(root, files):
@@ -131,8 +175,30 @@ def _split_folders(data_dir, found):
             f"{data_dir} has {', '.join(sorted(used))} but no train: put the training images "
             f"into {data_dir / 'train'}, or give {data_dir / min(used)} as --data-dir"
         )
+    if test and test.name in used:
+        say_once(f"no train/ in {data_dir}: {test.name}/ is one of its classes")
     _refuse_inner_splits(data_dir, found)
+    _refuse_split_names(data_dir, used)
     return data_dir, data_dir
+
+
+def _refuse_split_names(data_dir, names):
+    """Else seg_train/ and seg_test/, training_set/ and test_set/ would be two classes."""
+    kinds = {"train": TRAIN_FOLDERS, "test": TEST_FOLDERS}
+    rests = {kind: {} for kind in kinds}  # what is left of a name without its word for the split
+    for name in sorted(names):
+        parted = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", name)  # trainA, train2017
+        words = re.split(r"[\W_]+", parted.lower())
+        for kind, splits in kinds.items():
+            for word in set(words).intersection(splits):
+                rest = tuple(w for w in words if w != word)
+                rests[kind][rest] = name
+    for rest in rests["train"].keys() & rests["test"].keys():
+        train, test = rests["train"][rest], rests["test"][rest]
+        raise UserError(
+            f"{data_dir} has {train} and {test}, which look like splits, not classes: rename them "
+            f"to train and test, or give --data-dir {data_dir / train}"
+        )
 
 
 def _refuse_inner_splits(data_dir, found):
@@ -170,6 +236,10 @@ def _classes(root, files):
             "used, without labels"
         )
         return []
+    if classes:
+        shown = [f"{name} ({names.count(name):,})" for name in classes[:6]]
+        more = ", …" if len(classes) > len(shown) else ""
+        say_once(f"{root}: {len(classes):,} classes, {', '.join(shown)}{more}")
     return classes
 
 
@@ -322,6 +392,9 @@ def opened_image(file):
     """A PIL image of which only the header has been read. BadImage if it or decoding fails."""
     from PIL import Image, UnidentifiedImageError
 
+    Image.MAX_IMAGE_PIXELS = (
+        2**28
+    )  # microscopes and satellites have more than PIL's; twice it fails
     try:
         with Image.open(file) as image:
             if image.mode in ("I", "F"):  # of no fixed range: convert() would clip it to white
@@ -329,6 +402,8 @@ def opened_image(file):
             yield image
     except BadImage:
         raise
+    except Image.DecompressionBombError:
+        raise BadImage(file, "more than 536 million pixels: cut it into tiles") from None
     except UnidentifiedImageError:  # its words are the path again
         raise BadImage(file, "not an image" if file.stat().st_size else "empty") from None
     except Exception as e:  # PIL raises OSError, SyntaxError, ValueError, struct.error, …

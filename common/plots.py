@@ -15,6 +15,8 @@ from .runs import replace_file
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
+plt.rcParams["text.parse_math"] = False  # a class may be called $5
+
 DPI = 110
 
 

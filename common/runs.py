@@ -392,7 +392,10 @@ def load_checkpoint(path, paper=None):
             f"{path} is damaged or not a checkpoint: not only tensors and plain values"
         ) from None
     except Exception as e:  # damaged bytes make torch.load raise nearly anything
-        raise UserError(f"{path} is damaged or not a checkpoint ({summary(e)})") from None
+        raise UserError(
+            f"{path} is damaged or not a checkpoint ({summary(e)}): take another one, or start "
+            "anew with --out"
+        ) from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")
     if paper is not None and checkpoint["paper"] != paper:

@@ -255,7 +255,9 @@ def main(argv=None):
     selected = values.get("selected", selected)
     run.announce(
         f"E-GAN, μ = {mu}, mutations {', '.join(args.mutations)}, γ = {args.gamma}, "
-        f"selection by {args.selection}, on {args.dataset}, {device} ({kind}): "
+        f"selection by {args.selection}, on {args.dataset}"
+        + ("" if toy else f" ({len(data):,} images)")
+        + f", {device} ({kind}): "
         f"generations {start + 1} to {args.steps} of {mu * n_m} children"
     )
 

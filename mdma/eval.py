@@ -43,7 +43,7 @@ from common.runs import load_checkpoint, load_state, read_log, replace_file
 
 from .features import JetGenerator, generate, learnt_from, noise_rows
 from .figures import CURVES, JET_NAMES, draw_features, draw_jets
-from .jets import FILES, JET_TYPES, data_name, export, load_jets
+from .jets import JET_TYPES, data_name, export, is_file, load_jets
 from .score import check_flags, score
 from .tables import metric_lines, table1
 from .train import NAMES, build
@@ -166,7 +166,7 @@ def main(argv=None):
         folder = Path(args.export)
         if folder.is_file() or (folder.exists() and any(folder.iterdir())):
             raise UserError(f"--export {folder} is not empty: choose another folder")
-        kind = "own" if str(trained.dataset).endswith(FILES) else jet_type
+        kind = "own" if is_file(trained.dataset) else jet_type
         return export(jets(args.n or 50_000), kind, folder)
 
     # --- Table 1

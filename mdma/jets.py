@@ -131,7 +131,7 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     are in another order, or whose features aren't relative to the jet.
     """
     data_dir = Path(data_dir).expanduser()
-    own = str(dataset).endswith(FILES)
+    own = is_file(dataset)
     if not own and dataset not in ("jetnet", "pythia", "synthetic"):
         raise UserError(
             f"unknown data set {dataset!r}: jetnet, pythia, synthetic or a file .hdf5, .h5, .npz "
@@ -154,7 +154,7 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     path = Path(dataset).expanduser() if own else data_dir / "pythia" / f"{jet_type}150.hdf5"
     if not path.exists():
         if own:
-            raise UserError(f"no file {path}")
+            raise UserError(f"no file {path}: if it has moved, name it with --dataset")
         where = "" if str(data_dir) == "data" else f" --data-dir {data_dir}"
         raise UserError(
             f"no PYTHIA jets in {path}: simulate them (some minutes) with "
@@ -162,7 +162,7 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
         )
     particles, mask = _read(path)
     most = int(mask.sum(1).max())
-    if own and path.suffix != ".root" and most > num_particles:
+    if own and path.suffix.lower() != ".root" and most > num_particles:
         raise UserError(
             f"{path} has jets of {most} particles, {num_particles} are allowed: train with "
             f"--num-particles {most}, or cut the file to each jet's hardest"
@@ -175,9 +175,14 @@ def load_jets(dataset, jet_type, num_particles, data_dir, split):
     return _split(*_fit(particles, mask, num_particles), split, path)
 
 
+def is_file(dataset):
+    """Whether a data set is a file of one's own."""
+    return str(dataset).lower().endswith(FILES)
+
+
 def data_name(dataset, jet_type):
     """What a data set is called: a file of your own has no jet type."""
-    return dataset if str(dataset).endswith(FILES) else f"{dataset} {jet_type}"
+    return dataset if is_file(dataset) else f"{dataset} {jet_type}"
 
 
 def _jetnet(jet_type, num_particles, data_dir, split):
@@ -445,11 +450,11 @@ def _read(path):
     """(particles (J, N, 3), mask (J, N)) of a file, as they stand there."""
     if path.is_dir():
         raise UserError(f"{path} is a directory, not a file of jets")
-    if path.suffix == ".root":
+    if path.suffix.lower() == ".root":
         return _read_jetclass(path)
     keys = ("particle_features", "particles", "mask")
     try:
-        if path.suffix == ".npz":
+        if path.suffix.lower() == ".npz":
             with np.load(path) as f:
                 arrays = {key: f[key] for key in keys if key in f}
         else:
@@ -491,7 +496,13 @@ def _read(path):
             f"{path} holds an array {x.shape} of {x.dtype}: expected numbers (jets, particles, "
             f"{len(features)}) with {', '.join(features)}{hint}"
         )
-    mask = (arrays["mask"] if features == FEATURES else x[..., 3]) > 0
+    mask = arrays["mask"] if features == FEATURES else x[..., 3]
+    if mask.size and (other := mask[(mask != mask.min()) & (mask != mask.max())]).size:
+        raise UserError(
+            f"{path}: its mask has more than two values, {other[0]:.4g} among them: it must be 1 "
+            "where a particle is real, else 0"
+        )
+    mask = mask > 0
     if mask.shape != x.shape[:2]:
         raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")
     if not len(mask):
@@ -544,13 +555,16 @@ def clean(particles, mask, where):
     particles = np.where(mask[..., None], particles, 0).astype(np.float32)
     for problem, bad in (
         ("a value that isn't finite", ~np.isfinite(particles).all(axis=(1, 2))),
-        ("no particle", ~mask.any(axis=1)),
         ("a particle without positive pT", (mask & (particles[..., 2] <= 0)).any(axis=1)),
+        ("no particle", ~mask.any(axis=1)),
     ):
         if bad.any():
+            advice = "leave them out of the file"
+            if 2 * bad.sum() > len(bad):
+                advice = "is the mask inverted, or padding marked as real?"
             raise UserError(
                 f"{where}: {bad.sum():,} of {len(bad):,} jets have {problem}, the first is number "
-                f"{bad.argmax()}: leave them out of the file"
+                f"{bad.argmax()}: {advice}"
             )
     pt = particles[..., 2]  # 0 where masked
     if (pt[:, 1:] > pt[:, :-1]).any():

@@ -24,6 +24,7 @@ from common.cli import (
 )
 from common.arguments import (
     EvalArgs,
+    FilePath,
     ImageRunArgs,
     Part,
     comments_and_sections,
@@ -57,6 +58,7 @@ class Table(ImageRunArgs):
     pair: tuple[int, int] | None = None
     names: list[str] | None = None
     part: Part | None = None
+    weights: FilePath | None = None
 
     # --- run
     dataset: Literal["real", "toy"] = "real"
@@ -254,6 +256,13 @@ def test_resume_takes_the_saved_arguments(tmp_path):
         True,
     )
     assert args.resume == run and args.out is None
+
+
+def test_resume_takes_a_file_that_has_moved(tmp_path):
+    run = saved_run(tmp_path / "run", "--weights", "there/w.pt")
+    assert flags("--resume", run, "--weights", "here/w.pt").weights == "here/w.pt"
+    with pytest.raises(UserError, match="--weights here/v.pt: .* was started with there/w.pt"):
+        flags("--resume", run, "--weights", "here/v.pt")
 
 
 def test_resume_takes_no_presets_again(tmp_path):
@@ -673,6 +682,12 @@ def test_started_as_a_file_it_says_how_to_start_it(repo, python, env, monkeypatc
     done = python(repo / "began/eval.py")  # train.py: test_layout
     assert done.returncode == 2 and done.stdout == ""
     assert len(done.stderr.splitlines()) == 1 and "python -m began.eval" in done.stderr
+
+
+def test_help_is_shown_by_a_terminal_that_lacks_greek_letters(python, env, monkeypatch):
+    monkeypatch.setitem(env, "PYTHONIOENCODING", "ascii")
+    done = python("-m", "began.train", "--help")
+    assert (done.returncode, done.stderr) == (0, "") and "?, diversity ratio" in done.stdout
 
 
 def test_help_shows_the_docstring_and_defaults(capsys):

@@ -12,6 +12,7 @@ import struct
 import sys
 import tarfile
 import time
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -531,8 +532,9 @@ def test_held_out_images_are_never_trained_on(tmp_path, held_out, capsys):
     assert (len(train), len(test)) == (6, 4) and train.classes == test.classes == ["ant", "bee"]
     assert all(file.is_relative_to(tmp_path / "Train") for file in train.files)
     assert all(file.is_relative_to(tmp_path / held_out) for file in test.files)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1 and f"images from Train/, test images from {held_out}/" in lines[0]
+    splits, classes = capsys.readouterr().err.splitlines()
+    assert f"images from Train/, test images from {held_out}/" in splits
+    assert classes.endswith("Train: 2 classes, ant (3), bee (3)")
 
 
 def test_val_is_not_used_beside_test_and_the_line_says_so(tmp_path, capsys):
@@ -580,6 +582,94 @@ def test_a_split_that_would_be_trained_on_is_refused(tmp_path, folders, advice):
             load_images("folder", tmp_path, split, size=8)
 
 
+@pytest.mark.parametrize(
+    "train, test",
+    [
+        ("training_set", "test_set"),
+        ("seg_train", "seg_test"),
+        ("train-images", "val-images"),
+        ("trainA", "testA"),
+        ("train2017", "val2017"),
+        ("My Train", "My Validation"),
+    ],
+)
+def test_folders_that_are_called_like_splits_are_no_classes(tmp_path, train, test):
+    for folder in (train, test, "other"):
+        photo(tmp_path / folder / "a.png", 8, 8)
+    with pytest.raises(UserError, match=f"has {train} and {test}, which look like splits"):
+        load_images("folder", tmp_path, size=8)
+
+
+def test_classes_may_have_words_of_splits_in_their_names(tmp_path):
+    for folder in ("freight train", "test tube", "retrained", "contest"):
+        photo(tmp_path / folder / "a.png", 8, 8)
+    assert len(load_images("folder", tmp_path, size=8).classes) == 4
+
+
+def test_a_test_folder_without_train_is_a_class_and_the_line_says_so(tmp_path, capsys):
+    for folder in ("cat", "dog", "test"):
+        photo(tmp_path / folder / "a.png", 8, 8)
+    assert load_images("folder", tmp_path, size=8).classes == ["cat", "dog", "test"]
+    assert "no train/ in" in capsys.readouterr().err
+
+
+def test_where_there_is_no_test_split_scores_say_train(tmp_path):
+    photo(tmp_path / "a.png", 8, 8)
+    assert [images.split for images in both_splits(tmp_path)] == ["train", "train"]
+    for split in ("train", "test"):
+        photo(tmp_path / split / "a.png", 8, 8)
+    assert [images.split for images in both_splits(tmp_path)] == ["train", "test"]
+
+
+def test_pictures_of_a_run_are_no_data(tmp_path, capsys):
+    """But those of a run that is asked for itself are."""
+    photo(tmp_path / "a.png", 8, 8)
+    run = tmp_path / "runs/began/1"
+    photo(run / "curves.png", 8, 8)
+    photo(run / "samples/b.png", 8, 8)
+    for name in ("args.json", "env.json"):
+        (run / name).write_text("{}")
+    assert [file.name for file in load_images("folder", tmp_path, size=8).files] == ["a.png"]
+    assert f"{run} is a run's directory" in capsys.readouterr().err
+    assert len(load_images("folder", run, size=8)) == 2
+
+
+def test_pictures_of_unread_formats_are_counted(tmp_path, capsys):
+    photo(tmp_path / "a.png", 8, 8)
+    photo(tmp_path / "b.jpg", 8, 8)
+    (tmp_path / "b.jpg").rename(tmp_path / "b.JFIF")
+    for name in ("c.heic", "d.HEIC", "e.avif", "labels.csv", ".f.heic"):
+        (tmp_path / name).touch()
+    assert len(load_images("folder", tmp_path, size=8)) == 2
+    assert "left out, 1 .avif, 2 .heic\n" in capsys.readouterr().err
+
+
+def test_of_many_classes_six_are_named(tmp_path, capsys):
+    for name in "abcdefg":
+        photo(tmp_path / name / "0.png", 8, 8)
+    load_images("folder", tmp_path, size=8)
+    assert "7 classes, a (1), b (1), c (1), d (1), e (1), f (1), …\n" in capsys.readouterr().err
+
+
+def header_of(width, height):
+    """A PNG that says this size, and has no pixels."""
+
+    def chunk(kind, body):
+        parts = struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body))
+        return b"".join(parts)
+
+    shape = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", shape) + chunk(b"IDAT", b"")
+
+
+def test_an_image_may_have_half_a_billion_pixels(tmp_path):
+    (tmp_path / "a.png").write_bytes(header_of(20_000, 10_000))
+    assert folders.image_kind(tmp_path / "a.png") == "grey"
+    (tmp_path / "a.png").write_bytes(header_of(60_000, 10_000))
+    with pytest.raises(UserError, match="more than 536 million pixels: cut it into tiles"):
+        folders.image_kind(tmp_path / "a.png")
+
+
 def test_a_test_split_has_the_training_split_s_class_numbers(tmp_path):
     for i, name in enumerate(("ant", "bee", "cat")):
         photo(tmp_path / f"train/{name}/0.png", 8, 8)
@@ -621,12 +711,9 @@ def test_stray_images_beside_class_folders_are_left_out_with_a_line(tmp_path, ca
     images = load_images("folder", tmp_path, size=8)
     assert names(images) == ["ant/0.png", "bee/0.png"]
     assert images.labels.tolist() == [0, 1] and images.classes == ["ant", "bee"]
-    lines = capsys.readouterr().err.splitlines()
-    assert (
-        len(lines) == 1
-        and "2 images beside the class folders" in lines[0]
-        and "logo.png" in lines[0]
-    )
+    classes, line = capsys.readouterr().err.splitlines()
+    assert "2 classes" in classes
+    assert "2 images beside the class folders" in line and "logo.png" in line
     photo(tmp_path / "more.png", 8, 8)  # 3 strays, 2 images with a class
     images = load_images("folder", tmp_path, size=8)
     assert len(images) == 5 and images.labels is None and images.classes == []
@@ -809,12 +896,9 @@ def test_skip_bad_leaves_bad_images_and_their_labels_out(tmp_path, monkeypatch, 
         and images.labels.tolist() == [0, 0, 0, 1, 1]
         and (images.images is None) == lazy
     )
-    lines = capsys.readouterr().err.splitlines()
-    assert (
-        len(lines) == 1
-        and "warning: 5 of 10 images" in lines[0]
-        and "They are left out" in lines[0]
-    )
+    classes, line = capsys.readouterr().err.splitlines()
+    assert "2 classes" in classes
+    assert "warning: 5 of 10 images" in line and "They are left out" in line
     x = images.images_at(range(5))
     for got, name in zip(x, good, strict=True):
         assert torch.equal(got, folders.decode(tmp_path / name, 16, 3).float() / 127.5 - 1)

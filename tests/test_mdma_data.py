@@ -294,6 +294,34 @@ def test_a_group_in_the_place_of_an_array(tmp_path):
         load_jets(str(tmp_path / "own.hdf5"), "t", 30, "", "train")
 
 
+@pytest.mark.parametrize("layout", ["particle_features", "mask"])
+@pytest.mark.parametrize("value", [0.1396, np.nan])
+def test_a_mask_of_more_than_two_values_is_none(layout, value, tmp_path):
+    """A fourth feature in its place would drop the particles for which it is 0."""
+    x, _ = made_up()
+    x[3, :2, 3] = value
+    if layout == "mask":
+        np.savez(tmp_path / "own.npz", particles=x[..., :3], mask=x[..., 3])
+    else:
+        np.savez(tmp_path / "own.npz", particle_features=x)
+    with pytest.raises(UserError, match="own.npz: its mask has more than two values"):
+        load_jets(tmp_path / "own.npz", "t", 30, "", "train")
+
+
+def test_of_an_inverted_mask_the_line_asks(tmp_path):
+    x, _ = made_up(columns=20)
+    np.savez(tmp_path / "own.npz", particles=x[..., :3], mask=x[..., 3] == 0)
+    with pytest.raises(UserError, match="is the mask inverted"):
+        load_jets(tmp_path / "own.npz", "t", 30, "", "train")
+
+
+@pytest.mark.parametrize("name", ["own.HDF5", "own.H5", "own.NPZ"])
+def test_endings_of_own_files_may_be_in_capitals(name, tmp_path):
+    x = changed(lambda *features: features)
+    own_file(tmp_path / name.lower(), x).rename(tmp_path / name)
+    assert len(load_jets(tmp_path / name, "t", 30, "", "train")) == 28
+
+
 @pytest.mark.parametrize("what", ["no particle", "isn't finite", "without positive pT"])
 def test_bad_jets_are_counted_and_the_first_is_named(what, tmp_path):
     np.savez(tmp_path / "own.npz", **spoilt(what))

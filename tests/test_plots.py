@@ -194,3 +194,8 @@ def test_a_picture_needs_an_ending_that_is_known(tmp_path, name):
     for draw in (plots.save_grid, lambda image, path: plots.curves(LOG, [["a"]], path)):
         with pytest.raises(UserError, match="Choose a name that ends in .png"):
             draw(flat(0.0), tmp_path / name)
+
+
+def test_a_label_with_dollars_is_no_formula(tmp_path):
+    plots.save_grid(torch.zeros(2, 1, 8, 8), tmp_path / "a.png", nrow=1, rows=["$5_$10", "ok"])
+    assert (tmp_path / "a.png").exists()

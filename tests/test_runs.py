@@ -338,7 +338,9 @@ def test_damage_is_described_in_whole_words(copy):
     with pytest.raises(UserError) as e:
         runs.load_checkpoint(path)
     assert re.fullmatch(
-        r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\)", str(e.value)
+        r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\): take another "
+        "one, or start anew with --out",
+        str(e.value),
     )
     path.write_text("version https://git-lfs.github.com/spec/v1")
     with pytest.raises(UserError, match="not a checkpoint: not only tensors and plain values$"):

@@ -46,7 +46,7 @@ class Args:
     data_dir: FilePath = "data"  # where weights and features are looked for and put
     inception_weights: FilePath | None = None  # the TF-FID port's weights; none: fetched
     n: int | None = None  # of A only so many images, spread evenly; none: all
-    # take each image's centred square and resize it to this side; none: as they are
+    # take each image's centred square and resize it to this side, in [1, 4096]; none: as they are
     size: int | None = None
     channels: Literal[1, 3] | None = None  # 1: grey, 3: colour; none: as they are
     out: FilePath | None = None  # also write the scores into this JSON file

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import http.client
 import math
+import shlex
 import socket
 import sys
 import threading
@@ -149,7 +150,8 @@ def _lenet_file(dataset, data_dir):
 
 
 def _trained_lenet(dataset, data_dir):
-    train_it = f"python -m {__package__}.lenet --dataset {dataset} --data-dir {data_dir}"
+    train_it = f"python -m {__package__}.lenet --dataset {dataset} "
+    train_it += f"--data-dir {shlex.quote(str(data_dir))}"
     path = _lenet_file(dataset, data_dir)
     if path is None:
         path = lenet.weights_file(dataset, data_dir)
