@@ -106,6 +106,35 @@ def watch_steps(monkeypatch):
     return watch
 
 
+@pytest.fixture
+def figures_of(monkeypatch):
+    """figures_of(module): a list of the figures that module.save_figure is given from then on."""
+
+    def watch(module):
+        figures = []
+
+        def keep(figure, path):
+            figures.append(figure)
+            module.plt.close(figure)
+
+        monkeypatch.setattr(module, "save_figure", keep)
+        return figures
+
+    return watch
+
+
+@pytest.fixture
+def grids_of(monkeypatch):
+    """grids_of(module): a list of the images that module.save_grid is given from then on."""
+
+    def watch(module):
+        grids = []
+        monkeypatch.setattr(module, "save_grid", lambda images, *a, **k: grids.append(images))
+        return grids
+
+    return watch
+
+
 @pytest.fixture(scope="session")
 def repo():
     return REPO

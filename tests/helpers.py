@@ -1,8 +1,9 @@
-"""What several test files share: a smoke run in this process, and its networks."""
+"""What several test files share: a smoke run in this process, and its networks; a log by hand."""
 
 import contextlib
 import importlib
 import io
+import json
 import shutil
 from pathlib import Path
 
@@ -37,6 +38,12 @@ def smoke_run(folder, out, *flags):
         patch.setattr(common.runs, "environment", lambda device: {})  # it asks git: 20 ms
         metrics = train.main(["--smoke", "--device", "cpu", "--out", str(out), *map(str, flags)])
     return common.runs.load_checkpoint(Path(out) / "last.pt", folder) | {"metrics": metrics}
+
+
+def write_log(run, lines):
+    """log.jsonl in the directory of a run."""
+    run.mkdir(exist_ok=True)
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def check_tables_outlive_runs(folder, tables, again):

@@ -26,6 +26,7 @@ from began.model import (
     update_k,
 )
 from began.thesis_log import THESIS_LOG, thesis_table
+from common.arguments import EvalArgs
 from common.errors import UserError
 from common.torchvision_cpu import import_torchvision
 from common.rng import step_rng
@@ -34,6 +35,7 @@ from common.runs import load_checkpoint, read_log
 from tests.helpers import check_tables_outlive_runs
 
 T = torch.tensor
+CPU = torch.device("cpu")
 
 
 def count(net):
@@ -237,13 +239,13 @@ def test_each_step_leaves_the_other_network_alone(observed_step):
 
 @pytest.mark.parametrize("z_dist", ["normal", "uniform"])
 def test_training_is_in_train_mode_and_drawing_in_eval_mode(
-    tmp_path, monkeypatch, watch_steps, z_dist
+    tmp_path, monkeypatch, watch_steps, grids_of, z_dist
 ):
     """BatchNorm: batch statistics in each step, also after samples were drawn; running ones for the samples."""
-    nets, modes, drawn = [], [], []
+    nets, modes = [], []
+    drawn = grids_of(train)
     build = train.build
     monkeypatch.setattr(train, "build", lambda *a: nets.extend(build(*a)) or tuple(nets))
-    monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append(images))
     watch_steps(train, "fused_adam", lambda optimiser: modes.append([net.training for net in nets]))
     flags = ["--smoke", "--z-dist", z_dist]
     train.main([*flags, "--steps", "3", "--sample-every", "1", "--out", str(tmp_path / "r")])
@@ -684,6 +686,50 @@ def test_slerp():
     third = began_eval.slerp(a, b, 1 / 3)  # 30 degrees
     assert torch.allclose(third, T([[math.cos(math.pi / 6), 0.5]]), atol=1e-6)
     assert torch.allclose(began_eval.slerp(a, 2 * a, 0.5), 1.5 * a), "parallel vectors"
+
+
+def shows_one_number(z):
+    """G whose images of one pixel are z's first number."""
+    return z[:, :1].view(-1, 1, 1, 1)
+
+
+def test_each_row_of_the_interpolation_is_one_pair(tmp_path, grids_of):
+    """Straight ways, then those along the sphere."""
+    drawn = grids_of(began_eval.plots)
+    args = train.parse_args(["--z-dim", "2"])
+    began_eval.draw_interpolations(shows_one_number, args, EvalArgs(seed=3), CPU, tmp_path)
+    z = torch.randn(8, 2, generator=torch.Generator().manual_seed(3))[:, 0]
+    rows = drawn[0].view(8, 11)
+    assert torch.allclose(rows[:, 0], z[:4].repeat(2), atol=1e-4)
+    assert torch.allclose(rows[:, 10], z[4:].repeat(2), atol=1e-4)
+    assert torch.allclose(rows[:4, 5], (z[:4] + z[4:]) / 2, atol=1e-4)
+
+
+def test_reconstructions_stand_below_their_images(tmp_path, grids_of):
+    """D halves what it sees."""
+
+    class Half(torch.nn.Module):
+        def forward(self, x):
+            return x / 2
+
+    def G(z):
+        return shows_one_number(z.tanh()).expand(-1, 1, 16, 16)
+
+    drawn = grids_of(began_eval.plots)
+    real = train.load_images("synthetic", "none", "test", 16, 1)
+    args = train.parse_args([])
+    began_eval.draw_samples(G, Half(), args, EvalArgs(), CPU, real, tmp_path)
+    samples, rows = drawn
+    x, D_x, made, D_made = rows.split(16)
+    assert torch.equal(x, real.images_at(torch.arange(16))) and torch.equal(made, samples[:16])
+    assert torch.equal(D_x, x / 2) and torch.equal(D_made, made / 2)
+
+
+def test_bars_of_classes_are_per_cent_of_the_samples(tmp_path, figures_of):
+    drawn = figures_of(began_eval.plots)
+    metrics = {"class_counts_lenet_4": [3, 1], "class_entropy_lenet_4": 0.5}
+    began_eval.draw_classes(metrics, ["a", "b"], tmp_path / "c.png")
+    assert [bar.get_height() for bar in drawn[0].axes[0].patches] == [75, 25]
 
 
 def test_thesis_table_takes_the_last_100_steps_before_step_900_of_each_epoch():

@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from torch.nn import functional as F
 
 from bigan import eval as bigan_eval
 from bigan import progress as bigan_progress
-from bigan import reproduce, toys, train
+from bigan import features, figures, reproduce, toys, train
 from bigan.data import class_index
 from bigan.features import (
     anomaly_score,
@@ -40,9 +41,10 @@ from common.cli import UserError
 from common.data import ImageSet
 from common.rng import step_rng
 from common.runs import load_checkpoint
-from tests.helpers import check_tables_outlive_runs
+from tests.helpers import check_tables_outlive_runs, write_log
 
 T = torch.tensor
+CPU = torch.device("cpu")
 LN2 = math.log(2)
 TINY = ["--smoke", "--size", "8", "--width", "2", "--z-dim", "4", "--batch-size", "6"]
 
@@ -477,12 +479,15 @@ def test_auroc_by_hand_and_against_scipy():
         auroc(T([1.0]), T([True]))
 
 
-def test_novelty_is_the_distance_to_the_nearest_training_image_in_pixels_of_0_1():
-    def grey(*shades):
-        images = torch.tensor(shades, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-        return ImageSet("grey", "train", 2, 1, images=images)
+def grey(shades, labels=None, split="train"):
+    """Grey images of 2x2, each of one shade from 0 to 255, of the classes a and b."""
+    images = T(shades, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+    labels = None if labels is None else T(labels)
+    return ImageSet("grey", split, 2, 1, ["a", "b"], images=images, labels=labels)
 
-    novelty = pixel_novelty(grey(0, 255, 102), grey(102, 51, 240), bank=2, device="cpu")
+
+def test_novelty_is_the_distance_to_the_nearest_training_image_in_pixels_of_0_1():
+    novelty = pixel_novelty(grey([0, 255, 102]), grey([102, 51, 240]), bank=2, device="cpu")
     # the third training image is not in the bank; four pixels each: a norm of 2
     assert novelty.tolist() == pytest.approx([2 * 0.4, 2 * 0.2, 2 * 15 / 255], rel=1e-5)
 
@@ -515,12 +520,25 @@ def test_progress_measures_on_the_test_images(tmp_path, monkeypatch):
     assert scores["recon_ratio_3"] == pytest.approx(0.05 / (sum(others) / 3), rel=1e-4)
 
 
+def reads_shade(x):
+    """E and its features, where an image is a shade."""
+    return x[:, 0, 0, :1]
+
+
+reads_shade.features = reads_shade.logits = reads_shade
+
+
+def writes_shade(z):
+    """G, where z is a shade."""
+    return z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
+
+
 def look_at(data, test, tmp_path, **more):
     """`progress` of networks that know nothing but the shade."""
-    E = lambda x: x[:, 0, 0, :1]
-    E.features = E
-    G = lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    return bigan_progress.progress(G, E, data, test, torch.zeros(4, 1), tmp_path / "g.png", **more)
+    networks = writes_shade, reads_shade
+    return bigan_progress.progress(
+        *networks, data, test, torch.zeros(4, 1), tmp_path / "g.png", **more
+    )
 
 
 def test_image_files_are_measured_in_no_order_of_their_classes(tmp_path):
@@ -537,9 +555,7 @@ def test_image_files_are_measured_in_no_order_of_their_classes(tmp_path):
     assert scores["1nn_E_30_30"] == scores["1nn_features_30_30"] < 0.7
     data.shades = test.shades = T(labels) / 2 - 0.5  # labels go with their images
     assert look_at(data, test, tmp_path, n_bank=30, n_queries=30)["1nn_E_30_30"] == 1
-    E = lambda x: x[:, 0, 0, :1]
-    E.features = E.logits = E
-    scores = measure_features(E, None, E, data, test, 30, "cpu")
+    scores = measure_features(reads_shade, None, reads_shade, data, test, 30, "cpu")
     assert scores["1nn_E_30_120"] == scores["1nn_pixels_30_120"] == 1
     data.files = None
     assert data.places(30).tolist() == list(range(30))
@@ -556,6 +572,24 @@ def test_the_nearest_of_the_images_themselves_is_not_looked_for(tmp_path, capsys
     assert list(look_at(data, other, tmp_path)) == ["recon_ratio_4"]
 
 
+def test_each_key_of_1nn_names_its_space(monkeypatch):
+    """Each space is one number in place of features, and its score is this number."""
+
+    def net(value):
+        return lambda x, *z: torch.full((len(x), 1), float(value))
+
+    E, fresh, D = net(1), net(4), SimpleNamespace(pairs=True, features=net(6))
+    E.logits, E.features, fresh.features = net(2), net(3), net(5)
+    for score in ("one_nn_accuracy", "linear_probe"):
+        monkeypatch.setattr(features, score, lambda bank, *rest: bank.mean().item())
+    data = Images([0.5, 0.5], [0, 1])
+    names = ("E", "logits", "features", "untrained_E", "untrained_features", "D")
+    expected = {f"1nn_{name}_2_2": value for value, name in enumerate(names, 1)}
+    expected |= {"1nn_pixels_2_2": 0.5, "probe_pixels_2_2": 0.5, "probe_E_2_2": 1}
+    expected |= {"probe_features_2_2": 3, "probe_untrained_features_2_2": 5}
+    assert measure_features(E, D, fresh, data, data, 2, CPU) == expected
+
+
 def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypatch):
     """G(z) is always the first mode, G(E(x)) each x."""
     drawn = {}
@@ -570,6 +604,15 @@ def test_progress_of_a_toy_tells_samples_from_reconstructions(tmp_path, monkeypa
     scores = toys.toy_progress(G, E, data, torch.zeros(2000, 2), args, tmp_path / "d.png")
     assert scores["modes_2k"] == 1 and scores["modes_recon_2k"] == 25
     assert drawn["limit"] > drawn["reconstructions"].abs().max()
+
+
+def test_measurements_of_a_toy_tell_samples_from_reconstructions():
+    """All samples are of one mode, and E and G leave the data as they are."""
+    args = train.parse_args(["--dataset", "25gaussians"])
+    data = train.load_data(args)
+    samples = data.centres[:1].float().expand(500, 2)
+    found = toys.measure_toy(lambda z: z, lambda x, eps: x, samples, data, args, 0, CPU)
+    assert (found["modes_500"], found["modes_recon_500"]) == (1, 25)
 
 
 @pytest.mark.parametrize("method, with_z", [("bigan", True), ("joint-lr", True), ("ae-l1", False)])
@@ -782,21 +825,98 @@ def test_eval_of_a_held_out_class_and_of_an_autoencoder(tmp_path):
 
 
 def test_inversion_is_measured_in_pixels_of_0_1():
-    x = torch.linspace(-1, 1, 4).view(-1, 1, 1, 1).expand(-1, 1, 2, 2)
-    perfect = measure_inversion(
-        lambda z: z.view(-1, 1, 1, 1).expand(-1, 1, 2, 2),
-        lambda x: x[:, 0, 0, :1],
-        x,
-        torch.rand(4, 1, generator=torch.Generator().manual_seed(0)) * 2 - 1,
-    )
-    assert (
-        perfect["recon_l2_4_test"] == 0
-        and perfect["latent_l2_4"] == 0
-        and perfect["regen_l2_4"] == 0
-    )
-    assert perfect["recon_l2_shuffled_4_test"] == pytest.approx(
-        (2 + 2 / 3 * 3) / 4
-    )  # 2 px wide: |Δ|/2 · √4
+    """G writes half of the shade: on 2x2 pixels the norm of a difference in [-1, 1] is as large."""
+    x = writes_shade(T([-1.0, 1.0]))
+    z = T([[-1.0], [0.0], [1.0]])
+    found = measure_inversion(lambda z: writes_shade(z / 2), reads_shade, x, z)
+    expected = {"recon_l2_2_test": 1 / 2, "recon_l2_shuffled_2_test": 3 / 2}
+    expected |= {"regen_l2_3": 1 / 6, "regen_l2_shuffled_3": 1 / 2, "regen_ratio_3": 1 / 3}
+    expected |= {"latent_l2_3": 1 / 3, "code_sd_2_test": math.sqrt(2)}
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+
+
+@pytest.fixture
+def held_out(monkeypatch):
+    """What bigan.eval measures, and on what, where class b of four test images is held out."""
+    data = grey([0, 0, 0], [0, 0, 0])
+    test = grey([255, 204, 102, 255], [0, 0, 1, 0], "test")
+    found = {}
+
+    def keep(**given):
+        found.update(given)
+        return {}
+
+    for name, stand_in in (
+        ("anomaly_scores", lambda *a: {"score": T([1.0, 2, 3, 0])}),
+        ("measure_inversion", lambda G, E, x, z, *rest: keep(x=x, z=z)),
+        ("image_scores", lambda *a: (keep(images=a[-2:]), None, None)),
+    ):
+        monkeypatch.setattr(bigan_eval, name, stand_in)
+    trained = train.parse_args(["--smoke", "--prior", "normal", "--hold-out", "b"])
+    args = bigan_eval.Args(n=4, seed=3)
+    metrics = bigan_eval.measure((None, None, "D"), data, test, None, trained, args, CPU)
+    return SimpleNamespace(metrics=metrics, z_dim=trained.z_dim, **found)
+
+
+def test_the_held_out_class_shall_have_the_highest_scores(held_out):
+    assert held_out.metrics["auroc_score_class1_4"] == 1
+
+
+def test_codes_are_measured_on_test_images_and_on_z_that_the_seed_fixes(held_out):
+    assert held_out.x[:, 0, 0, 0].tolist() == pytest.approx([1, 0.6, -0.2, 1])
+    z = torch.randn(4, held_out.z_dim, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(held_out.z, z)
+
+
+def test_samples_are_not_compared_with_the_held_out_class(held_out):
+    keep, split = held_out.images
+    assert keep.tolist() == [True, True, False, True] and split == "test_without_class1"
+
+
+def test_the_untrained_encoder_is_the_runs_own_at_step_0():
+    args = train.parse_args([*TINY, "--seed", "5", "--channels", "1"])
+    found = bigan_eval.untrained_encoder(train.load_data(args), args, CPU)
+    train.seed_all(5)
+    expected = train.build(args)[1]
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), expected.parameters()))
+    assert not found.training
+
+
+def test_the_held_out_class_is_drawn_over_the_others(tmp_path, figures_of):
+    """All of it at 1, all others at 0."""
+    drawn = figures_of(figures)
+    positive = T([False, False, True, True, True])
+    figures.draw_anomaly({"score": positive.float()}, positive, "b", tmp_path)
+    axis = drawn[0].axes[0]
+    right = [any(bar.get_height() and bar.get_x() > 0.5 for bar in x) for x in axis.containers]
+    assert right == [False, True] and "AUROC 1.000" in axis.get_title()
+
+
+@pytest.fixture
+def drawn_images(tmp_path, monkeypatch):
+    """Of 16 training images, where G(E(x)) = x: (images, {file: what draw_images draws})."""
+    drawn = {}
+    for name in ("save_rows", "save_grid"):
+        monkeypatch.setattr(
+            figures, name, lambda shown, path, **k: drawn.update({path.name: shown})
+        )
+    data = Images(torch.linspace(-1, 1, 20).tolist(), [0] * 20, [str(i) for i in range(20)])
+    images = data.images_at(torch.arange(16), CPU)
+    figures.draw_images(writes_shade, reads_shade, images, data, data, 20, CPU, tmp_path)
+    return images, drawn
+
+
+def test_a_training_image_is_its_own_neighbour(drawn_images):
+    """Image files are looked through in an order of their own."""
+    images, drawn = drawn_images
+    for _, neighbours in drawn["neighbours.png"][1:]:
+        assert torch.equal(neighbours, images)
+
+
+def test_interpolation_begins_and_ends_at_its_images(drawn_images):
+    way = drawn_images[1]["interpolation.png"].unflatten(0, (6, 11))
+    for a, b in ((0, 1), (9, 10)):
+        assert torch.allclose(way[:, a], way[:, b], atol=1e-6)
 
 
 def test_eval_refuses_what_it_does_not_do():
@@ -919,6 +1039,75 @@ def test_the_mean_auroc_is_over_classes_and_its_spread_over_seeds():
     assert reproduce.mean_aurocs(results, "score") == pytest.approx([0.6, 0.75])
     assert reproduce.mean_aurocs(results, "recon") == []
     assert "| mean | 0.675 ± 0.106 | – |" in reproduce.auroc_table(results)
+
+
+def run_of(**metrics):
+    """A run in a sweep's results."""
+    return {"step": 5, "seconds": 9.0, "metrics": metrics}
+
+
+def test_the_1nn_table_by_hand():
+    """D is that of the plain GAN below LR, whose accuracies are larger by a half."""
+    names = "1nn_features 1nn_E 1nn_logits probe_features 1nn_D 1nn_untrained_features "
+    names += "1nn_untrained_E probe_untrained_features 1nn_pixels probe_pixels"
+    accuracies = {f"{name}_4_3": 0.11 + i / 100 for i, name in enumerate(names.split())}
+    others = {"recon_ratio_3_test": 0.5, "fid_lenet_3_test": 7.0}
+    of_lr = {key: value + 0.5 for key, value in accuracies.items()}
+    results = {"BiGAN": [run_of(**accuracies, **others)], "LR": [run_of(**of_lr, **others)]}
+    lines = reproduce.one_nn_table(results).splitlines()
+    for line in (
+        "| BiGAN | 97.39 | 11.00 | 12.00 | 13.00 | 14.00 | 0.500 | 7.0 | 5 | 9 |",
+        "| D | 97.3 | 65.00 | – | – | – | – | – | – | – |",
+        "| untrained E | – | 16.00 | 17.00 | – | 18.00 | – | – | – | – |",
+        "| pixels | – | 19.00 | – | – | 20.00 | – | – | – | – |",
+    ):
+        assert line in lines
+
+
+def test_the_table_of_modes_by_hand():
+    run = run_of(
+        modes_hit_10k=1, modes_hit_recon_10k=2, modes_10k=3, modes_recon_10k=4, high_quality_10k=0.5
+    )
+    table = reproduce.mode_table({"ALI": [run]})
+    assert "| ALI | 13.4 ± 5.8 | 1.0 | 1 | 2.0 | 3.0 | 0.50 | 9 |" in table
+
+
+def test_curves_of_1nn_are_in_per_cent_over_epochs_beside_the_untrained_encoder(
+    tmp_path, figures_of
+):
+    drawn = figures_of(reproduce.plots)
+    lines = [{"step": 469 * i, "1nn_E_4_3": 0.1 * i, "1nn_features_4_3": 0.2 * i} for i in (1, 2)]
+    write_log(tmp_path / "a", [*lines, {"step": 939}])
+    run = run_of(**{"1nn_untrained_features_4_3": 0.5, "1nn_untrained_E_4_3": 0.25})
+    reproduce.draw_table(tmp_path, {"BiGAN": [run | {"name": "a"}]}, "fashion-mnist")
+    for axis, height, start in zip(drawn[0].axes, (20, 10), (50, 25)):
+        curve, dashed = (line.get_xydata() for line in axis.lines)
+        assert curve.flatten().tolist() == pytest.approx([1, height, 2, 2 * height])
+        assert dashed[0, 1] == start
+
+
+def test_each_mark_of_the_aurocs_is_of_its_score(tmp_path, figures_of):
+    drawn = figures_of(reproduce.plots)
+    metrics = {f"auroc_{score}_class0_4": i / 10 for i, score in enumerate(reproduce.SCORES, 1)}
+    reproduce.draw_aurocs({"bag": [run_of(**metrics) | {"seed": 0}]}, tmp_path / "a.png")
+    found = [line.get_xdata()[0] for line in drawn[0].axes[0].lines]
+    assert found == [0.1, 0.2, 0.3, 0.4, 0.5]  # the last one: chance
+
+
+def test_runs_are_measured_as_the_sweeps_flags_say(tmp_path, monkeypatch):
+    given = dict(data_dir="d", extractor="lenet", inception_weights="w", n=7, bank=8, bn_batches=9)
+    given |= dict(batch_size=10, seed=11, device="cpu")
+    asked = []
+
+    def load_with_data(path, args, device):
+        asked.append(args)
+        return [None] * 6
+
+    monkeypatch.setattr(reproduce.evaluation, "load_with_data", load_with_data)
+    for name in ("draw", "measure"):
+        monkeypatch.setattr(reproduce.evaluation, name, lambda *a: None)
+    reproduce.measure_run(tmp_path, None, SimpleNamespace(**given))
+    assert given.items() <= vars(asked[0]).items()
 
 
 def test_tables_train_measure_and_write(here, monkeypatch):

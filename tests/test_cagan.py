@@ -3,8 +3,10 @@ conditions.
 """
 
 import argparse
+import itertools
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,12 +47,14 @@ from common import evaluate
 from common.cli import UserError
 from common.data import ImageSet, load_images
 from common.metrics.extractors import load_extractor
+from common.metrics.images import grey_levels
 from common.metrics.lenet import accuracy as lenet_accuracy
 from common.rng import step_rng
 from common.runs import read_log
-from tests.helpers import check_tables_outlive_runs
+from tests.helpers import check_tables_outlive_runs, write_log
 
 T = torch.tensor
+CPU = torch.device("cpu")
 
 
 def count(net):
@@ -391,6 +395,29 @@ def test_toy_spread_and_near(here, monkeypatch):
     result = toy.main(["--steps", "1", "--seeds", "1", "--out", "t"])[0]
     assert result["near"] == [0.5] * 4
     assert result["spread"] == pytest.approx([math.sqrt(2 * (1.44 + 0.36) / 3) / 2] * 4)
+
+
+@pytest.fixture
+def toy_results():
+    """One run of each loss and schedule, all alike, after two measurements."""
+    run = {"seed": 0, "history": [(1, [0.5] * 4), (2, [0.9, 0.1, 0.2, 0.3])]}
+    run |= {"spread": [9, 0.1, 0.1, 0.4], "near": [0, 0.5, 0.5, 0.8]}
+    run["points"] = torch.zeros(4, 9, 2)
+    cells = itertools.product(toy.LOSSES, toy.MIXED_FROM)
+    return [run | {"loss": loss, "schedule": schedule} for loss, schedule in cells]
+
+
+def test_the_toys_table_is_of_the_last_measurement_and_mostly_of_rare_labels(toy_results):
+    for line in toy.table(toy_results).splitlines()[2:8]:
+        assert line.endswith(" | 0.90 | 0.10 0.20 0.30 | **0.20** | 0.20 | 0.60 |")
+
+
+def test_the_toys_curves_are_of_the_rare_labels(toy_results, tmp_path, figures_of):
+    drawn = figures_of(toy.plots)
+    toy.draw_toy(toy_results, tmp_path / "t.png")
+    for axis in (drawn[0].axes[3], drawn[0].axes[7]):
+        curves = [line.get_xydata().flatten().tolist() for line in axis.lines]
+        assert curves == [pytest.approx([1, 0.5, 2, 0.2])] * 3
 
 
 def test_toy_accuracy_counts_the_nearest_cluster():
@@ -794,11 +821,15 @@ def test_build_hands_every_flag_of_the_networks_on():
         ]
 
 
+def shows_its_input(z, cnd):
+    """G whose images are z and the condition."""
+    return torch.cat([z, cnd], 1)
+
+
 def test_samples_are_of_the_conditions_asked_for_and_fixed_by_the_seed():
     args = train.parse_args(["--z-dim", "3"])
-    G = lambda z, cnd: torch.cat([z, cnd], 1)
     cnd = torch.eye(4).repeat(3, 1)
-    draw = lambda **k: torch.cat(list(metrics.sample(G, cnd, args, torch.device("cpu"), **k)))
+    draw = lambda **k: torch.cat(list(metrics.sample(shows_its_input, cnd, args, CPU, **k)))
     assert torch.equal(draw(batch_size=5)[:, 3:], cnd)
     assert torch.equal(draw(seed=1), draw(seed=1)) and not torch.equal(
         draw(seed=1)[:, :3], draw(seed=2)[:, :3]
@@ -820,6 +851,19 @@ def test_eval_samples_as_its_own_flag_says(tmp_path, monkeypatch, amp):
     assert seen == [amp]
 
 
+@pytest.mark.parametrize("conditions", [None, torch.eye(2)])
+def test_eval_samples_with_its_seed_and_in_its_batches(monkeypatch, conditions):
+    def stop(*words):
+        raise InterruptedError(words[-2:])
+
+    monkeypatch.setattr(cagan_eval, "sample", stop)
+    trained = SimpleNamespace(data_dir="data")
+    args = SimpleNamespace(n=8, seed=3, batch_size=5, split="test")
+    with pytest.raises(InterruptedError) as asked:
+        cagan_eval.measure(None, trained, [2], args, CPU, None, "lenet", conditions)
+    assert asked.value.args == ((3, 5),)
+
+
 def test_scores_ask_for_the_classes_in_turn():
     class Scores:
         class_moments = [None] * 4
@@ -831,17 +875,14 @@ def test_scores_ask_for_the_classes_in_turn():
             return images[:, 3:].argmax(1).tolist(), n, asked.tolist()
 
     args = train.parse_args(["--z-dim", "3"])
-    found = metrics.score(
-        Scores(), lambda z, cnd: torch.cat([z, cnd], 1), 6, args, torch.device("cpu")
-    )
+    found = metrics.score(Scores(), shows_its_input, 6, args, CPU)
     assert found == ([0, 1, 2, 3, 0, 1], 6, [0, 1, 2, 3, 0, 1])
     with pytest.raises(UserError, match="10 classes need two images each"):
         train.main(["--smoke", "--fid-samples", "19", "--out", "/nonexistent/r"])
 
 
-def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(train, "save_grid", lambda images, path: drawn.append(images))
+def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path, grids_of):
+    drawn = grids_of(train)
     train.main(
         [
             "--smoke",
@@ -862,6 +903,27 @@ def test_the_grid_has_a_row_for_each_condition_and_a_z_for_each_column(tmp_path,
     z = torch.randn(8, args.z_dim, generator=train.step_rng(args.seed, 0))
     for c in range(10):
         assert torch.allclose(drawn[0][8 * c : 8 * c + 8], G(z, torch.eye(10)[[c] * 8]), atol=1e-6)
+
+
+def test_evals_grid_has_a_row_for_each_condition_and_a_z_for_each_column(grids_of):
+    drawn = grids_of(cagan_eval.plots)
+    args = train.parse_args(["--z-dim", "3"])
+    cagan_eval.draw_samples(shows_its_input, args, list("abcd"), [4], 12, CPU, "x.png", 2)
+    z, cnd = drawn[0].view(4, 3, 7).split([3, 4], 2)
+    assert torch.equal(cnd, torch.eye(4)[:, None].expand(4, 3, 4))
+    expected = torch.randn(3, 3, generator=torch.Generator().manual_seed(2))
+    assert torch.equal(z, expected.expand_as(z))
+
+
+def test_interpolation_goes_from_each_condition_to_the_next(grids_of):
+    drawn = grids_of(cagan_eval.plots)
+    args = train.parse_args(["--z-dim", "3"])
+    cagan_eval.draw_interpolation(shows_its_input, args, list("abcd"), [4], CPU, "x.png")
+    z, cnd = drawn[0].view(4, 9, 7).split([3, 4], 2)
+    start = torch.eye(4)
+    end = start.roll(-1, 0)
+    assert torch.allclose(cnd[:, 0], start) and torch.allclose(cnd[:, 8], end)
+    assert torch.allclose(cnd[:, 4], (start + end) / 2) and (z == z[0, 0]).all()
 
 
 def test_dataset_auto_is_mnist_or_fashion_mnist(monkeypatch, capsys):
@@ -1244,9 +1306,7 @@ def test_a_figures_numbers_and_table_by_hand(tmp_path):
             "conditional_accuracies_lenet_60": [1.0, 0.2, 0.4],
             "confusion_lenet_60": [[1]],
         }
-        (tmp_path / f"run-{seed}").mkdir()
-        log = "".join(json.dumps(line) + "\n" for line in lines)
-        (tmp_path / f"run-{seed}/log.jsonl").write_text(log)
+        write_log(tmp_path / f"run-{seed}", lines)
         results.append({"name": f"run-{seed}", "metrics": metrics})
     row = reproduce.numbers("CA-GAN", results, tmp_path)
     assert (row["runs"], row["half_steps"], row["fid_per_class_half"]) == (2, 20, [20.0, 21.0])
@@ -1254,8 +1314,7 @@ def test_a_figures_numbers_and_table_by_hand(tmp_path):
     assert all("confusion_lenet_60" not in result["metrics"] for result in row["results"])
     stopped = {"step": 25, "fid_lenet_60_test": 1.0, "fid_per_class_lenet_60_test": 99.0}
     lines.insert(3, stopped)  # between 20 and 30, of seed 1, which then went on
-    log = "".join(json.dumps(line) + "\n" for line in lines)
-    (tmp_path / "run-1/log.jsonl").write_text(log)
+    write_log(tmp_path / "run-1", lines)
     assert reproduce.numbers("CA-GAN", results, tmp_path) == row
     again = reproduce.numbers("a run is gone", [{**results[0], "name": "gone"}, *results], tmp_path)
     assert again["half_steps"] == 20 and again["curves"] == row["curves"]
@@ -1266,6 +1325,52 @@ def test_a_figures_numbers_and_table_by_hand(tmp_path):
     text = reproduce.table("13", [row])
     assert "over 2 seeds, fid_per_class_lenet_60_test, fid_lenet_60_test, conditional_acc" in text
     assert "| CA-GAN | 20.5 ± 0.707 | 4 ± 1.41 | 2 ± 0 | 0.5 ± 0 | 0.3 ± 0 |" in text
+
+
+def test_each_panel_of_scores_has_its_own(tmp_path, figures_of):
+    drawn = figures_of(reproduce.plots)
+    curves = {score: [[i, i + 1.0], [i, i + 2.0]] for i, score in enumerate(reproduce.SCORES)}
+    row = {"label": "a", "runs": 2, "steps": [5, 10], "curves": curves}
+    reproduce.draw_scores("12", [row], tmp_path)
+    for i, axis in enumerate(drawn[0].axes):
+        assert axis.lines[0].get_xydata().tolist() == [[5, i], [10, i + 1.5]]
+
+
+def test_each_panel_of_the_overview_has_its_own_score(tmp_path, figures_of):
+    """Dots of the runs that have it, and their mean."""
+    drawn = figures_of(reproduce.plots)
+    row = {"label": "a", "fid_per_class_half": [1.0, math.nan], "fid_per_class": [2.0, 4.0]}
+    row["conditional_accuracy"] = [0.5, 0.7]
+    reproduce.draw_overview({"12": [row]}, tmp_path / "o.png")
+    for axis, dots in zip(drawn[0].axes, ([1], [2, 4], [0.5, 0.7]), strict=True):
+        assert [line.get_xdata().tolist() for line in axis.lines] == [dots, [sum(dots) / len(dots)]]
+
+
+def test_each_row_of_mixed_samples_is_of_its_run(tmp_path, monkeypatch, grids_of):
+    """G of each run is its seed, and so are its images."""
+    drawn = grids_of(reproduce.plots)
+    checkpoint = {"state": {"groups": [2]}}
+    monkeypatch.setattr(
+        reproduce, "load", lambda path, _: (int(path.parent.name), None, checkpoint)
+    )
+    monkeypatch.setattr(
+        reproduce, "sample", lambda G, cnd, *_: [torch.full((len(cnd), 1, 4, 4), float(G))]
+    )
+    runs = {"CA-GAN": [{"name": str(seed), "seed": seed} for seed in (0, 1)]}
+    reproduce.draw_mixed_samples(runs, ["a", "b"], tmp_path, CPU)
+    assert drawn[0][:, 0, 0, 0].tolist() == [0, 0, 1, 1]
+
+
+def test_bars_of_classes_are_means_over_runs_in_per_cent_of_the_samples():
+    runs = [
+        {"class_counts_lenet_8": counts, "conditional_accuracies_lenet_8": accuracies}
+        for counts, accuracies in (([6, 2], [1.0, 0.5]), ([4, 4], [0.5, 0.5]))
+    ]
+    figure, axis = cagan_eval.plots.plt.subplots()
+    cagan_eval.draw_classes(axis, runs, ["a", "b"])
+    cagan_eval.plots.plt.close(figure)
+    heights = [[bar.get_height() for bar in bars] for bars in axis.containers]
+    assert heights == [[62.5, 37.5], [37.5, 25.0]]
 
 
 # --- do generated images help a classifier?
@@ -1407,6 +1512,23 @@ def test_the_classifiers_numbers_and_table_by_hand():
     text = classifier.table(rows)
     assert "mean ± sd over 2 seeds" in text
     assert "| 5 and 2 | filled | 68.3 ± 2.4 | 72.5 ± 3.5 | 60.0 ± 0.0 | 12.5 ± 3.5 |" in text
+
+
+def test_generated_images_of_the_pool_follow_the_seed():
+    def G(z, cnd):
+        return z[:, :1].tanh().view(-1, 1, 1, 1).expand(-1, 1, 16, 16)
+
+    data = load_images("synthetic", "none", size=16)
+    pool, _ = classifier.pool_with_generated(G, data, T([0, 1, 2]), unbalanced_run(seed=5), CPU)
+    z = torch.randn(3, 3, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(pool[len(data) :], grey_levels(G(z, None)).byte())
+
+
+def test_each_panel_of_classifiers_has_its_score_in_per_cent(tmp_path, figures_of):
+    drawn = figures_of(classifier.plots)
+    row = {"label": "5 and 2", "arm": "oversampled", "rare_recall": [0.25], "accuracy": [0.5]}
+    classifier.draw([row], tmp_path / "c.png")
+    assert [list(axis.lines[0].get_xdata()) for axis in drawn[0].axes] == [[25], [50]]
 
 
 @pytest.mark.parametrize("reduced", [True, False])

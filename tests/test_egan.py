@@ -7,6 +7,7 @@ import math
 import shutil
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,7 +45,7 @@ from egan.model import (
     wasserstein_generator_loss,
 )
 from egan.population import MOMENTS, POPULATIONS, Batch, Loop, SharedLoop, evaluate_each, set_adam
-from tests.helpers import check_tables_outlive_runs
+from tests.helpers import check_tables_outlive_runs, write_log
 
 T = torch.tensor
 LN2 = math.log(2)
@@ -1281,6 +1282,21 @@ def test_the_fittest_individual_is_loaded_by_default(tmp_path):
     assert pictures[0].read_bytes() == first
 
 
+def test_each_row_of_the_interpolation_is_one_pair(grids_of):
+    """G shows z's first number."""
+
+    def G(z):
+        return z[:, :1].view(-1, 1, 1, 1)
+
+    drawn = grids_of(egan_eval.plots)
+    args = SimpleNamespace(seed=3)
+    egan_eval.draw_interpolation(G, SimpleNamespace(z_dim=2), args, torch.device("cpu"), "x.png")
+    z = 2 * torch.rand(8, 2, generator=torch.Generator().manual_seed(3))[:, 0] - 1
+    rows = drawn[0].view(4, 11)
+    assert torch.allclose(rows[:, 0], z[:4]) and torch.allclose(rows[:, 10], z[4:], atol=1e-6)
+    assert torch.allclose(rows[:, 5], (z[:4] + z[4:]) / 2, atol=1e-6)
+
+
 def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
     argv = [
         "--table2",
@@ -1313,6 +1329,7 @@ def test_table2_trains_measures_and_goes_on_where_it_stood(tmp_path, capsys):
 
 
 def test_the_best_run_of_table2_has_most_modes_and_the_least_distance():
+    """Distances are in hundredths, as the paper's."""
     names = [f"mmd2_{kind}_s{s:g}" for kind in ("biased", "unbiased") for s in tables.BANDWIDTHS]
     results = [
         {
@@ -1330,6 +1347,66 @@ def test_the_best_run_of_table2_has_most_modes_and_the_least_distance():
     _, (row,) = tables.table2_numbers(results, ["GAN-Minimax"])
     assert row["modes"]["best"] == 7 and row["high_quality"]["best"] == 7 / 8
     assert row["mode_kl"]["best"] == 0.1 and row["seconds"]["best"] == 1
+    assert row[tables.UNIT]["values"] == [20, 10]
+
+
+def test_the_cells_of_table2_by_hand():
+    row = {"data": "8gaussians", "method": "GAN-Minimax", "runs": 2, "paper": (2.94, 1.89)}
+    values = {"k": [1, 2], tables.UNIT: [3, 5], "modes": [6, 7], "high_quality": [0.25, 0.75]}
+    values |= {"mode_kl": [0.1, 0.3], "seconds": [10, 30]}
+    row |= {name: tables.summary(each) for name, each in values.items()}
+    text = tables.table2_markdown([("k", 0.5)], [row])
+    cells = "2.94 / 1.89 | 1.50 ± 0.71 / 1.00 | 4.00 ± 1.41 / 3.00 | 6.5 ± 0.7 | 0.50 | 0.200 | 20"
+    assert f"| GAN-Minimax | {cells} |" in text
+
+
+def test_table2_draws_the_run_of_median_distance(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(tables.plots, "densities", lambda panels, *a, **k: shown.extend(panels))
+    monkeypatch.setattr(tables, "load_samples", lambda folder, run, n: None)
+    results = []
+    for seed, distance in enumerate((0.3, 0.1, 0.2)):
+        (tmp_path / f"run{seed}").mkdir()
+        (tmp_path / f"run{seed}/last.pt").touch()
+        run = {"table": "8gaussians", "method": "GAN-Minimax", "name": f"run{seed}", "seed": seed}
+        results.append(run | {"metrics": {"mmd2_unbiased_s1_2k": distance}})
+    tables.draw_table2(tmp_path, results, ["GAN-Minimax"])
+    assert shown == ["data: 8gaussians", "GAN-Minimax, seed 2", "data: 25gaussians"]
+
+
+def test_scores_are_drawn_over_generations_and_over_seconds(tmp_path, figures_of):
+    drawn = figures_of(egan_curves.plots)
+    run = [{"step": 5, "seconds": 2.0, "is_lenet_8": 3.0, "fid_lenet_8_test": 4.0}]
+    egan_curves.draw_curves({"GAN": [run]}, 8, tmp_path / "c.png")
+    found = [axis.lines[0].get_xydata().tolist() for axis in drawn[0].axes]
+    assert found == [[[5, 3]], [[2, 3]], [[5, 4]], [[2, 4]]]
+
+
+def test_the_table_of_curves_by_hand():
+    """GAN's run was through after 2 s, before E-GAN's first scores."""
+
+    def run(seconds):
+        scores = ((2, 1.0, 9.0), (4, 2.0, 7.0))
+        return [
+            {"step": step, "seconds": s, "is_lenet_5": score, "fid_lenet_5_test": fid}
+            for s, (step, score, fid) in zip(seconds, scores)
+        ]
+
+    rows = egan_curves.curve_numbers({"E-GAN": [run((4, 8))], "GAN": [run((1, 2))]})
+    line = egan_curves.curves_markdown(rows).splitlines()[2]
+    assert line.startswith("| E-GAN | 0.5 | 2.00, 7.00 | 1.00, 9.00 (2) |")
+
+
+def test_shares_of_survivors_are_stacked_under_their_names(tmp_path, figures_of):
+    drawn = figures_of(egan_samples.plots)
+    shares = {"heuristic": 0.5, "minimax": 0.2, "least-squares": 0.3}
+    log = [{"step": s} | {f"selected_{k}": v for k, v in shares.items()} for s in (1, 2, 3)]
+    egan_samples.draw_selected(log, list(shares), tmp_path / "s.png")
+    areas = drawn[0].axes[0].collections
+    stack = {area.get_label(): area.get_paths()[0].vertices[:, 1] for area in areas}
+    heights = {name: y.max() - y.min() for name, y in stack.items()}
+    heights["heuristic"] = stack["heuristic"].max()
+    assert heights == pytest.approx(shares)
 
 
 def test_fid_curves_compare_at_equal_generations_and_at_equal_time(tmp_path, monkeypatch):
@@ -1474,6 +1551,21 @@ def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkey
     )["rows"]
     assert {c["method"] for c in asked} == set(reproduce.TABLE_III) and len(asked) == 16
     check_tables_outlive_runs(tmp_path, ["table3.md", "table3.json"], lambda: reproduce.main(argv))
+
+
+def test_seconds_of_table3_are_of_the_whole_training(tmp_path):
+    write_log(tmp_path / "a", [{"step": 1, "seconds": 1}, {"step": 9, "seconds": 5}])
+    metrics = {"is_lenet_8": 1.0, "fid_lenet_8_test": 2.0}
+    run = {"table": "table3", "method": "GAN-GP", "name": "a", "metrics": metrics}
+    _, row = tables.table3_numbers(tmp_path, [run], {"GAN-GP": []}, metrics)
+    assert row["seconds"]["values"] == [5]
+
+
+def test_runs_are_measured_as_the_sweeps_flags_say():
+    given = dict(data_dir="d", extractor="lenet", inception_weights="w", split="train")
+    given |= dict(seed=11, amp="bf16")
+    found = vars(reproduce.eval_args(SimpleNamespace(**given), 7, "r"))
+    assert (given | {"n": 7, "ckpt": "r"}).items() <= found.items()
 
 
 def trained_by(flags):

@@ -198,6 +198,18 @@ def test_a_result_is_json_whatever_it_holds(tmp_path):
     )
 
 
+@pytest.mark.parametrize("folder", ["began", "egan", "sagan_wgangp"])
+def test_samples_are_drawn_as_the_flags_say(folder, monkeypatch):
+    script = importlib.import_module(f"{folder}.eval")
+    asked = []
+    monkeypatch.setattr(script, "sample", lambda *words: asked.append(words[-3:]))
+    monkeypatch.setattr(script, "image_scores", lambda *words, **more: ({}, None, None))
+    trained = SimpleNamespace(dataset="synthetic", data_dir="data")
+    args = SimpleNamespace(n=8, seed=3, batch_size=5, amp="bf16")
+    script.measure(None, trained, args, torch.device("cpu"), None, None)
+    assert asked == [(3, 5, "bf16")]
+
+
 def test_an_eval_keeps_the_numbers_that_it_does_not_measure(tmp_path):
     """As a second one with another --n does, also if it is stopped on its way."""
 

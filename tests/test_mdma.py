@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -23,6 +24,7 @@ from mdma import eval as mdma_eval
 from mdma import features, figures, train, twin
 from mdma import jets as jets_module
 from mdma.jets import JETNET_SIZES, bucketed_indices, load_jets
+from mdma.tables import metric_lines
 
 from . import bench_mdma
 
@@ -773,6 +775,31 @@ def test_ratio_histogram(tmp_path):
         assert np.asarray(image).std() > 0
 
 
+def test_what_fig_2_shows_of_a_jet():
+    jet = torch.tensor([[0.1, 0.2, 0.25], [-0.3, 0.2, 0.5], [0, 0, 0]])
+    found = figures.observables(jet[None])
+    expected = {figures.ETA: [0.1, -0.3], figures.PHI: [0.2, 0.2], figures.PT: [0.25, 0.5]}
+    for name, values in (expected | {figures.COUNT: [2], figures.SUM_PT: [0.75]}).items():
+        assert found[name].tolist() == pytest.approx(values), name
+
+
+def test_a_dot_stands_at_its_particles_eta_and_phi(tmp_path, figures_of):
+    drawn = figures_of(figures)
+    figures.draw_jets({"a": torch.tensor([[[0.1, 0.2, 0.5], [0, 0, 0]]])}, tmp_path / "j.png")
+    dots = drawn[0].axes[0].collections[0]
+    assert dots.get_offsets().tolist() == [[pytest.approx(0.1), pytest.approx(0.2)]]
+    assert dots.get_sizes().tolist() == [figures.AREA * 0.5]
+
+
+def test_training_draws_generated_jets_over_validation_jets(here, monkeypatch):
+    shown = []
+    monkeypatch.setattr(train, "draw_features", lambda jets, *a: shown.extend(jets.values()))
+    smoke("X", "--steps", 1)
+    reference, made = shown
+    assert torch.equal(reference, load_jets("synthetic", "t", 8, "data", "valid").particles)
+    assert not torch.equal(made[:30], reference[:30])
+
+
 # --- Table 1, timing
 
 
@@ -803,6 +830,13 @@ def test_table_1_shows_ours_in_the_papers_units_beside_the_papers():
         "-0.03 ± 0.20 | 5.30 ± 0.53 |"
     ) in text
     assert "| t, pythia-30 | IN, ours, disjoint4_26k | 0.600 ± 0.060 | – | – |" in text
+
+
+def test_a_line_has_the_training_jets_score_behind():
+    """Which has fewer disjoint batches."""
+    ours = {"w1m_disjoint20_150": 1e-3, "w1m_disjoint20_150_err": 1e-4}
+    (line,) = metric_lines(ours, {"w1m_disjoint4_150": 5e-4})
+    assert line.split() == "w1m_disjoint20_150 1.000e-03 ± 1.00e-04 (IN 5.000e-04)".split()
 
 
 def test_timing_counts_and_draws(trained, monkeypatch):
@@ -902,6 +936,16 @@ def test_twin_table_compares_what_is_simulated(here, monkeypatch):
         twin.main(["--data-dir", "elsewhere"])
     monkeypatch.setenv("HOME", str(here))
     assert twin.main(["--data-dir", "~/data"]) == [row]
+
+
+def test_the_twins_deviations_are_each_features_own(monkeypatch):
+    """Three splits of one jet: deviations of .1, .3 and .2 to both sides, of six particles."""
+    particles = torch.tensor([[[0.1, 0.2, 0.6], [0.3, 0.8, 0.2], [0, 0, 0]]])
+    jets = SimpleNamespace(n=torch.tensor([2]), particles=particles)
+    monkeypatch.setattr(twin, "load_jets", lambda *a: jets)
+    found = twin.twin_row("w", None)["twin"]
+    for name, off in (("η sd", 0.1), ("φ sd", 0.3), ("pT sd", 0.2)):
+        assert found[name] == pytest.approx(off * math.sqrt(6 / 5), rel=1e-5), name
 
 
 # --- The shipped checkpoint

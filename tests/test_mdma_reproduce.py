@@ -13,7 +13,7 @@ from mdma import eval as mdma_eval
 from mdma import reproduce, train
 from mdma.features import generate
 from mdma.jets import load_jets
-from tests.helpers import check_tables_outlive_runs
+from tests.helpers import check_tables_outlive_runs, write_log
 
 FLAGS = ["--jobs", "1", "--seeds", "1", "--out", "X", "--train-flags=--smoke", "--n", "300"]
 
@@ -86,3 +86,30 @@ def test_the_reduced_peer_has_its_own_rate_and_questions_share_their_runs(here, 
         reproduce.main(["--questions", "peer", "--out", "X"])
     cells, shared = taken[1]
     assert shared == [] and [c["flags"] for c in cells[:2]] == [[], ["--model", "epic"]]
+
+
+def test_curves_of_w1m_are_in_the_tables_unit(tmp_path, figures_of):
+    """The mean over two runs; lines without a score don't count."""
+    drawn = figures_of(reproduce.plots)
+    for name, w1m in (("a", 0.002), ("b", 0.004)):
+        write_log(tmp_path / name, [{"step": 5, "w1m_valid": w1m}, {"step": 6}])
+    reproduce.draw_curves({"MDMA": [{"name": "a"}, {"name": "b"}]}, tmp_path, ["peer"])
+    (line,) = drawn[0].axes[0].lines
+    assert line.get_xydata().tolist() == [[5, pytest.approx(3)]]
+
+
+def test_each_panel_has_its_column_and_a_dashed_line_of_the_training_jets(
+    tmp_path, monkeypatch, figures_of
+):
+    """Each score is its column's number, that of the training jets 10 more."""
+    drawn = figures_of(reproduce.plots)
+    columns = list(reproduce.COLUMNS)
+
+    def number(result, column, start=""):
+        return [columns.index(column) + 10 * bool(start)]
+
+    monkeypatch.setattr(reproduce, "values", number)
+    reproduce.draw({"MDMA": [{}]}, tmp_path / "q.png")
+    for axis, i in zip(drawn[0].axes, (0, 1, 2, 4), strict=True):  # without KPD
+        dots, mean, dashed = (line.get_xdata() for line in axis.lines)
+        assert (list(dots), list(mean), list(dashed)) == ([i], [i], [10 + i] * 2)

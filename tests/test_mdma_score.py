@@ -155,6 +155,18 @@ def test_the_lines_that_feed_an_export_to_jetnet(here, half, monkeypatch, capsys
     assert again == metrics
 
 
+def test_fig_2_of_two_files_is_over_the_reference(files, half, monkeypatch):
+    without_pictures(monkeypatch)
+    shown = []
+    monkeypatch.setattr(score, "draw_features", lambda jets, *a: shown.extend(jets.values()))
+    monkeypatch.setattr(score, "jet_metrics", lambda *a, **k: {"x": 1.0})
+    monkeypatch.setattr(score, "table1", lambda *a, **k: "")
+    scored("a.npz", out="out")
+    (x, _), (y, _) = half
+    for jets_shown, expected in zip(shown, (y, x), strict=True):
+        assert np.array_equal(jets_shown.numpy(), expected)
+
+
 # --- what pT is
 
 

@@ -1,7 +1,9 @@
 """PAN's scripts: what flags are refused, pairs of files, and T of a user's own images."""
 
 import json
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from pan import eval as pan_eval
 from pan import reproduce, train, transform
 from pan.pictures import whole
 from tests.helpers import check_tables_outlive_runs, smoke_run
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
@@ -341,6 +345,44 @@ def test_the_untouched_input_is_measured_against_the_truth(runs):
     assert torch.equal(whole("deraining", x, fake), fake)
 
 
+@pytest.fixture
+def negatives():
+    """(T that makes negatives, held-out pairs, training arguments, x, y) of six pairs."""
+    trained = train.parse_args(["--smoke"])
+    pairs = train.load_data(trained, "test")
+    return torch.neg, pairs, trained, *pairs.pairs_at(range(6))
+
+
+def test_fid_of_the_input_is_of_the_input(negatives, monkeypatch):
+    T, pairs, trained, x, _ = negatives
+    scored = []
+
+    def image_scores(extractor, real, batches, *words, **more):
+        scored.append(torch.cat(batches))
+        return {}, None, None
+
+    monkeypatch.setattr(pan_eval, "load_extractor", lambda *a, **k: "extractor")
+    monkeypatch.setattr(pan_eval, "image_scores", image_scores)
+    pan_eval.measure(T, pairs, trained, pan_eval.Args(n=6), CPU)
+    assert torch.equal(scored[0], -x) and torch.equal(scored[1], x)
+
+
+def test_pictures_are_x_then_T_of_x_then_y(negatives, grids_of):
+    T, pairs, trained, x, y = negatives
+    drawn = grids_of(pan_eval.plots)
+    pan_eval.draw(T, pairs, 6, trained, pan_eval.Args(), CPU, "x.png")
+    assert torch.equal(drawn[0], torch.stack([x, -x, y], 1).flatten(0, 1))
+
+
+def test_exported_pairs_are_under_their_names(negatives, tmp_path):
+    T, pairs, trained, x, y = negatives
+    pan_eval.export(T, pairs, trained, pan_eval.Args(n=6, export=str(tmp_path / "out")), CPU)
+    with np.load(tmp_path / "out/samples.npz") as found:
+        for name, images in (("x", x), ("images", -x), ("y", y)):
+            levels = ((images + 1) * 127.5).permute(0, 2, 3, 1).numpy()
+            assert np.abs(found[name] - levels).max() <= 0.51, name
+
+
 # --- tables
 
 
@@ -392,6 +434,23 @@ def test_the_contest_is_read_from_the_log():
     found = reproduce.contest([*log, {"step": 20, "pixel_l1": 0.1}], 20)
     assert found == {"P_2_steps": 19.5, "hinge_active_share": 0.25}
     assert reproduce.contest([{"step": 1, "pixel_l1": 0.1}], 1) == {}
+
+
+def test_ours_stand_beside_the_papers_score_by_score():
+    scores = {"psnr": [20.0], "ssim": [0.5], "uqi": [0.25], "vif": [0.125], "fid": [math.nan]}
+    results = [{"seed": 0, "metrics": {"psnr_grey8_3": 20.0}}]
+    line = {"row": "PAN", "runs": 1, "results": results} | scores
+    text = reproduce.render(reproduce.TABLES[4], [line])
+    cells = "20.00 | 21.85 | 0.5000 | 0.8307 | 0.2500 | 0.7956 | 0.1250 | 0.6104 | –"
+    assert f"| PAN | {cells} |" in text and "PSNR is psnr_grey8_3" in text
+
+
+@pytest.mark.parametrize("split", ["test", "train"])
+def test_tables_are_of_the_split_asked_for(monkeypatch, split):
+    monkeypatch.setattr(reproduce, "load", lambda *a: (None, SimpleNamespace(), None))
+    monkeypatch.setattr(reproduce, "set_data_dir", lambda *a: None)
+    monkeypatch.setattr(reproduce.train, "load_data", lambda trained, split="train": split)
+    assert reproduce.load_run(Path("r"), SimpleNamespace(split=split), CPU)[1] == split
 
 
 def test_a_table_is_trained_measured_and_drawn(tmp_path, monkeypatch):

@@ -69,21 +69,11 @@ def test_save_grid_in_colour(tmp_path):
     assert mode == "RGB" and (picture == [255, 0, 0]).all() and picture.shape == (2, 2, 3)
 
 
-@pytest.fixture
-def axes_of(monkeypatch):
-    """save_figure keeps the figure for us to look at."""
-    kept = []
-    original = plots.save_figure
-    monkeypatch.setattr(
-        plots, "save_figure", lambda figure, path: (kept.append(figure), original(figure, path))
-    )
-    return lambda: kept[-1].axes
-
-
 LOG = [{"step": 10 * i, "a": float(i), **({"b": 1.0} if i % 2 else {})} for i in range(1, 21)]
 
 
-def test_curves(tmp_path, axes_of):
+def test_curves(tmp_path, figures_of):
+    figures = figures_of(plots)
     plots.curves(
         LOG,
         [["a", "b", "absent"], ["a"]],
@@ -91,8 +81,7 @@ def test_curves(tmp_path, axes_of):
         smooth=2,
         points={"b": ([15], [0.5], "paper"), "absent": ([1], [1], "no line, no dot")},
     )
-    assert read(tmp_path / "sub/curves.png")[0].std() > 0
-    first, second = axes_of()
+    first, second = figures[0].axes
     lines = {line.get_label(): line.get_xydata().tolist() for line in first.lines}
     assert set(lines) == {"a", "b", "paper"}
     assert lines["a"] == [[10 * i, i - 0.5] for i in range(2, 21)]  # a mean stands at its last step
@@ -108,10 +97,22 @@ def test_curves_of_almost_nothing(tmp_path, log):
     assert read(tmp_path / "curves.png")[0].size
 
 
-def test_figures_are_closed(tmp_path):
+def test_figures_are_saved_and_closed(tmp_path):
     before = plots.plt.get_fignums()
-    plots.curves(LOG, [["a"]], tmp_path / "curves.png")
+    plots.curves(LOG, [["a"]], tmp_path / "sub/curves.png")
     assert plots.plt.get_fignums() == before
+    assert read(tmp_path / "sub/curves.png")[0].std() > 0
+
+
+def test_densities_stand_where_their_points_are(tmp_path, figures_of):
+    """Of 200x200 places in a square of ±2, x = 1 is column 150 and y = −1 is row 50."""
+    figures = figures_of(plots)
+    points = {"a": torch.tensor([[1.0, -1.0]] * 9), "b": torch.tensor([[0.0, 0.0]])}
+    plots.densities(points, tmp_path / "d.png", 2)
+    for axis, place in zip(figures[0].axes, ([50, 150], [100, 100])):
+        values = axis.images[0].get_array()
+        brightest = np.unravel_index(values.argmax(), values.shape)
+        assert np.abs(np.subtract(brightest, place)).max() <= 1
 
 
 def test_exported_samples_are_read_back(tmp_path):

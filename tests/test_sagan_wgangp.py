@@ -4,6 +4,7 @@ who gets gradient in each step, the schedule of critic steps, exact resume, the 
 import json
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -36,7 +37,7 @@ from sagan_wgangp.model import (
     wasserstein_distance,
     wasserstein_generator_loss,
 )
-from tests.helpers import check_tables_outlive_runs
+from tests.helpers import check_tables_outlive_runs, write_log
 
 T = torch.tensor
 TINY = ["--smoke", "--width", "4", "--z-dim", "6", "--batch-size", "4", "--n-critic", "1"]
@@ -920,6 +921,16 @@ def test_diversity_within_a_batch():
     )  # a folder, sorted by class
 
 
+def test_evals_diversity_is_that_of_samples_over_that_of_real_images(monkeypatch):
+    real = torch.randn(64, 4, generator=step_rng(0, 0))
+    monkeypatch.setattr(sagan_eval, "image_scores", lambda *a: ({"fid": 1.0}, real, 3 * real))
+    trained = SimpleNamespace(dataset="synthetic", data_dir="data")
+    args = SimpleNamespace(n=8, seed=0, batch_size=5, amp="off", split="test")
+    lenet = SimpleNamespace(name="lenet")
+    found = sagan_eval.measure(None, trained, args, torch.device("cpu"), None, lenet)
+    assert found["diversity_lenet_8_test"] == pytest.approx(3)
+
+
 def test_stability_of_a_loss():
     log = [{"step": s, "L_D": 5.0} for s in range(50)] + [
         {"step": 50 + i, "L_D": 2 + i / 49 + 0.1 * (-1) ** i} for i in range(50)
@@ -958,6 +969,22 @@ def test_attention_map_is_the_row_of_the_pixel():
     G(z)
     assert images.shape == (3, 1, 16, 16)
     assert torch.allclose(maps.flatten(1), block.beta(seen["x"])[:, 7 * 8 + 1], atol=1e-6)
+
+
+def test_the_query_pixel_is_marked_at_its_row_and_column(tmp_path, monkeypatch, figures_of):
+    drawn = figures_of(pictures.plots)
+    maps = torch.zeros(1, 1, 16, 16), torch.full((1, 4, 4), 1 / 16)
+    monkeypatch.setattr(pictures, "attention_maps", lambda *a: maps)
+    pictures.draw_attention(None, torch.zeros(1, 2), (10, 3), 16, tmp_path / "a.png")
+    for axis in drawn[0].axes[:2]:  # x is the column
+        assert axis.lines[0].get_xydata().tolist() == [[3, 10]]
+
+
+def test_rows_of_a_surface_are_along_y():
+    D = nn.Linear(2, 1, bias=False)
+    D.weight.data = T([[1.0, 10.0]])
+    side, values = pictures.values_on_square(D, 2)
+    assert torch.allclose(values, side[None, :] + 10 * side[:, None], atol=1e-4)
 
 
 @pytest.mark.parametrize("dataset", ["25gaussians", "swissroll"])
@@ -1043,6 +1070,55 @@ def test_two_learning_rates_are_an_ingredient_of_their_own(size):
     assert runs["GAN + TTUR"].lr_d == 4 * runs["GAN + TTUR"].lr_g
 
 
+def test_what_a_row_is_made_of_by_hand(tmp_path, monkeypatch):
+    """The second half of six lines: L_D stays 2, L_G goes from 4 to 6."""
+    for name, value in (("load", [None] * 4), ("real_images", ()), ("measure", {})):
+        monkeypatch.setattr(reproduce, name, lambda *a, value=value: value)
+    lines = [{"step": s, "L_D": 2.0, "L_G": float(s), "seconds": 10 * s} for s in range(1, 7)]
+    write_log(tmp_path, lines)
+    found = reproduce.measure_run(tmp_path, None, SimpleNamespace(device="cpu"))
+    assert found["L_D"]["drift"] == pytest.approx(0) and found["train_seconds"] == 60
+    assert found["L_G"]["drift"] == pytest.approx(2 / 5)
+
+
+def test_a_row_of_two_runs_by_hand():
+    metrics = {"L_D": {"noise": 1, "drift": 2}, "L_G": {"noise": 3, "drift": 4}}
+    metrics |= {"best_FID_2k": 5, "L_D_versus_FID": 6, "train_seconds": 7, "is_lenet_8": 9}
+    results = [
+        {"step": 8, "seed": seed, "metrics": metrics | {"fid_lenet_8_test": fid}}
+        for seed, fid in enumerate((1.0, 3.0))
+    ]
+    (row,) = reproduce.summarise({"GAN": results})
+    means = {"L_D noise": 1, "L_D drift": 2, "L_G drift": 4, "best FID (2k)": 5, "L_D ~ FID": 6}
+    means |= {"seconds per run": 7, "IS": 9}
+    assert {name: row[name]["mean"] for name in means} == means
+    assert row["FID"] == {"mean": 2, "sd": pytest.approx(math.sqrt(2)), "runs": [1, 3]}
+
+
+def test_fid_and_is_are_drawn_in_their_panels(tmp_path, figures_of):
+    drawn = figures_of(reproduce.plots)
+    log = [{"step": s, "fid_lenet_8_test": 90 / s, "is_lenet_8": s} for s in (1, 2, 4)]
+    write_log(tmp_path / "a", log)
+    reproduce.draw_quality({"GAN": [{"name": "a"}]}, tmp_path)
+    for axis, values in zip(drawn[0].axes, ([90, 45, 22.5], [1, 2, 4])):
+        assert axis.lines[0].get_xydata().T.tolist() == [[0.25, 0.5, 1], values]
+
+
+def test_each_loss_is_drawn_in_its_panel(tmp_path, figures_of):
+    drawn = figures_of(reproduce.plots)
+    write_log(tmp_path / "a", [{"step": 5, "L_D": 1.0, "L_G": 2.0}])
+    reproduce.draw_losses({"GAN": [{"name": "a"}]}, tmp_path)
+    assert [axis.lines[0].get_xydata().tolist() for axis in drawn[0].axes] == [[[5, 1]], [[5, 2]]]
+
+
+def test_each_panel_of_scores_has_its_column(tmp_path, figures_of):
+    drawn = figures_of(reproduce.plots)
+    row = {name: {"runs": [i, i + 2], "mean": i + 1} for i, name in enumerate(reproduce.SCORES)}
+    reproduce.draw_scores([row | {"row": "GAN"}], tmp_path / "s.png")
+    for i, axis in enumerate(drawn[0].axes):
+        assert [list(line.get_xdata()) for line in axis.lines] == [[i, i + 2], [i + 1]]
+
+
 def test_compare_trains_measures_and_draws(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     flags = "--smoke --width 4 --n-critic 1 --steps 8 --fid-samples 80"
@@ -1116,6 +1192,12 @@ def test_part_of_w1_that_a_linear_critic_sees_is_closed():
         lambda points: 3 * points[:, 0], x, x - T([0.7, 0.0]), torch.rand(50)
     )
     assert found == pytest.approx((0.7, 3.0), rel=1e-5)
+
+
+def test_the_exact_distance_is_of_the_best_matching():
+    """(0, 0) goes to (0, ½), and (1, 0) stays."""
+    found = surfaces.exact_distance(T([[0.0, 0.0], [1.0, 0.0]]), T([[1.0, 0.0], [0.0, 0.5]]))
+    assert found == pytest.approx(0.25)
 
 
 def test_surfaces_hold_the_penalised_critic_to_slope_one(tmp_path, monkeypatch):
