@@ -167,14 +167,14 @@ def measure(networks, data, test, extractor, trained, args, device, save=lambda 
 
     x = encode(lambda x: x, test, test.places(args.n), device)
     z = sample_z(args.n, trained, torch.Generator().manual_seed(args.seed)).to(device)
-    metrics |= measure_inversion(G, E, x, z, args.batch_size)
+    metrics |= measure_inversion(G, E, x, z, args.batch_size, test.split)
     save(metrics)
 
     if D is not None:  # autoencoders give no distribution to draw z from
         batches = sample(G, args.n, trained, device, args.seed, args.batch_size)
-        keep, split = None, "test"
+        keep, split = None, test.split
         if held_out is not None:  # G is not asked for what it never saw
-            keep, split = test.labels != held_out, f"test_without_class{held_out}"
+            keep, split = test.labels != held_out, f"{test.split}_without_class{held_out}"
         place = trained.data_dir
         metrics |= image_scores(extractor, test, batches, args.n, device, place, keep, split)[0]
     return metrics

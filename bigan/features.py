@@ -157,10 +157,10 @@ def measure_features(E, D, untrained_E, data, test, bank, device):
 
 
 @torch.no_grad()
-def measure_inversion(G, E, x, z, batch_size=250):
+def measure_inversion(G, E, x, z, batch_size=250, split="test"):
     """{key: value}: mean ‖x − G(E(x))‖ of test images x, the same of x = G(z), and ‖z − E(G(z))‖.
 
-    x (N, C, H, W) in [-1, 1], z (M, N_z). Each also for shuffled pairs, and their ratio. Euclidean
+    x (N, C, H, W) in [-1, 1] of `split`, z (M, N_z). Each also for shuffled pairs, and their ratio. Euclidean
     norms, of images brought to [0, 1], as in the authors' log (EGr, EGr_b, EGg, EGg_b). code_sd:
     the standard deviation of E(x) over test images, the mean over its N_z numbers.
     """
@@ -174,7 +174,7 @@ def measure_inversion(G, E, x, z, batch_size=250):
     image = batched(G, z)
     code_x, code = batched(E, x), batched(E, image)
     rec_x, rec = batched(G, code_x), batched(G, code)
-    n_x, n_z = f"{count_tag(len(x))}_test", count_tag(len(z))
+    n_x, n_z = f"{count_tag(len(x))}_{split}", count_tag(len(z))
     metrics = {}
     for name, tag, a, b in (
         ("recon", n_x, x / 2, rec_x / 2),

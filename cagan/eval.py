@@ -119,7 +119,7 @@ def measure(G, trained, groups, args, device, real_set, extractor, conditions):
         keep = one_of_each_group(conditions, groups)
         cnd = asked_as_real(args.n, conditions[keep])
         images = sample(G, cnd, trained, device, args.seed, args.batch_size)
-        split = args.split if keep.all() else f"{args.split}_one_of_each_group"
+        split = real_set.split if keep.all() else f"{real_set.split}_one_of_each_group"
         more = (args.n, device, trained.data_dir, keep, split)
         return image_scores(extractor, real_set, images, *more)[0]
     cnd = asked_for(args.n, groups)
@@ -127,7 +127,7 @@ def measure(G, trained, groups, args, device, real_set, extractor, conditions):
     scores = ConditionalScores(real_set, device, trained.data_dir, extractor)
     features, logits = scores.collect(progress(images, args.n), args.n)
     asked = cnd.argmax(1)
-    metrics = image_metrics(scores.real, (features, logits), extractor.name, args.split)
+    metrics = image_metrics(scores.real, (features, logits), extractor.name, real_set.split)
     metrics |= scores(features, logits, asked)
     if extractor.kind == "lenet":
         metrics |= scores.details(logits, asked)

@@ -346,7 +346,7 @@ def _image_files(name, data_dir, split, size, channels, limit, limit_seed, skip_
     """An ImageSet of files: decoded now where they fit into memory, else a batch at a time."""
     list_files = celeba_files if name == "celeba" else folder_files
     files, labels, classes, train_files = list_files(data_dir, split)
-    if files == train_files:
+    if name == "folder" and files == train_files:
         split = "train"  # also of a test split that isn't there: scores' names then say so
     size = size or (178 if name == "celeba" else None)
     if size is None:

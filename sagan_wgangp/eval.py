@@ -125,7 +125,7 @@ def measure(G, trained, args, device, real_set=None, extractor=None):
     metrics, real, fake = image_scores(extractor, real_set, batches, n, device, trained.data_dir)
     if metrics:
         diversity = intra_batch_diversity(real, fake)
-        metrics[f"diversity_{extractor.name}_{count_tag(n)}_{args.split}"] = diversity
+        metrics[f"diversity_{extractor.name}_{count_tag(n)}_{real_set.split}"] = diversity
     return metrics
 
 

@@ -925,9 +925,9 @@ def test_evals_diversity_is_that_of_samples_over_that_of_real_images(monkeypatch
     real = torch.randn(64, 4, generator=step_rng(0, 0))
     monkeypatch.setattr(sagan_eval, "image_scores", lambda *a: ({"fid": 1.0}, real, 3 * real))
     trained = SimpleNamespace(dataset="synthetic", data_dir="data")
-    args = SimpleNamespace(n=8, seed=0, batch_size=5, amp="off", split="test")
-    lenet = SimpleNamespace(name="lenet")
-    found = sagan_eval.measure(None, trained, args, torch.device("cpu"), None, lenet)
+    args = SimpleNamespace(n=8, seed=0, batch_size=5, amp="off")
+    images, lenet = SimpleNamespace(split="test"), SimpleNamespace(name="lenet")
+    found = sagan_eval.measure(None, trained, args, torch.device("cpu"), images, lenet)
     assert found["diversity_lenet_8_test"] == pytest.approx(3)
 
 
