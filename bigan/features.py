@@ -160,9 +160,9 @@ def measure_features(E, D, untrained_E, data, test, bank, device):
 def measure_inversion(G, E, x, z, batch_size=250, split="test"):
     """{key: value}: mean ‖x − G(E(x))‖ of test images x, the same of x = G(z), and ‖z − E(G(z))‖.
 
-    x (N, C, H, W) in [-1, 1] of `split`, z (M, N_z). Each also for shuffled pairs, and their ratio. Euclidean
-    norms, of images brought to [0, 1], as in the authors' log (EGr, EGr_b, EGg, EGg_b). code_sd:
-    the standard deviation of E(x) over test images, the mean over its N_z numbers.
+    x (N, C, H, W) in [-1, 1] of `split`, z (M, N_z). Each also for shuffled pairs, and their ratio.
+    Euclidean norms, of images brought to [0, 1], as in the authors' log (EGr, EGr_b, EGg, EGg_b).
+    code_sd: the standard deviation of E(x), the mean over its N_z numbers.
     """
 
     def batched(net, t):
