@@ -13,6 +13,9 @@ import torch
 
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
+
+from common.errors import say_once  # noqa: E402
+
 torch.set_num_threads(
     1
 )  # two busy cores: and the same sums, in the same order, as the subprocesses below
@@ -51,6 +54,12 @@ def pytest_sessionfinish(session, exitstatus):
 def pytest_terminal_summary(terminalreporter):
     for line in lost:
         terminalreporter.write_line(f"LOST {line} (not in conftest.py's MAY_SKIP)", red=True)
+
+
+@pytest.fixture(autouse=True)
+def nothing_said_yet():
+    """Whatever tests ran before: see `say_once`."""
+    say_once.cache_clear()
 
 
 @pytest.fixture(autouse=True, scope="session")
