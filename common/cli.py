@@ -18,9 +18,8 @@ def _fail(message):
 
 def run_main(main):
     """Run `main()`; what the user can mend becomes one line on stderr and exit code 2."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # --help has γ and λ, which not every terminal has
-            stream.reconfigure(errors="replace")
+    if hasattr(sys.stdout, "reconfigure"):  # --help has γ and λ, which not every terminal has
+        sys.stdout.reconfigure(errors="replace")  # stderr escapes what it lacks
     try:
         main()
     except UserError as e:
@@ -178,7 +177,8 @@ def _repeats(typed, saved, action):
 def _moved(typed, saved):
     """Whether two values name a file of the same name, which may have moved since.
 
-    What it holds is compared with what the run was trained on (see `Run`).
+    What data hold is compared with what the run was trained on (see `Run`). Weights are not, and
+    only a run without a last.pt reads them.
     """
     both = isinstance(typed, str) and isinstance(saved, str)
     return both and Path(typed).suffix != "" and Path(typed).name == Path(saved).name

@@ -250,7 +250,8 @@ def load_images(
     "folder" is any tree of images under data_dir: the largest centred square of each, resized.
     Splits: images in train/ (or training/) are trained on, and those in test/ (without it testing/,
     val/, valid/ or validation/) are the test split, in upper or lower case. Without such folders,
-    or with train/ alone, both splits are the same.
+    or with train/ alone, both splits are the same, and .split is "train". Folders called like
+    seg_train and seg_test are refused, and directories of runs are left out.
     Labels: the folders below the split's are its classes, numbered as in the training split, which
     has them all. Stray images beside them are left out. Without two such folders, or where the
     strays are the majority, all images are used, without labels, and a line says so.

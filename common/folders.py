@@ -5,6 +5,7 @@ import functools
 import hashlib
 import os
 import re
+import warnings
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -55,6 +56,10 @@ UNREAD_SUFFIXES = (
 )
 
 
+# pixels of an image, for microscopes and satellites; PIL refuses more than twice as many
+LARGEST = 2**28
+
+
 TRAIN_FOLDERS = ("train", "training")
 
 
@@ -94,7 +99,9 @@ def folder_files(data_dir, split):
     if split == "train":
         return train_files, train_labels, classes, train_files
     if test == train:
-        say_once(f"no test/ or val/ in {data_dir}: the test split is the training images")
+        say_once(
+            f"{data_dir} is not split into train/ and test/: the test split is the training images"
+        )
         return train_files, train_labels, classes, train_files
     files, labels = _labelled(test, files_below(test, found), classes, train)
     return files, labels, classes, train_files
@@ -108,16 +115,20 @@ def list_images(root):
             f"can't look into {e.filename} ({e.strerror}): make it readable or move it away"
         )
 
-    found = []
+    found, runs = [], []
     for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
         if {"args.json", "env.json"} <= set(names) and Path(folder) != root:
-            say_once(f"{folder} is a run's directory: its pictures are left out")
+            runs.append(folder)
             folders.clear()
             continue
         found += [Path(folder, file) for file in names]
-        above = {path.resolve() for path in (Path(folder), *Path(folder).parents)}
+        on_the_way = [p for p in (Path(folder), *Path(folder).parents) if p.is_relative_to(root)]
+        above = {path.resolve() for path in on_the_way} | {*root.resolve().parents}
         # a link to one of these would be walked round and round
         folders[:] = [name for name in folders if Path(folder, name).resolve() not in above]
+    if runs:
+        counted = _count(runs, "run")
+        say_once(f"{root}: pictures of {counted} are left out, for example of {min(runs)}")
     shown = [f for f in found if not any(p.startswith(".") for p in f.relative_to(root).parts)]
     unread = Counter(f.suffix.lower() for f in shown if f.suffix.lower() in UNREAD_SUFFIXES)
     if unread:
@@ -187,17 +198,18 @@ def _refuse_split_names(data_dir, names):
     kinds = {"train": TRAIN_FOLDERS, "test": TEST_FOLDERS}
     rests = {kind: {} for kind in kinds}  # what is left of a name without its word for the split
     for name in sorted(names):
-        parted = re.sub(r"(?<=[a-z])(?=[A-Z0-9])", " ", name)  # trainA, train2017
+        parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])", " ", name)  # trainA
         words = re.split(r"[\W_]+", parted.lower())
         for kind, splits in kinds.items():
             for word in set(words).intersection(splits):
                 rest = tuple(w for w in words if w != word)
                 rests[kind][rest] = name
-    for rest in rests["train"].keys() & rests["test"].keys():
+    for rest in sorted(rests["train"].keys() & rests["test"].keys()):
         train, test = rests["train"][rest], rests["test"][rest]
         raise UserError(
             f"{data_dir} has {train} and {test}, which look like splits, not classes: rename them "
-            f"to train and test, or give --data-dir {data_dir / train}"
+            f"to train and test, or give --data-dir {data_dir / train}. If they are classes, "
+            "rename one of them"
         )
 
 
@@ -392,9 +404,9 @@ def opened_image(file):
     """A PIL image of which only the header has been read. BadImage if it or decoding fails."""
     from PIL import Image, UnidentifiedImageError
 
-    Image.MAX_IMAGE_PIXELS = (
-        2**28
-    )  # microscopes and satellites have more than PIL's; twice it fails
+    if Image.MAX_IMAGE_PIXELS != LARGEST:
+        Image.MAX_IMAGE_PIXELS = LARGEST
+        warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     try:
         with Image.open(file) as image:
             if image.mode in ("I", "F"):  # of no fixed range: convert() would clip it to white

@@ -14,8 +14,8 @@ from .runs import replace_file
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
+from matplotlib.text import Text  # noqa: E402
 
-plt.rcParams["text.parse_math"] = False  # a class may be called $5
 
 DPI = 110
 
@@ -120,8 +120,22 @@ def _exported(samples):
     return samples if samples.ndim == 2 else grey_levels(samples).byte().permute(0, 2, 3, 1)
 
 
+def show_dollars(figure):
+    """Labels as they are written: a class may be called $5. Powers of ten at log axes are TeX."""
+    axes = [axis for each in figure.axes for axis in (each.xaxis, each.yaxis)]
+    powers = {
+        label
+        for axis in axes
+        if axis.get_scale() == "log"
+        for label in axis.get_ticklabels(which="both")
+    }
+    for text in set(figure.findobj(Text)) - powers:
+        text.set_parse_math(False)
+
+
 def save_figure(figure, path):
     written = io.BytesIO()
+    show_dollars(figure)
     try:
         figure.savefig(written, dpi=DPI, bbox_inches="tight", format=_ending(path)[1:])
     except ValueError as e:

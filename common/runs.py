@@ -393,8 +393,7 @@ def load_checkpoint(path, paper=None):
         ) from None
     except Exception as e:  # damaged bytes make torch.load raise nearly anything
         raise UserError(
-            f"{path} is damaged or not a checkpoint ({summary(e)}): take another one, or start "
-            "anew with --out"
+            f"{path} is damaged or not a checkpoint ({summary(e)}): take another one, or train anew"
         ) from None
     if not isinstance(checkpoint, dict) or "paper" not in checkpoint:
         raise UserError(f"{path} is not a checkpoint of this repository")

@@ -102,9 +102,7 @@ def measure(T, pairs, trained, args, device):
         scores = pair_metrics(images, y)
         if extractor is not None:
             batches = images.split(args.batch_size)  # image_scores moves each to the device
-            scores |= image_scores(
-                extractor, pairs.images, batches, n, device, trained.data_dir, split=args.split
-            )[0]
+            scores |= image_scores(extractor, pairs.images, batches, n, device, trained.data_dir)[0]
         metrics |= {prefix + key: value for key, value in scores.items()}
     return metrics
 

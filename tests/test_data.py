@@ -554,7 +554,7 @@ def test_train_alone_is_both_splits(tmp_path, capsys):
         "ant",
         "bee",
     ]
-    assert "no test/ or val/" in capsys.readouterr().err
+    assert "is not split into train/ and test/" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -590,6 +590,7 @@ def test_a_split_that_would_be_trained_on_is_refused(tmp_path, folders, advice):
         ("train-images", "val-images"),
         ("trainA", "testA"),
         ("train2017", "val2017"),
+        ("TRAIN2017", "VAL2017"),
         ("My Train", "My Validation"),
     ],
 )
@@ -630,7 +631,7 @@ def test_pictures_of_a_run_are_no_data(tmp_path, capsys):
     for name in ("args.json", "env.json"):
         (run / name).write_text("{}")
     assert [file.name for file in load_images("folder", tmp_path, size=8).files] == ["a.png"]
-    assert f"{run} is a run's directory" in capsys.readouterr().err
+    assert f"pictures of 1 run are left out, for example of {run}" in capsys.readouterr().err
     assert len(load_images("folder", run, size=8)) == 2
 
 
@@ -642,6 +643,13 @@ def test_pictures_of_unread_formats_are_counted(tmp_path, capsys):
         (tmp_path / name).touch()
     assert len(load_images("folder", tmp_path, size=8)) == 2
     assert "left out, 1 .avif, 2 .heic\n" in capsys.readouterr().err
+
+
+def test_the_images_of_the_folder_above_are_all_found(tmp_path, monkeypatch):
+    for name in ("a.png", "samples/b.png", "samples/deep/c.png"):
+        photo(tmp_path / name, 8, 8)
+    monkeypatch.chdir(tmp_path / "samples")
+    assert len(load_images("folder", "..", size=8)) == 3
 
 
 def test_of_many_classes_six_are_named(tmp_path, capsys):

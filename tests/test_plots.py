@@ -200,3 +200,16 @@ def test_a_picture_needs_an_ending_that_is_known(tmp_path, name):
 def test_a_label_with_dollars_is_no_formula(tmp_path):
     plots.save_grid(torch.zeros(2, 1, 8, 8), tmp_path / "a.png", nrow=1, rows=["$5_$10", "ok"])
     assert (tmp_path / "a.png").exists()
+
+
+def test_powers_of_ten_at_an_axis_are_a_formula_and_labels_are_none(tmp_path):
+    figure, (plain, logarithmic) = plots.plt.subplots(1, 2)
+    for axis in (plain, logarithmic):
+        axis.plot([1, 1000], [1, 1000], label="$5")
+        axis.set_title("$5_$10")
+        axis.legend()
+    logarithmic.set_yscale("log")
+    plots.save_figure(figure, tmp_path / "a.png")
+    assert all(label.get_parse_math() for label in logarithmic.get_yticklabels())
+    others = [plain.title, logarithmic.title, *logarithmic.get_legend().get_texts()]
+    assert not any(text.get_parse_math() for text in others + plain.get_yticklabels())

@@ -339,7 +339,7 @@ def test_damage_is_described_in_whole_words(copy):
         runs.load_checkpoint(path)
     assert re.fullmatch(
         r"run/last.pt is damaged or not a checkpoint \(\w+Error: [^\n]*(\w| …)\): take another "
-        "one, or start anew with --out",
+        "one, or train anew",
         str(e.value),
     )
     path.write_text("version https://git-lfs.github.com/spec/v1")
