@@ -60,7 +60,7 @@ $(STAMP): requirements.txt requirements-dev.txt $(CONSTRAINTS)
 	touch $@
 
 test: $(STAMP)  ## run the tests (CPU, a few minutes)
-	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	$(PY) -m pytest -n 2 --dist worksteal $(ARGS)
 
 mutants: $(STAMP)  ## which changed lines no test notices, e.g. ARGS="--folders began --n 30" (hours; resumable)
 	$(PY) -m tests.mutants $(ARGS)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 REPO = Path(__file__).resolve().parent.parent
+FOLDERS = {path.parent.name for path in REPO.glob("*/__init__.py")}
 sys.path.insert(0, str(REPO))
 
 from common.errors import say_once  # noqa: E402
@@ -43,11 +44,6 @@ def pytest_runtest_logreport(report):
         lost.append(f"{report.nodeid}: {reason}")
 
 
-def pytest_collection_modifyitems(items):
-    """test_steps.py first: late in a worker, rounding of zero gradients has failed it (open)."""
-    items.sort(key=lambda item: item.path.name != "test_steps.py")
-
-
 pytest_collectreport = pytest_runtest_logreport  # a whole file can skip itself
 
 
@@ -65,6 +61,33 @@ def pytest_terminal_summary(terminalreporter):
 def nothing_said_yet():
     """Whatever tests ran before: see `say_once`."""
     say_once.cache_clear()
+
+
+def shared_state():
+    """What later tests in this process would also see: {name: value}."""
+    ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in FOLDERS]
+    return {
+        "the working directory": os.getcwd(),
+        "the default dtype": torch.get_default_dtype(),
+        "the number of threads": torch.get_num_threads(),
+        "the precision of matrix products": torch.get_float32_matmul_precision(),
+        **{
+            f"{module.__name__}.{name}": value
+            for module in ours
+            for name, value in vars(module).items()
+            if callable(value)
+        },
+    }
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    """A test that patches a function or class for good fails here, not in one that runs later."""
+    before = shared_state()
+    yield
+    after = shared_state()
+    left = [name for name, value in before.items() if after.get(name, value) != value]
+    assert not left, f"changed for every later test: {', '.join(left)}"
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -254,12 +254,12 @@ def watched_graphs():
 
     They are in what is yielded: {"graphs": …, "recording_seconds": …}.
     """
-    from common.cuda import GraphedStep
     from mdma import train
 
+    kept = train.GraphedStep
     found = {"graphs": 0, "recording_seconds": 0.0}
 
-    class Watched(GraphedStep):
+    class Watched(kept):
         def __call__(self, *arguments):
             before, started = self.known(), time.perf_counter()
             results = super().__call__(*arguments)
@@ -275,7 +275,7 @@ def watched_graphs():
     try:
         yield found
     finally:
-        train.GraphedStep = GraphedStep
+        train.GraphedStep = kept
 
 
 @contextlib.contextmanager

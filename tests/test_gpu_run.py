@@ -245,7 +245,7 @@ def test_a_graph_that_forgets_its_arguments_is_seen(here, monkeypatch):
     flags, steps = gpu_run.schedule_flags("lsgan")
     flags = [*flags, "--steps", str(steps), "--batch-size", "32"]
     right, _ = gpu_run.weights(flags, "cpu", Path("right"))
-    monkeypatch.setattr("common.cuda.GraphedStep", Forgetful)
+    monkeypatch.setattr("mdma.train.GraphedStep", Forgetful)
     wrong, _ = gpu_run.weights(flags, "cpu", Path("wrong"))
     start = gpu_run.initial_weights(flags)
     for net in ("G", "D", "G_ema"):
