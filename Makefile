@@ -83,7 +83,7 @@ data-%: $(STAMP) FORCE  ## fetch a data set, e.g. data-fashion-mnist
 train-%: $(STAMP) FORCE  ## train with the paper's settings
 	$(PY) -m $*.train $(ARGS)
 
-quick-%: $(STAMP) FORCE  ## a real result in about ten minutes on two CPU cores
+quick-%: $(STAMP) FORCE  ## a real result on a CPU, in three to thirty minutes by folder
 	$(PY) -m $*.train --quick $(ARGS)
 
 quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate: 15 to 20 minutes on two CPU cores
@@ -107,7 +107,7 @@ questions-mdma: $(STAMP)  ## MDMA beside EPiC-GAN, ablations, more data, reduced
 gammas-began: $(STAMP)  ## BEGAN at γ = 0.3, 0.5 and 0.8, reduced, three seeds: under two hours of one CPU core; resumable
 	$(PY) -m began.reproduce --reduced $(ARGS)
 
-table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to about an hour of two CPU cores; ARGS= adds flags; resumable
+table2-egan: $(STAMP)  ## E-GAN's Table II, reduced to an hour or two of two CPU cores; ARGS= adds flags; resumable
 	$(PY) -m egan.reproduce --table2 --reduced $(ARGS)
 
 table3-egan: $(STAMP)  ## E-GAN's Table III, reduced, three seeds: half an hour of two CPU cores; resumable

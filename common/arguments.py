@@ -60,7 +60,7 @@ class RunArgs:
     device: str = "auto"  # where to compute: auto, cpu, cuda, cuda:N or mps
     # bf16 autocast: faster on GPUs and CPUs with AMX or AVX512-BF16
     amp: Literal["off", "bf16"] = "off"
-    quick: bool = False  # a real result on two CPU cores in about ten minutes
+    quick: bool = False  # a real result on a CPU, in three to thirty minutes by folder
     smoke: bool = False  # under 20 s, synthetic data, for tests
     log_every: int = 20  # steps between lines of log.jsonl
     sample_every: int = 500  # steps between sample grids

@@ -1,6 +1,6 @@
 """Jets by JetNet's recipe, simulated with PYTHIA and written as JetNet's own files.
 
-    python -m mdma.simulate --type t --jets 50000          # data/pythia/t150.hdf5; five minutes
+    python -m mdma.simulate --type t --jets 50000          # data/pythia/t150.hdf5; 7 CPU minutes
     python -m mdma.simulate --type g q t w z --jets 50000  # all five
     make data-jets ARGS="--type q --jets 20000"            # the same, PYTHIA installed first
     python -m mdma.simulate --part 0/4 …                   # a quarter; without --part: all, joined

@@ -8,8 +8,8 @@
 
 Writes eval_<step>.json (with --split train eval_<step>_train.json) and figures beside the
 checkpoint: PSNR, SSIM, UQI and VIF of T(x) against y, and input_… of x, untouched; FID where there
-is an extractor, but not of pairs of files. T runs in eval mode (running BatchNorm statistics). Of
-in-painting whole images are compared, of which T paints a quarter.
+is an extractor, but not of pairs of files. T runs in eval mode (running BatchNorm statistics). In
+in-painting whole images are compared; T paints a quarter of each.
 """
 
 import argparse

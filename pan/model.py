@@ -4,7 +4,7 @@ C. Wang, C. Xu, C. Wang, D. Tao, "Perceptual Adversarial Networks for Image-to-I
 Transformation", IEEE Trans. Image Processing 27(8), 2018, arXiv:1706.09138.
 
 T turns an image x into T(x), which shall be its ground truth y. D tells y from T(x), and features
-F_j of four of D's layers give the two a distance P: T lessens it, D keeps it above a margin m.
+F_j of four of D's layers give the two a distance P: T lessens it, D raises it up to a margin m.
 Layers, λ_j and m are those of the authors' code.
 
   x, y, T(x)   (B, C, H, W) in [-1, 1]        D(·)   (B,), the sigmoid of D's logits

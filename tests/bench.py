@@ -64,7 +64,9 @@ COMMON = {
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--steps", type=int, default=15)
     parser.add_argument("--only", help="a folder")
     parser.add_argument("--device", default="auto")

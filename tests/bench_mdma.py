@@ -203,7 +203,9 @@ def timing(ckpt, most, device):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--jets", type=int, default=5000, help="to generate")
     parser.add_argument("--batch-size", type=int, default=1000, help="of the plain generation")
     parser.add_argument("--steps", type=int, default=20, help="training steps of 128 jets")

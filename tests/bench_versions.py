@@ -245,7 +245,9 @@ def seconds(code, checkout, repeats):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("before", type=Path, help="another checkout")
     parser.add_argument("--only", default="", help="rows whose name has this")
     parser.add_argument("--repeats", type=int, default=5, help="calls in each process")

@@ -6,7 +6,7 @@
 Its parts, of which each is a process with a time limit, so that none takes the others along:
   machine      device, versions, and which packages are missing
   jets         PYTHIA's top jets for the training: DATA_DIR/pythia/t150.hdf5, as
-               `python -m mdma.simulate --type t --jets 50000` writes it (five minutes of one core,
+               `python -m mdma.simulate --type t --jets 50000` writes it (7 minutes of one core,
                37 MB); where it is missing it is simulated, if pythia8mc is installed
   graphs       MDMA's steps as CUDA graphs against --eager ones and against the CPU's
   smoke        every folder: train, resume, evaluate, draw, export; losses against the CPU's
