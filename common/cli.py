@@ -94,7 +94,7 @@ def parse(parser, argv=None, presets=None, retired=None):
     the flag has that value; or a function from the Namespace of what was typed, with defaults, to
     such a dict. A function in the place of a value is called with --device. With --resume the saved
     run's args take the place of defaults and presets, and a typed flag that contradicts them is
-    refused unless it is in CHANGEABLE. Returns a Namespace.
+    refused unless it is in CHANGEABLE or names a file that has moved. Returns a Namespace.
     retired: {flag that there was: its value that changed nothing}; a saved run that has it with
     another value is refused.
     """

@@ -457,7 +457,7 @@ def main():
     for split in ("train", "test"):
         found = load_images(args.name, args.data_dir, split, size, skip_bad=args.skip_bad)
         print(
-            f"{args.name} {split}: {len(found):,} images of "
+            f"{args.name} {found.split}: {len(found):,} images of "
             f"{found.size}x{found.size}x{found.channels}"
         )
 

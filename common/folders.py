@@ -179,33 +179,39 @@ def _split_folders(data_dir, found):
         return train, test
     if train and used == {train.name}:
         return train, train
-    if train:
-        say_once(f"no test/ or val/ in {data_dir}: {train.name}/ is one of its classes")
     if used and all(name.lower() in TEST_FOLDERS for name in used):
         raise UserError(
             f"{data_dir} has {', '.join(sorted(used))} but no train: put the training images "
             f"into {data_dir / 'train'}, or give {data_dir / min(used)} as --data-dir"
         )
-    if test and test.name in used:
-        say_once(f"no train/ in {data_dir}: {test.name}/ is one of its classes")
     _refuse_inner_splits(data_dir, found)
     _refuse_split_names(data_dir, used)
+    if train:
+        say_once(f"no test/ or val/ in {data_dir}: {train.name}/ is one of its classes")
+    if test and test.name in used:
+        say_once(f"no train/ in {data_dir}: {test.name}/ is one of its classes")
     return data_dir, data_dir
 
 
 def _refuse_split_names(data_dir, names):
-    """Else seg_train/ and seg_test/, training_set/ and test_set/ would be two classes."""
+    """Else seg_train/ and seg_test/, trainset/ and testset/, train/ and test_set/ would be classes."""
     kinds = {"train": TRAIN_FOLDERS, "test": TEST_FOLDERS}
+    word_and_set = rf"({'|'.join(TRAIN_FOLDERS + TEST_FOLDERS)})set"
     rests = {kind: {} for kind in kinds}  # what is left of a name without its word for the split
     for name in sorted(names):
         parted = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Za-z])(?=[0-9])", " ", name)  # trainA
-        words = re.split(r"[\W_]+", parted.lower())
+        words = re.split(r"[\W_]+", re.sub(word_and_set, r"\1 set", parted.lower()))
         for kind, splits in kinds.items():
             for word in set(words).intersection(splits):
                 rest = tuple(w for w in words if w != word)
                 rests[kind][rest] = name
-    for rest in sorted(rests["train"].keys() & rests["test"].keys()):
-        train, test = rests["train"][rest], rests["test"][rest]
+    both = rests["train"].keys() & rests["test"].keys()
+    pairs = [(rests["train"][rest], rests["test"][rest]) for rest in sorted(both)]
+    if () in rests["train"] and rests["test"]:  # train/ beside test_images/
+        pairs.append((rests["train"][()], min(rests["test"].values())))
+    if () in rests["test"] and rests["train"]:
+        pairs.append((min(rests["train"].values()), rests["test"][()]))
+    for train, test in pairs:
         raise UserError(
             f"{data_dir} has {train} and {test}, which look like splits, not classes: rename them "
             f"to train and test, or give --data-dir {data_dir / train}. If they are classes, "
@@ -219,13 +225,15 @@ def _refuse_inner_splits(data_dir, found):
     for file in found:
         parts = file.relative_to(data_dir).parts
         if len(parts) > 2:
-            inner.setdefault(parts[0], set()).add(parts[1].lower())
+            inner.setdefault(parts[0], set()).add(parts[1])
     for name, names in sorted(inner.items()):
-        if names.intersection(TRAIN_FOLDERS) and names.intersection(TEST_FOLDERS):
+        lower = {each.lower() for each in names}
+        if lower.intersection(TRAIN_FOLDERS) and lower.intersection(TEST_FOLDERS):
             raise UserError(
                 f"{data_dir / name} is split into {', '.join(sorted(names))}: "
                 f"give --data-dir {data_dir / name}, or move them up into {data_dir}"
             )
+        _refuse_split_names(data_dir / name, names)
 
 
 def _class_of(root, file):

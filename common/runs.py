@@ -99,8 +99,10 @@ class Run:
             return 0, {}
         last = self.dir / "last.pt"
         checkpoint = load_checkpoint(last, self.paper)
-        # older checkpoints don't say what they were trained on
-        if other := first_difference(checkpoint.get("data", {}), self.data):
+        # older checkpoints don't say what they were trained on, but where it was
+        then = checkpoint.get("data") or {"--dataset": checkpoint["args"].get("dataset")}
+        now = self.data | {"--dataset": vars(self.args).get("dataset")}
+        if other := first_difference(then, now):
             name, then, now = other
             raise UserError(
                 f"the run in {self.dir} was trained on other data: {name} {then}, here {now}. "

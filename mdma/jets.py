@@ -497,17 +497,22 @@ def _read(path):
             f"{len(features)}) with {', '.join(features)}{hint}"
         )
     mask = arrays["mask"] if features == FEATURES else x[..., 3]
-    if mask.size and (other := mask[(mask != mask.min()) & (mask != mask.max())]).size:
+    if mask.shape != x.shape[:2] or mask.dtype.kind not in "fiub":
         raise UserError(
-            f"{path}: its mask has more than two values, {other[0]:.4g} among them: it must be 1 "
+            f"{path}: mask {mask.shape} of {mask.dtype} doesn't fit particles {x.shape}: it must be "
+            "(jets, particles), 1 where a particle is real, else 0"
+        )
+    if not mask.size:
+        raise UserError(f"{path} has no jets: its array is {x.shape}")
+    low, high = mask.min(), mask.max()  # NaN if one is
+    other = mask[(mask != low) & (mask != high)]
+    if other.size:
+        example = high if np.isnan(high) else other[0]
+        raise UserError(
+            f"{path}: its mask has more than two values, {example:.4g} among them: it must be 1 "
             "where a particle is real, else 0"
         )
-    mask = mask > 0
-    if mask.shape != x.shape[:2]:
-        raise UserError(f"{path}: mask {mask.shape} doesn't fit particles {x.shape}")
-    if not len(mask):
-        raise UserError(f"{path} has no jets")
-    return x[..., :3], mask
+    return x[..., :3], mask > 0
 
 
 def _read_jetclass(path):
@@ -561,7 +566,7 @@ def clean(particles, mask, where):
         if bad.any():
             advice = "leave them out of the file"
             if 2 * bad.sum() > len(bad):
-                advice = "is the mask inverted, or padding marked as real?"
+                advice += ", or mend the mask if it is inverted or marks padding as real"
             raise UserError(
                 f"{where}: {bad.sum():,} of {len(bad):,} jets have {problem}, the first is number "
                 f"{bad.argmax()}: {advice}"

@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -64,17 +65,25 @@ def nothing_said_yet():
 
 
 def shared_state():
-    """What later tests in this process would also see: {name: value}."""
+    """{name: value} of what later tests in this process would see, too."""
     ours = [module for name, module in sys.modules.items() if name.partition(".")[0] in FOLDERS]
+    owners = {module.__name__: module for module in ours}
+    for module in ours:
+        classes = [value for value in vars(module).values() if isinstance(value, type)]
+        owners |= {f"{each.__module__}.{each.__qualname__}": each for each in classes}
     return {
         "the working directory": os.getcwd(),
-        "the default dtype": torch.get_default_dtype(),
-        "the number of threads": torch.get_num_threads(),
-        "the precision of matrix products": torch.get_float32_matmul_precision(),
+        "torch's default dtype": torch.get_default_dtype(),
+        "torch's number of threads": torch.get_num_threads(),
+        "torch's precision of matrix products": torch.get_float32_matmul_precision(),
+        "torch's deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+        "SIGINT's handler": signal.getsignal(signal.SIGINT),
+        "SIGTERM's handler": signal.getsignal(signal.SIGTERM),
+        **{f"${name}": value for name, value in os.environ.items() if name[:6] != "PYTEST"},
         **{
-            f"{module.__name__}.{name}": value
-            for module in ours
-            for name, value in vars(module).items()
+            f"{place}.{name}": value
+            for place, owner in owners.items()
+            for name, value in vars(owner).items()
             if callable(value)
         },
     }
@@ -82,11 +91,11 @@ def shared_state():
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """A test that patches a function or class for good fails here, not in one that runs later."""
+    """A test that changes one of these for good fails here, not in one that runs later."""
     before = shared_state()
     yield
     after = shared_state()
-    left = [name for name, value in before.items() if after.get(name, value) != value]
+    left = [name for name, value in before.items() if name not in after or after[name] != value]
     assert not left, f"changed for every later test: {', '.join(left)}"
 
 

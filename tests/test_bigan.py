@@ -837,9 +837,9 @@ def test_inversion_is_measured_in_pixels_of_0_1():
 
 @pytest.fixture
 def held_out(monkeypatch):
-    """What bigan.eval measures, and on what, where class b of four test images is held out."""
+    """What bigan.eval measures, and on what, where class b of four images is held out."""
     data = grey([0, 0, 0], [0, 0, 0])
-    test = grey([255, 204, 102, 255], [0, 0, 1, 0], "test")
+    test = grey([255, 204, 102, 255], [0, 0, 1, 0], "train")
     found = {}
 
     def keep(**given):
@@ -848,7 +848,7 @@ def held_out(monkeypatch):
 
     for name, stand_in in (
         ("anomaly_scores", lambda *a: {"score": T([1.0, 2, 3, 0])}),
-        ("measure_inversion", lambda G, E, x, z, *rest: keep(x=x, z=z)),
+        ("measure_inversion", lambda G, E, x, z, *rest: keep(x=x, z=z, of=rest[-1])),
         ("image_scores", lambda *a: (keep(images=a[-2:]), None, None)),
     ):
         monkeypatch.setattr(bigan_eval, name, stand_in)
@@ -870,7 +870,8 @@ def test_codes_are_measured_on_test_images_and_on_z_that_the_seed_fixes(held_out
 
 def test_samples_are_not_compared_with_the_held_out_class(held_out):
     keep, split = held_out.images
-    assert keep.tolist() == [True, True, False, True] and split == "test_without_class1"
+    assert keep.tolist() == [True, True, False, True] and split == "train_without_class1"
+    assert held_out.of == "train"
 
 
 def test_the_untrained_encoder_is_the_runs_own_at_step_0():
@@ -1078,8 +1079,10 @@ def test_curves_of_1nn_are_in_per_cent_over_epochs_beside_the_untrained_encoder(
     drawn = figures_of(reproduce.plots)
     lines = [{"step": 469 * i, "1nn_E_4_3": 0.1 * i, "1nn_features_4_3": 0.2 * i} for i in (1, 2)]
     write_log(tmp_path / "a", [*lines, {"step": 939}])
+    only_b = {"step": 500, "1nn_E_4_3": 0.9, "1nn_features_4_3": 0.9}
+    write_log(tmp_path / "b", [lines[0], only_b, lines[1]])
     run = run_of(**{"1nn_untrained_features_4_3": 0.5, "1nn_untrained_E_4_3": 0.25})
-    reproduce.draw_table(tmp_path, {"BiGAN": [run | {"name": "a"}]}, "fashion-mnist")
+    reproduce.draw_table(tmp_path, {"BiGAN": [run | {"name": name} for name in "ab"]}, "fashion-mnist")
     for axis, height, start in zip(drawn[0].axes, (20, 10), (50, 25)):
         curve, dashed = (line.get_xydata() for line in axis.lines)
         assert curve.flatten().tolist() == pytest.approx([1, height, 2, 2 * height])

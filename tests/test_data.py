@@ -568,6 +568,7 @@ def test_train_alone_is_both_splits(tmp_path, capsys):
             ("bottle/train", "bottle/test", "cable/train", "cable/test"),
             "bottle is split into test, train",
         ),
+        (("birds/seg_train", "birds/seg_test"), "birds has seg_train and seg_test, which look like"),
         (("Val", "test"), "has Val, test but no train: .*or give .*Val as --data-dir"),
         (("train/a", "test"), r"no images under .*train"),
     ],
@@ -592,13 +593,18 @@ def test_a_split_that_would_be_trained_on_is_refused(tmp_path, folders, advice):
         ("train2017", "val2017"),
         ("TRAIN2017", "VAL2017"),
         ("My Train", "My Validation"),
+        ("trainset", "testset"),
+        ("train", "test_images"),
+        ("training", "validation_set"),
+        ("train-images", "test"),
     ],
 )
-def test_folders_that_are_called_like_splits_are_no_classes(tmp_path, train, test):
+def test_folders_that_are_called_like_splits_are_no_classes(tmp_path, train, test, capsys):
     for folder in (train, test, "other"):
         photo(tmp_path / folder / "a.png", 8, 8)
     with pytest.raises(UserError, match=f"has {train} and {test}, which look like splits"):
         load_images("folder", tmp_path, size=8)
+    assert "is one of its classes" not in capsys.readouterr().err
 
 
 def test_classes_may_have_words_of_splits_in_their_names(tmp_path):

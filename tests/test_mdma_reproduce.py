@@ -89,10 +89,12 @@ def test_the_reduced_peer_has_its_own_rate_and_questions_share_their_runs(here, 
 
 
 def test_curves_of_w1m_are_in_the_tables_unit(tmp_path, figures_of):
-    """The mean over two runs; lines without a score don't count."""
+    """The mean over two runs at the steps that both have; lines without a score don't count."""
     drawn = figures_of(reproduce.plots)
     for name, w1m in (("a", 0.002), ("b", 0.004)):
         write_log(tmp_path / name, [{"step": 5, "w1m_valid": w1m}, {"step": 6}])
+    more = [{"step": step, "w1m_valid": 0.009} for step in (3, 7)]  # of one run only
+    write_log(tmp_path / "b", [more[0], {"step": 5, "w1m_valid": 0.004}, more[1]])
     reproduce.draw_curves({"MDMA": [{"name": "a"}, {"name": "b"}]}, tmp_path, ["peer"])
     (line,) = drawn[0].axes[0].lines
     assert line.get_xydata().tolist() == [[5, pytest.approx(3)]]

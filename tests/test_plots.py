@@ -213,3 +213,9 @@ def test_powers_of_ten_at_an_axis_are_a_formula_and_labels_are_none(tmp_path):
     assert all(label.get_parse_math() for label in logarithmic.get_yticklabels())
     others = [plain.title, logarithmic.title, *logarithmic.get_legend().get_texts()]
     assert not any(text.get_parse_math() for text in others + plain.get_yticklabels())
+    narrow, axis = plots.plt.subplots()
+    axis.plot([1, 2], [2, 8])
+    axis.set_yscale("log")  # whose labels are all between powers of ten
+    plots.save_figure(narrow, tmp_path / "b.png")
+    between = [label for label in axis.get_yticklabels(minor=True) if label.get_text()]
+    assert between and all(label.get_parse_math() for label in between)

@@ -636,6 +636,22 @@ def test_a_checkpoint_that_does_not_say_its_data_goes_on(copy):
     assert run_began("--resume", copy, "--steps", 4)["step"] == 4
 
 
+def test_a_checkpoint_that_does_not_say_its_data_is_not_continued_on_a_file_elsewhere(here):
+    from mdma import train
+
+    x = jets.load_jets("synthetic", "t", 8, "data", "train")
+    for place in ("a", "b"):
+        Path(place).mkdir()
+        np.savez(f"{place}/own.npz", particles=x.particles, mask=x.mask)
+    train.main(["--smoke", "--dataset", "a/own.npz", "--steps", "2", "--out", "x"])
+    older = checkpoint(Path("x"))
+    del older["data"]
+    torch.save(older, "x/last.pt")
+    with pytest.raises(UserError, match="other data: --dataset a/own.npz, here b/own.npz. Bring"):
+        train.main(["--resume", "x", "--dataset", "b/own.npz", "--steps", "3"])
+    assert train.main(["--resume", "x", "--steps", "3"])["step"] == 3
+
+
 # --- full disks, kills while writing
 
 
