@@ -194,7 +194,7 @@ def _split_folders(data_dir, found):
 
 
 def _refuse_split_names(data_dir, names):
-    """Else seg_train/ and seg_test/, trainset/ and testset/, train/ and test_set/ would be classes."""
+    """Else seg_train/ and seg_test/, or train/ and test_set/, would be two classes."""
     kinds = {"train": TRAIN_FOLDERS, "test": TEST_FOLDERS}
     word_and_set = rf"({'|'.join(TRAIN_FOLDERS + TEST_FOLDERS)})set"
     rests = {kind: {} for kind in kinds}  # what is left of a name without its word for the split

@@ -499,8 +499,8 @@ def _read(path):
     mask = arrays["mask"] if features == FEATURES else x[..., 3]
     if mask.shape != x.shape[:2] or mask.dtype.kind not in "fiub":
         raise UserError(
-            f"{path}: mask {mask.shape} of {mask.dtype} doesn't fit particles {x.shape}: it must be "
-            "(jets, particles), 1 where a particle is real, else 0"
+            f"{path}: mask {mask.shape} of {mask.dtype} doesn't fit particles {x.shape}: it must "
+            "be (jets, particles), 1 where a particle is real, else 0"
         )
     if not mask.size:
         raise UserError(f"{path} has no jets: its array is {x.shape}")

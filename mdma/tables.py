@@ -58,7 +58,11 @@ def row_of(metrics, protocol):
         if key is None:
             entries.append("–")
             continue
-        value, error = scale * metrics[key], scale * metrics[f"{key}_err"]
+        value, error = scale * metrics[key], metrics.get(f"{key}_err")
+        if error is None:  # of a single batch
+            entries.append(f"{value:.2f}")
+            continue
+        error *= scale
         digits = max(0, min(6, 1 - math.floor(math.log10(error)))) if error > 0 else 2
         entries.append(f"{value:.{digits}f} ± {error:.{digits}f}")
     return entries

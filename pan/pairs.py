@@ -426,15 +426,9 @@ def to_tensor(image, channels, size=None):
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def read_image(file, channels, multiple=1) -> Tensor:
-    """(C, H, W) in [-1, 1] at its own size, for a T that takes multiples of `multiple` pixels."""
-    image = open_image(file)
-    if image.width % multiple or image.height % multiple:
-        sides = f"{image.width}x{image.height}"
-        raise UserError(
-            f"{file} is {sides}: this network takes multiples of {multiple} pixels a side"
-        )
-    return to_tensor(image, channels).float() / 127.5 - 1
+def read_image(file, channels) -> Tensor:
+    """(C, H, W) in [-1, 1] at its own size."""
+    return to_tensor(open_image(file), channels).float() / 127.5 - 1
 
 
 # --- pix2pix's sets

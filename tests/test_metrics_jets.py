@@ -401,6 +401,17 @@ def test_keys_say_protocol_and_size(scores):
     }
 
 
+def test_a_single_batch_has_no_error_and_no_mean_that_errors_weight():
+    real, fake = toy_jets(100, 12), toy_jets(150, 12, seed=1)
+    scores = m.jet_metrics(real, fake, protocols=["disjoint10"])
+    found = {key for key in scores if "_disjoint" in key}
+    assert {key for key in found if key.startswith("w1p")} == {
+        f"w1p_{name}_disjoint1_100" for name in ("eta", "phi", "pt", "mean")
+    }
+    assert not any("_err" in key or "_paper" in key for key in found)
+    assert scores["w1m_disjoint1_100"] == m.w1m_disjoint(m.jet_mass(real), m.jet_mass(fake))[0]
+
+
 def test_scores_are_those_of_the_parts(scores):
     real, fake = toy_jets(100, 12), toy_jets(1100, 12, seed=1)
     mass = m.jet_mass(real), m.jet_mass(fake)

@@ -455,9 +455,7 @@ def test_transparent_images_lie_on_white(tmp_path):
 
 def test_a_size_that_a_network_cannot_take(tmp_path):
     draw(tmp_path / "x.png", width=100, height=64)
-    line = fails(lambda: read_image(tmp_path / "x.png", 3, multiple=64))
-    assert f"{tmp_path / 'x.png'} is 100x64" in line and "multiples of 64" in line
-    assert read_image(tmp_path / "x.png", 1, multiple=4).shape == (1, 64, 100)
+    assert read_image(tmp_path / "x.png", 1).shape == (1, 64, 100)
     assert "multiple of 32" in fails(lambda: load_pairs("inpainting", "synthetic", "", size=60))
 
 

@@ -270,6 +270,26 @@ def test_transform_keeps_names_sizes_and_order(runs, tmp_path):
         assert (found - expected).abs().max() <= 0.51, name
 
 
+def test_sides_that_a_network_cannot_take_are_mirrored_and_cut(tmp_path, capsys):
+    smoke_run("pan", tmp_path / "run", "--net", "unet6", "--size", 64, "--width-t", 2)
+    noise(tmp_path / "mine/wide.png", 100, 20)
+    noise(tmp_path / "mine/fits.png", 128, 64, "L")
+    words = f"--ckpt {tmp_path / 'run'} --transform {tmp_path / 'mine'} --out {tmp_path / 'out'}"
+    pan_eval.main(words.split())
+    assert capsys.readouterr().err.count("of coloured ones it takes the luminance") == 1
+    T, _, _ = pan_eval.load(tmp_path / "run/last.pt", torch.device("cpu"))
+    grey = np.array(Image.open(tmp_path / "mine/wide.png").convert("L"), np.float32)
+    wide = np.concatenate([grey, grey[:, -2:-30:-1]], 1)  # 28 columns more
+    tall = np.concatenate([wide, wide[-2::-1], wide[1:], wide[-2:-8:-1]])
+    assert tall.shape == (64, 128)
+    with torch.no_grad():
+        expected = (T(torch.from_numpy(tall)[None, None] / 127.5 - 1) + 1) * 127.5
+    found = np.array(Image.open(tmp_path / "out/wide.png"), np.float32)
+    assert found.shape == (20, 100)
+    assert np.abs(found - expected[0, 0, :20, :100].numpy()).max() <= 0.51
+    assert Image.open(tmp_path / "out/fits.png").size == (128, 64)
+
+
 def test_large_images_are_transformed_few_at_a_time(runs, tmp_path, monkeypatch):
     """A batch has no more pixels than --batch-size images of the training's 32x32."""
     for side, n in ((16, 9), (32, 9), (64, 5), (128, 2)):
@@ -308,7 +328,7 @@ def test_what_cannot_be_transformed_is_named_and_the_rest_is_written(runs, tmp_p
     noise(source / "wide.png", 80, 64, "L")
     (source / "z.png").write_text("no image")
     words = f"--ckpt {runs['inpainting']} --transform {source} --out {out}".split()
-    with pytest.raises(UserError, match=r"wide.png is 80x64.*64x64.*2 such"):
+    with pytest.raises(UserError, match=r"wide.png is 80x64.*64x64 pixels. Resize.*2 such"):
         pan_eval.main(words)
     assert [p.name for p in out.iterdir()] == ["a.png"]
     before, after = (np.array(Image.open(folder / "a.png")) for folder in (source, out))

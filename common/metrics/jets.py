@@ -527,7 +527,8 @@ def jet_metrics(
     """Every score of fake (K, n, 3) against real jets (J, n', 3), most with an error, `<key>_err`.
 
     The size in <protocol>_<size>, as in `bootstrap5_26k`, is that of a batch. With too few fakes
-    disjoint10 becomes disjoint4, or as many as there are: see `disjoint`. Keys:
+    disjoint10 becomes disjoint4, or as many as there are: see `disjoint`. With one there are no
+    errors, and so no …_paper, which is weighted with them. Keys:
 
     - w1m, w1n, w1sumpt: W1 of mass, number of particles, sum of pt (all in jet units); each also
       `…_exact_<J>_<K>`, of all jets as they are: 0 for equal samples, and without an error.
@@ -559,12 +560,17 @@ def jet_metrics(
         if error is not None:
             found[f"{key}_err"] = float(error)
 
-    def note_features(metric, names, values, suffix):  # values (draws, features)
-        mean, sd = values.mean(0), values.std(0, correction=0)
-        for name, x, s in zip(names, mean, sd):
-            note(f"{metric}_{name}_{suffix}", x, s)
-        note(f"{metric}_mean_{suffix}", mean.mean(), values.mean(1).std(correction=0))
-        note(f"{metric}_paper_{suffix}", *variance_weighted_mean(mean, sd))
+    def note_each(names, values, suffix):  # values (draws, names)
+        sd = values.std(0, correction=0)
+        for name, x, s in zip(names, values.mean(0), sd):
+            note(f"{name}_{suffix}", x, s if len(values) > 1 else None)
+        return sd
+
+    def note_features(metric, names, values, suffix):
+        sd = note_each([f"{metric}_{name}" for name in names], values, suffix)
+        note_each([f"{metric}_mean"], values.mean(1, keepdim=True), suffix)
+        if len(values) > 1:  # else there are no errors to weight with
+            note(f"{metric}_paper_{suffix}", *variance_weighted_mean(values.mean(0), sd))
 
     n, k = len(real), len(fake)
     common = min(n, k)
@@ -594,11 +600,7 @@ def jet_metrics(
         else:
             suffix = f"disjoint{len(splits)}_{count_tag(common)}"
             draws = efp_draws = splits
-        values = w1(real_jet, fake_jet, draws)
-        for name, x, s in zip(
-            ("w1m", "w1n", "w1sumpt"), values.mean(0), values.std(0, correction=0)
-        ):
-            note(f"{name}_{suffix}", x, s)
+        note_each(("w1m", "w1n", "w1sumpt"), w1(real_jet, fake_jet, draws), suffix)
         note_features("w1p", ("eta", "phi", "pt"), w1p(real, fake, draws), suffix)
         values = w1(
             real_efp[:, PRIME4].T.contiguous(), fake_efp[:, PRIME4].T.contiguous(), efp_draws
