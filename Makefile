@@ -55,6 +55,7 @@ $(STAMP): requirements.txt requirements-dev.txt $(CONSTRAINTS)
 	@$(PY) -c 'import pip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
 	  || { $(PYTHON) -c 'import sys; sys.exit("error: $(PYTHON) is Python %d.%d, 3.11 or later is needed: make PYTHON=python3.12" \
 	  % sys.version_info[:2] if sys.version_info < (3, 11) else 0)' && $(PYTHON) -m venv --clear $(VENV); }
+	@echo "installing packages into $(VENV), once: some minutes without further output"
 	$(PY) -m pip install -q --disable-pip-version-check $(if $(CONSTRAINTS),-c $(CONSTRAINTS)) \
 	  -r requirements.txt -r requirements-dev.txt
 	touch $@
@@ -89,6 +90,8 @@ quick-%: $(STAMP) FORCE  ## a real result on a CPU, in three to thirty minutes b
 quick-mdma:  ## simulate 20,000 jets (JET=t, DATA=data), train on them, evaluate: 15 to 20 minutes on two CPU cores
 	$(if $(findstring --out,$(ARGS)),$(error it measures the newest run in runs/mdma: leave --out out, or start mdma.train and mdma.eval))
 	$(if $(findstring --jet-type,$(ARGS)),$(error give the type of jets as JET=g, which simulates them, too))
+	$(if $(findstring --dataset,$(ARGS)),$(error it simulates its jets: for a file of your own make train-mdma ARGS="--quick --dataset FILE"))
+	$(if $(findstring --data-dir,$(ARGS)),$(error give the directory as DATA=DIR, where it simulates, too))
 	$(MAKE) data-jets ARGS="--type $(JET) --jets 20000 --data-dir $(DATA)"
 	$(PY) -m mdma.train --quick --jet-type $(JET) --data-dir $(DATA) $(ARGS)
 	$(PY) -m mdma.eval --data-dir $(DATA)

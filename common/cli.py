@@ -2,10 +2,12 @@
 
 import argparse
 import difflib
+import functools
 import json
 import os
 import re
 import sys
+import warnings
 from pathlib import Path
 
 from .errors import ADVICE, UserError
@@ -18,6 +20,8 @@ def _fail(message):
 
 def run_main(main):
     """Run `main()`; what the user can mend becomes one line on stderr and exit code 2."""
+    python = warnings.formatwarning
+    warnings.formatwarning = functools.partial(_one_line, python)
     if hasattr(sys.stdout, "reconfigure"):  # --help has γ and λ, which not every terminal has
         sys.stdout.reconfigure(errors="replace")  # stderr escapes what it lacks
     try:
@@ -38,6 +42,13 @@ def run_main(main):
                 "sweep, fewer --jobs"
             )
         )
+    finally:
+        warnings.formatwarning = python
+
+
+def _one_line(python, message, category, *where):
+    """A warning to the user, without the line of code that it comes from; others as Python does."""
+    return f"warning: {message}\n" if category is UserWarning else python(message, category, *where)
 
 
 # --- flags

@@ -161,7 +161,10 @@ def parse_args(argv=None):
             "--gp needs --d-norm none: under BatchNorm a single sample has no gradient of its own"
         )
     if args.quick and args.dataset not in MIXTURES:
-        raise UserError(f"--quick is a toy problem: choose --dataset {' or '.join(MIXTURES)}")
+        raise UserError(
+            f"--quick is a toy problem: give --dataset {' or '.join(MIXTURES)}. For images "
+            "leave it out, and give smaller --width-g, --width-d and --steps"
+        )
     if args.fid_samples == 1:
         raise UserError("--fid-samples 1: must be 0 or at least 2, which a covariance needs")
     children, world = args.mu * len(args.mutations), int(os.environ.get("WORLD_SIZE", 1))

@@ -1082,7 +1082,9 @@ def test_curves_of_1nn_are_in_per_cent_over_epochs_beside_the_untrained_encoder(
     only_b = {"step": 500, "1nn_E_4_3": 0.9, "1nn_features_4_3": 0.9}
     write_log(tmp_path / "b", [lines[0], only_b, lines[1]])
     run = run_of(**{"1nn_untrained_features_4_3": 0.5, "1nn_untrained_E_4_3": 0.25})
-    reproduce.draw_table(tmp_path, {"BiGAN": [run | {"name": name} for name in "ab"]}, "fashion-mnist")
+    reproduce.draw_table(
+        tmp_path, {"BiGAN": [run | {"name": name} for name in "ab"]}, "fashion-mnist"
+    )
     for axis, height, start in zip(drawn[0].axes, (20, 10), (50, 25)):
         curve, dashed = (line.get_xydata() for line in axis.lines)
         assert curve.flatten().tolist() == pytest.approx([1, height, 2, 2 * height])

@@ -7,6 +7,7 @@ import os
 import re
 import runpy
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -556,7 +557,12 @@ def test_make_names_the_folders_that_there_are(repo):
     assert done.returncode == 2 and all(
         f"data-{name}" in done.stderr for name in (*DATASETS, "jets")
     )
-    for flags, words in (("--out X", "leave --out out"), ("--jet-type g", "as JET=g")):
+    for flags, words in (
+        ("--out X", "leave --out out"),
+        ("--jet-type g", "as JET=g"),
+        ("--dataset my.h5", "make train-mdma"),
+        ("--data-dir X", "as DATA=DIR"),
+    ):
         done = make("quick-mdma", f"ARGS={flags}")
         assert done.returncode == 2 and words in done.stderr and done.stdout == ""
     for goal in (
@@ -622,6 +628,18 @@ def test_other_errors_keep_their_traceback():
         run_main(lambda: 1 / 0)
     with pytest.raises(ConnectionError):
         run_main(lambda: (_ for _ in ()).throw(ConnectionError(errno.ECONNRESET, "reset")))
+
+
+def test_a_warning_is_one_line_without_code(repo):
+    script = """
+import warnings
+from common.cli import run_main
+run_main(lambda: [warnings.warn("few"), warnings.warn("old", FutureWarning)])"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=repo, capture_output=True, text=True, check=True
+    )
+    ours, *other = done.stderr.splitlines()
+    assert ours == "warning: few" and "FutureWarning: old" in other[0]
 
 
 def test_a_full_gpu_gets_one_line_and_what_helps(capsys):

@@ -568,7 +568,10 @@ def test_train_alone_is_both_splits(tmp_path, capsys):
             ("bottle/train", "bottle/test", "cable/train", "cable/test"),
             "bottle is split into test, train",
         ),
-        (("birds/seg_train", "birds/seg_test"), "birds has seg_train and seg_test, which look like"),
+        (
+            ("birds/seg_train", "birds/seg_test"),
+            "birds has seg_train and seg_test, which look like",
+        ),
         (("Val", "test"), "has Val, test but no train: .*or give .*Val as --data-dir"),
         (("train/a", "test"), r"no images under .*train"),
     ],
