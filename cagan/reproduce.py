@@ -46,6 +46,7 @@ TITLES = {
     "14": "Fig. 14: CA-GAN and AC-GANs at a low learning rate",
     "losses": "§3: CA-GAN with other adversarial losses",
     "weights": "§3: modified AC-GAN and its λ_cls with other adversarial losses",
+    "networks": "§5: D with instance norm on all layers, three convolutions per resolution",
     "mixed": "§6.3: unbalanced data, BatchNorm in D",
 }
 SCORES = {  # and in a figure: panel, axis
@@ -93,6 +94,10 @@ def figure_configs(reduced):
         "hinge": ["--adv", "hinge"],
         "WGAN-GP": ["--adv", "wgan-gp", *(["--n-critic", "1"] if reduced else [])],
     }
+    networks = []  # the paper's, but for their width
+    if reduced:
+        networks = "--convs 3 --norm instance --beta1 0.9 --lr 1e-4 --steps 18750".split()
+        networks += "--sample-every 1250 --save-every 1250".split()
     return {
         "12": {"with L_cls^g": ["--loss", "modified_ac_with_generated"], "without": modified},
         "13": {
@@ -112,6 +117,7 @@ def figure_configs(reduced):
             for name, flags in adversarial.items()
             for weight, more in (("0.1", []), ("1", ["--lambda-cls", "1"]))
         },
+        "networks": {"CA-GAN": networks, "modified AC-GAN": [*modified, *networks]},
         "mixed": {
             "modified AC-GAN, not mixed": [*modified, *unbalanced],
             "modified AC-GAN, mixed": [*modified, *mixed],

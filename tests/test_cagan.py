@@ -1552,6 +1552,13 @@ def test_what_each_curve_is_trained_with(reduced):
     assert {args.loss for args in weights.values()} == {"modified_ac"}
     assert [args.adv for args in weights.values()] == [args.adv for args in losses for _ in (0, 1)]
     assert [args.lambda_cls for args in weights.values()] == [0.1, 1.0] * 4
+    networks = configs["networks"]
+    assert [args.loss for args in networks.values()] == ["ca", "modified_ac"]
+    paper = train.parse_args([])
+    for args in networks.values():  # the paper's, but for what --reduced says
+        for name in ("convs", "norm", "norm_inner", "z_dim", "beta1", "adv", "lambda_cls"):
+            assert getattr(args, name) == getattr(paper, name), name
+        assert args.steps * args.lr == pytest.approx(paper.steps * paper.lr)
     for label, args in configs["mixed"].items():
         epochs = args.steps / 312  # of 10,000 images in batches of 32
         assert (args.norm, args.unbalanced) == ("batch", [5500, 500])
