@@ -122,7 +122,7 @@ compare-sagan_wgangp: $(STAMP)  ## the five methods at equal time (--quick), thr
 table-bigan: $(STAMP)  ## BiGAN's MNIST table, reduced, on FashionMNIST; ARGS= adds flags; resumable
 	$(PY) -m bigan.reproduce --table --reduced $(ARGS)
 
-figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3, other losses, classifiers and the toy, reduced; ARGS="--seeds 1" …; resumable
+figures-cagan: $(STAMP)  ## CA-GAN's Figs. 12-14, §6.3, other losses, the paper's D, classifiers and the toy, reduced; ARGS="--seeds 1" …; resumable
 	$(PY) -m cagan.reproduce --reduced $(ARGS)
 
 tables-pan: $(STAMP)  ## PAN's Tables III and IV, reduced, three seeds: hours of two CPU cores; ARGS= adds flags; resumable

@@ -7,7 +7,7 @@ C. Li et al., "ALICE", NIPS 2017, arXiv:1709.01215v2: the cycle term.
 
 D sees pairs: real x with its code E(x), or a code z with its image G(z). Where D can't tell the two
 apart they have one joint distribution, and then E inverts G. In training E never sees G(z), and G
-never sees E(x), but in a cycle term. ALI: E is stochastic.
+never sees E(x), except in a cycle term. ALI: E is stochastic.
 
 x (B, C, H, W) in [-1, 1] or (B, 2);  z (B, N_z) ~ p_z, "uniform" on [-1, 1] or "normal"
 G generator, E encoder (ALI's: μ + σ·ε, ε ~ N(0, 1)), D discriminator (logits), V(D, E, G) = −2·L_D

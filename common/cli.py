@@ -47,8 +47,9 @@ def run_main(main):
 
 
 def _one_line(python, message, category, *where):
-    """A warning to the user, without the line of code that it comes from; others as Python does."""
-    return f"warning: {message}\n" if category is UserWarning else python(message, category, *where)
+    """A warning of ours without the line of code that it comes from, others as Python does it."""
+    ours = category is UserWarning and "site-packages" not in where[0]
+    return f"warning: {message}\n" if ours else python(message, category, *where)
 
 
 # --- flags

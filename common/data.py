@@ -456,6 +456,9 @@ def main():
     size = 64 if args.name == "folder" else None
     for split in ("train", "test"):
         found = load_images(args.name, args.data_dir, split, size, skip_bad=args.skip_bad)
+        if found.split != split:
+            print("no test split: scores will be of the training images")
+            break
         print(
             f"{args.name} {found.split}: {len(found):,} images of "
             f"{found.size}x{found.size}x{found.channels}"

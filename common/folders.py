@@ -72,6 +72,9 @@ TEST_FOLDERS = (
     "validation",
 )
 
+# beside a split's word in a folder's name, as in test_images
+SAYS_NOTHING = ("set", "images", "image", "imgs", "img", "data")
+
 
 class BadImage(UserError):
     """An image file that can't be decoded, or not without loss."""
@@ -203,15 +206,10 @@ def _refuse_split_names(data_dir, names):
         words = re.split(r"[\W_]+", re.sub(word_and_set, r"\1 set", parted.lower()))
         for kind, splits in kinds.items():
             for word in set(words).intersection(splits):
-                rest = tuple(w for w in words if w != word)
+                rest = tuple(w for w in words if w not in (word, *SAYS_NOTHING))
                 rests[kind][rest] = name
-    both = rests["train"].keys() & rests["test"].keys()
-    pairs = [(rests["train"][rest], rests["test"][rest]) for rest in sorted(both)]
-    if () in rests["train"] and rests["test"]:  # train/ beside test_images/
-        pairs.append((rests["train"][()], min(rests["test"].values())))
-    if () in rests["test"] and rests["train"]:
-        pairs.append((min(rests["train"].values()), rests["test"][()]))
-    for train, test in pairs:
+    for rest in sorted(rests["train"].keys() & rests["test"].keys()):
+        train, test = rests["train"][rest], rests["test"][rest]
         raise UserError(
             f"{data_dir} has {train} and {test}, which look like splits, not classes: rename them "
             f"to train and test, or give --data-dir {data_dir / train}. If they are classes, "

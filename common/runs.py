@@ -100,8 +100,8 @@ class Run:
         last = self.dir / "last.pt"
         checkpoint = load_checkpoint(last, self.paper)
         # older checkpoints don't say what they were trained on, but where it was
-        then = checkpoint.get("data") or {"--dataset": checkpoint["args"].get("dataset")}
-        now = self.data | {"--dataset": vars(self.args).get("dataset")}
+        then = checkpoint.get("data") or {"--dataset": _place(checkpoint["args"])}
+        now = self.data | {"--dataset": _place(vars(self.args))}
         if other := first_difference(then, now):
             name, then, now = other
             raise UserError(
@@ -293,6 +293,11 @@ class Run:
         except Exception:
             self._leave_directory()
             raise
+
+
+def _place(args):
+    """Where a run's --dataset is, if it is a file."""
+    return os.path.realpath(args.get("dataset", ""))
 
 
 # --- files

@@ -163,7 +163,7 @@ def parse_args(argv=None):
     if args.quick and args.dataset not in MIXTURES:
         raise UserError(
             f"--quick is a toy problem: give --dataset {' or '.join(MIXTURES)}. For images "
-            "leave it out, and give smaller --width-g, --width-d and --steps"
+            "leave --quick out, and give smaller --width-g, --width-d and --steps"
         )
     if args.fid_samples == 1:
         raise UserError("--fid-samples 1: must be 0 or at least 2, which a covariance needs")

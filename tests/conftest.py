@@ -91,7 +91,7 @@ def shared_state():
 
 @pytest.fixture(autouse=True)
 def nothing_left_behind():
-    """A test that changes one of these for good fails here, not in one that runs later."""
+    """A test that changes or removes one of these fails here, not in one that runs later."""
     before = shared_state()
     yield
     after = shared_state()

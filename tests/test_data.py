@@ -611,9 +611,9 @@ def test_folders_that_are_called_like_splits_are_no_classes(tmp_path, train, tes
 
 
 def test_classes_may_have_words_of_splits_in_their_names(tmp_path):
-    for folder in ("freight train", "test tube", "retrained", "contest"):
+    for folder in ("freight train", "train", "test tube", "crash test", "retrained", "contest"):
         photo(tmp_path / folder / "a.png", 8, 8)
-    assert len(load_images("folder", tmp_path, size=8).classes) == 4
+    assert len(load_images("folder", tmp_path, size=8).classes) == 6
 
 
 def test_a_test_folder_without_train_is_a_class_and_the_line_says_so(tmp_path, capsys):
@@ -936,6 +936,13 @@ def test_common_data_says_what_is_in_a_folder(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "folder train: 5 images of 64x64x3",
         "folder test: 1 images of 64x64x3",
+    ]
+    photo(tmp_path / "whole/a.png", 8, 8)
+    monkeypatch.setattr(sys, "argv", ["data", "folder", "--data-dir", str(tmp_path / "whole")])
+    data.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "folder train: 1 images of 64x64x3",
+        "no test split: scores will be of the training images",
     ]
 
 

@@ -832,6 +832,17 @@ def test_table_1_shows_ours_in_the_papers_units_beside_the_papers():
     assert "| t, pythia-30 | IN, ours, disjoint4_26k | 0.600 ± 0.060 | – | – |" in text
 
 
+def test_what_a_single_batch_gives_has_no_error_in_the_table():
+    metrics = {
+        "w1m_bootstrap5_150": 2e-3,
+        "w1m_bootstrap5_150_err": 1e-4,
+        "w1m_disjoint1_150": 3e-3,
+    }
+    text = mdma_eval.table1("a.npz", None, metrics)
+    assert "| MDMA, ours, bootstrap5_150 | 2.00 ± 0.10 | – |" in text
+    assert "| MDMA, ours, disjoint1_150 | 3.00 | – |" in text
+
+
 def test_a_line_has_the_training_jets_score_behind():
     """Which has fewer disjoint batches."""
     ours = {"w1m_disjoint20_150": 1e-3, "w1m_disjoint20_150_err": 1e-4}

@@ -281,7 +281,8 @@ def test_sides_that_a_network_cannot_take_are_mirrored_and_cut(tmp_path, capsys)
     grey = np.array(Image.open(tmp_path / "mine/wide.png").convert("L"), np.float32)
     wide = np.concatenate([grey, grey[:, -2:-30:-1]], 1)  # 28 columns more
     tall = np.concatenate([wide, wide[-2::-1], wide[1:], wide[-2:-8:-1]])
-    assert tall.shape == (64, 128)
+    found = transform.mirrored(torch.from_numpy(grey)[None], 64)
+    assert torch.equal(found, torch.from_numpy(tall)[None]) and found.shape == (1, 64, 128)
     with torch.no_grad():
         expected = (T(torch.from_numpy(tall)[None, None] / 127.5 - 1) + 1) * 127.5
     found = np.array(Image.open(tmp_path / "out/wide.png"), np.float32)

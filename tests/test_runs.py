@@ -647,9 +647,12 @@ def test_a_checkpoint_that_does_not_say_its_data_is_not_continued_on_a_file_else
     older = checkpoint(Path("x"))
     del older["data"]
     torch.save(older, "x/last.pt")
-    with pytest.raises(UserError, match="other data: --dataset a/own.npz, here b/own.npz. Bring"):
+    with pytest.raises(
+        UserError, match="other data: --dataset .*a/own.npz, here .*b/own.npz. Bring"
+    ):
         train.main(["--resume", "x", "--dataset", "b/own.npz", "--steps", "3"])
-    assert train.main(["--resume", "x", "--steps", "3"])["step"] == 3
+    same = str(Path("a/own.npz").resolve())
+    assert train.main(["--resume", "x", "--dataset", same, "--steps", "3"])["step"] == 3
 
 
 # --- full disks, kills while writing
