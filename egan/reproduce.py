@@ -212,7 +212,7 @@ def measure_real(shared, args):
     where = {"device": device, "cache_dir": Path(trained.data_dir) / "cache"}
     other = real_features(extractor, real_set, **where)
     ours = real_features(extractor, train.load_data(trained), args.n, args.seed, **where)
-    return image_metrics(other, ours, extractor.name, args.split)
+    return image_metrics(other, ours, extractor.name, real_set.split)
 
 
 def robustness(args):

@@ -1553,6 +1553,20 @@ def test_table3_has_the_papers_rows_beside_ours_and_real_images(tmp_path, monkey
     check_tables_outlive_runs(tmp_path, ["table3.md", "table3.json"], lambda: reproduce.main(argv))
 
 
+def test_table3s_real_images_are_named_after_the_split_that_there_is(monkeypatch):
+    reference = reproduce.reference
+
+    def without_test_images(*given):  # as a folder without test/ has them
+        real_set, extractor = reference(*given)
+        real_set.split = "train"
+        return real_set, extractor
+
+    monkeypatch.setattr(reproduce, "reference", without_test_images)
+    args = reproduce.Args(table3=True, n=80, seed=0, device="cpu")
+    found = reproduce.measure_real(["--dataset", "synthetic", "--size", "8"], args)
+    assert {key for key in found if key.startswith("fid_")} == {"fid_lenet_random_80_train"}
+
+
 def test_seconds_of_table3_are_of_the_whole_training(tmp_path):
     write_log(tmp_path / "a", [{"step": 1, "seconds": 1}, {"step": 9, "seconds": 5}])
     metrics = {"is_lenet_8": 1.0, "fid_lenet_8_test": 2.0}
