@@ -130,15 +130,21 @@ section { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1.5fr);
   border-top: 1px solid var(--line); padding: 1rem 0 }
 .says { position: sticky; top: 1rem; align-self: start }
 h1 { font-size: 1.6rem; line-height: 1.25 } h2 { margin: 0 0 .4rem; font-size: 1.2rem }
-pre { font: 12.5px/1.45 'DejaVu Sans Mono', Menlo, Consolas, monospace; overflow-x: auto;
+pre { font-size: clamp(11px, .86vw, 12.5px); line-height: 1.45; overflow-x: auto;
+  font-family: 'DejaVu Sans Mono', Menlo, Consolas, monospace;
   background: var(--code); padding: .7rem .9rem; margin: 0 0 1rem }
 .katex { font-size: 1.08em }
 code { font: .85em 'DejaVu Sans Mono', Menlo, Consolas, monospace }
 .where { font: 12px 'DejaVu Sans Mono', Menlo, Consolas, monospace; margin: .2rem 0 }
 .departure { background: var(--mark); padding: .5rem .8rem; font-size: .9em }
-.katex-display { overflow-x: auto; overflow-y: hidden; padding: .2rem 0 }
-@media (max-width: 900px) { section { grid-template-columns: minmax(0, 1fr); gap: .6rem }
-  .says { position: static } main, nav { padding-left: 1rem; padding-right: 1rem } }
+.formulas { display: flex; flex-wrap: wrap; justify-content: center; column-gap: 2.4em;
+  margin: 1rem 0 }
+.formulas .katex-display { overflow-x: auto; overflow-y: hidden; padding: .2rem 4px; margin: 0 }
+.katex-display > .katex { white-space: normal } .katex-display .base { margin: .2em 0 }
+@media (max-width: 1250px) { section { grid-template-columns: minmax(0, 1fr); gap: .6rem }
+  .says { position: static } pre { font-size: 12.5px } }
+@media (max-width: 860px) { pre { white-space: pre-wrap }
+  main, nav { padding-left: 1rem; padding-right: 1rem } }
 """
 
 
@@ -153,7 +159,13 @@ class Renderer:
         self.formatter = HtmlFormatter(style="friendly")
 
     def _formula(self, tex, options):
-        self.formulas.append([tex, options["display_mode"]])
+        if not options["display_mode"]:
+            return self._mark(tex, False)
+        parts = [self._mark(part, True) for part in re.split(r"\\qquad(?![a-zA-Z])", tex)]
+        return f'<div class="formulas">{"".join(parts)}</div>'  # side by side where there is room
+
+    def _mark(self, tex, display):
+        self.formulas.append([tex, display])
         return f"@@{len(self.formulas) - 1}@@"
 
     def block(self, text):

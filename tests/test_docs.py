@@ -100,6 +100,13 @@ def test_the_pages_are_built(tmp_path):
         assert (tmp_path / "katex" / font).is_file()
 
 
+def test_formulas_side_by_side_go_below_each_other_where_there_is_no_room():
+    renderer = read.Renderer()
+    body = renderer.block(r"$$a, \qquad b$$" + "\n\n" + r"$\qquad c$")
+    assert '<div class="formulas">@@0@@@@1@@</div>' in body
+    assert renderer.formulas == [["a, ", True], [" b", True], [r"\qquad c", False]]
+
+
 def test_a_formula_that_katex_refuses_ends_it():
     if not shutil.which("node") or not read.KATEX.is_dir():
         pytest.skip("KaTeX is not there: make read")
