@@ -161,7 +161,7 @@ def main(argv=None):
 
     # --- setup
     device = choose_device(args.device)
-    rank, world = init_processes(device)
+    rank, world = init_processes(device, args.batch_size)
     seed_all(args.seed)
 
     # --- data

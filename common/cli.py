@@ -6,6 +6,7 @@ import functools
 import json
 import os
 import re
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -28,6 +29,9 @@ def run_main(main):
         main()
     except UserError as e:
         sys.exit(_fail(e))
+    except KeyboardInterrupt as e:
+        print(". ".join(["stopped by Ctrl-C", *map(str, e.args)]), file=sys.stderr)
+        sys.exit(128 + signal.SIGINT)
     except OSError as e:
         if e.errno not in ADVICE:
             raise

@@ -8,10 +8,16 @@ import torch.distributed as dist
 from .errors import UserError, first_difference
 
 
-def init_processes(device):
-    """Join torchrun's process group, if there is one. Returns (rank, world size)."""
-    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+def init_processes(device, batch_size=None):
+    """Join torchrun's process group, if there is one. Returns (rank, world size).
+
+    batch_size: that of the batches which `shard` will split, refused before anything is written.
+    """
+    world = int(os.environ.get("WORLD_SIZE", 1))
+    if world == 1:
         return 0, 1
+    if batch_size is not None:
+        _refuse_uneven(batch_size, world)
     if not dist.is_initialized():
         if device.type == "mps":
             raise UserError("--device mps: an Apple GPU serves one process. Give --device cpu")
@@ -41,9 +47,13 @@ def shard(batch):
     if not dist.is_initialized():
         return batch
     world = dist.get_world_size()
-    if len(batch) % world:
-        raise UserError(f"--batch-size {len(batch)} can't be split evenly over {world} processes")
+    _refuse_uneven(len(batch), world)
     return batch.chunk(world)[dist.get_rank()]
+
+
+def _refuse_uneven(batch_size, world):
+    if batch_size % world:
+        raise UserError(f"--batch-size {batch_size} can't be split evenly over {world} processes")
 
 
 @torch.no_grad()

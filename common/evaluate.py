@@ -11,6 +11,7 @@ As an eval.py uses it:
 """
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -55,14 +56,16 @@ def checkpoint_path(given, paper, prefer=("last.pt",)):
 def output_dir(path, paper):
     """Where results of the checkpoint `path` go: beside it, as in a run directory.
 
-    Those of a shipped checkpoint (in a folder's results/ of this repository), and of one that lies
-    where nothing can be written, go to runs/<paper>/<its name>.
+    Those of a shipped checkpoint (in a folder's results/ of this repository) go to
+    runs/<paper>/<its name>. Those of one that lies where nothing can be written go to
+    runs/<paper>/<its run's name>-<digits of where that is>, since runs may have one name.
     """
     folder = Path(path).resolve().parent
     shipped = folder.name == "results" and folder.parent.parent == REPOSITORY
     if not shipped and os.access(folder, os.W_OK):
         return Path(path).parent
-    where = Path("runs", paper, Path(path).stem)
+    digits = hashlib.sha256(os.fsencode(folder)).hexdigest()[:6]
+    where = Path("runs", paper, Path(path).stem if shipped else f"{folder.name}-{digits}")
     where.mkdir(parents=True, exist_ok=True)
     return where
 

@@ -435,7 +435,11 @@ def as_shown(image):
 
     image = ImageOps.exif_transpose(image)  # photographs from telephones lie on their side
     if image.mode.startswith("I;16"):
-        return Image.fromarray(((np.asarray(image, np.uint32) + 128) // 257).astype(np.uint8))
+        deep = np.asarray(image, np.uint32)
+        grey = ((deep + 128) // 257).astype(np.uint8)
+        if "transparency" in image.info:  # the grey value that is transparent
+            grey[deep == image.info["transparency"]] = 255
+        return Image.fromarray(grey)
     if image.has_transparency_data:  # what is under it may be anything, often black
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

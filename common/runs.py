@@ -238,10 +238,8 @@ class Run:
             return
         self.metrics = {"step": step, **values}
         self._bar.set_postfix({k: f"{v:.4g}" for k, v in values.items()}, refresh=False)
-        with open(self.dir / "log.jsonl", "a") as f:
-            f.write(
-                json.dumps({**self.metrics, "seconds": round(time.time() - self.started, 2)}) + "\n"
-            )
+        seconds = round(time.time() - self.started, 2)
+        append_line(self.dir / "log.jsonl", json.dumps({**self.metrics, "seconds": seconds}))
         if self._bar.disable and self.due(step, self.args.save_every):
             print(
                 f"step {step}/{self.total} " + " ".join(f"{k} {v:.4g}" for k, v in values.items()),
@@ -259,7 +257,7 @@ class Run:
 
     def _on_signal(self, number, frame):
         if self._asked and number == signal.SIGINT:  # SIGTERM may come from two senders
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.last_good())
         self._asked = number
         if not dist.is_initialized():
             self.stop = signal.Signals(number)
@@ -342,10 +340,25 @@ def replace_file(path, data, shared=False):
     except OSError as e:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        advice = ADVICE.get(e.errno, "Choose another place with --out")
-        raise UserError(
-            f"can't write {path}: {e.strerror}. What was there before is untouched. {advice}"
-        ) from e
+        raise _unwritten(path, e, "What was there before is untouched. ") from e
+
+
+def append_line(path, line):
+    """Append a line of text to a file, below one that a full disk has cut short."""
+    try:
+        with open(path, "ab+") as f:
+            if f.tell():
+                f.seek(-1, os.SEEK_END)
+                if f.read() != b"\n":
+                    f.write(b"\n")
+            f.write(line.encode() + b"\n")
+    except OSError as e:
+        raise _unwritten(path, e) from e
+
+
+def _unwritten(path, error, more=""):
+    advice = ADVICE.get(error.errno, "Choose another place with --out")
+    return UserError(f"can't write {path}: {error.strerror}. {more}{advice}")
 
 
 def write_json(path, value):

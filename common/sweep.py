@@ -20,6 +20,7 @@ from .arguments import part_of, usable_cores
 from .device import choose_device
 from .errors import UserError
 from .runs import (
+    append_line,
     environment,
     load_checkpoint,
     lock_path,
@@ -116,8 +117,7 @@ def sweep(cells, train, measure, args, folder, shared=()):
             if "env" in result:  # a process of --jobs knows only how it was started itself
                 result["env"]["command"] = shlex.join(sys.orig_argv)
             done.append(result)
-            with open(table, "a") as f:
-                f.write(json.dumps(result) + "\n")
+            append_line(table, json.dumps(result))
             if not sys.stderr.isatty():
                 end = (
                     f"FAILED: {result['error']}"

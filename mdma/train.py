@@ -254,7 +254,7 @@ def main(argv=None):
 
     # --- setup
     device = choose_device(args.device)
-    rank, _ = init_processes(device)
+    rank, _ = init_processes(device, args.batch_size)
     seed_all(args.seed)
 
     # --- data

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from common.device import autocast
 from common.errors import UserError, say_once
-from common.folders import image_kind, list_images
+from common.folders import attempt, image_kind, list_images, say_if_deep
 from common.onnx import BATCH, write_onnx
 from common.plots import save_grid
 
@@ -68,6 +68,7 @@ def transform_folder(T, trained, args, device):
             raise UserError(f"{file} and {targets[target]} have one name: move one of them away")
         targets[target] = file
 
+    say_if_deep(source, attempt(image_kind, files, "looking at headers"))
     refused = []
     batch = []
     for target, file in tqdm(targets.items(), disable=None, desc="images"):

@@ -653,22 +653,30 @@ def test_a_full_gpu_gets_one_line_and_what_helps(capsys):
     assert lines[0].startswith("error: the GPU's memory is full: give a smaller --batch-size, ")
 
 
+@pytest.mark.parametrize("words", [(), ("The last good checkpoint is last.pt at step 4",)])
+def test_ctrl_c_gets_one_line(capsys, words):
+    with pytest.raises(SystemExit) as e:
+        run_main(lambda: (_ for _ in ()).throw(KeyboardInterrupt(*words)))
+    said = ". ".join(["stopped by Ctrl-C", *words])
+    assert e.value.code == 130 and capsys.readouterr().err == f"{said}\n"
+
+
 @pytest.mark.parametrize(
     "number, words",
     [
-        (errno.ENOSPC, "No space left on device. Make room, or choose another place with --out"),
-        (errno.EDQUOT, "Disk quota exceeded. Make room, or choose another place with --out"),
+        (errno.ENOSPC, "No space left on device. Make room, or choose another place with the flag"),
+        (errno.EDQUOT, "Disk quota exceeded. Make room, or choose another place with the flag"),
         (
             errno.EACCES,
-            "Permission denied. Ask its owner for permission, or choose another place with --out",
+            "Permission denied. Ask its owner for permission, or choose another place with the flag",
         ),
         (
             errno.EROFS,
-            "Read-only file system. Nothing can be written there: choose another place with --out",
+            "Read-only file system. Nothing can be written there: choose another place with the flag",
         ),
         (
             errno.ENOTDIR,
-            "Not a directory. A part of this path is a file: choose another place with --out",
+            "Not a directory. A part of this path is a file: choose another place with the flag",
         ),
         (
             errno.EEXIST,

@@ -1071,6 +1071,14 @@ def test_transparent_images_lie_on_white(tmp_path, mode):
         assert x[:, 7, 0].tolist() == [204, 204, 204]
 
 
+def test_a_transparent_value_of_16_bits_is_white(tmp_path):
+    deep = np.full((8, 8), 20000, np.uint16)
+    deep[:, 4:] = 20001
+    Image.fromarray(deep).save(tmp_path / "a.png", transparency=20001)
+    x = load_images("folder", tmp_path, size=8).images[0, 0]
+    assert x[0, 0] == 78 and x[0, 7] == 255  # 20000 / 257
+
+
 def test_cmyk_animations_one_pixel_unicode_and_nested_images_work(tmp_path):
     Image.new("CMYK", (9, 9), (0, 0, 0, 0)).save(tmp_path / "cmyk.jpg")
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("blue", "red", "lime")]

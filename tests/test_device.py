@@ -285,6 +285,17 @@ def two_processes(monkeypatch):
     monkeypatch.setattr(dist, "all_reduce", lambda x: x.mul_(4))
 
 
+@pytest.mark.parametrize("folder", ["began", "bigan", "cagan", "mdma", "pan", "sagan_wgangp"])
+def test_a_batch_that_cannot_be_split_is_refused_before_anything_is_written(
+    tmp_path, monkeypatch, folder
+):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    train = importlib.import_module(f"{folder}.train")
+    with pytest.raises(UserError, match="--batch-size 7 can't be split evenly over 2 processes"):
+        train.main(["--smoke", "--batch-size", "7", "--out", str(tmp_path / "r")])
+    assert not (tmp_path / "r").exists()
+
+
 def test_shards_and_averages(two_processes):
     assert shard(torch.arange(6)).tolist() == [3, 4, 5]
     assert part(3) == slice(1, 3) and part(3, 0) == slice(0, 1) and part(6) == slice(3, 6)

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import os
+import re
 import shutil
 import struct
 import sys
@@ -145,7 +146,9 @@ def test_results_go_beside_the_checkpoint_but_never_into_the_checkout(here, repo
     Path("results").mkdir()  # a directory of the user's of that name
     assert evaluate.output_dir("results/last.pt", "mdma") == Path("results")
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # somebody else's run
-    assert evaluate.output_dir("r/last.pt", "mdma") == Path("runs/mdma/last")
+    places = [evaluate.output_dir(run, "mdma") for run in ("r/last.pt", "a/r/last.pt", "r/last.pt")]
+    assert places[0] == places[2] != places[1]  # one run doesn't overwrite the other's
+    assert all(re.fullmatch(r"runs/mdma/r-[0-9a-f]{6}", str(p)) and p.is_dir() for p in places)
 
 
 @pytest.mark.parametrize(

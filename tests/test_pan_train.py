@@ -323,6 +323,14 @@ def test_transform_makes_of_an_image_what_T_was_trained_on():
         assert torch.allclose(x, expected, atol=1e-6), task
 
 
+def test_transform_says_that_depth_is_lost(runs, tmp_path, capsys):
+    noise(tmp_path / "mine/a.png", 32, 32, "L")
+    Image.fromarray(np.full((32, 32), 20000, np.uint16)).save(tmp_path / "mine/b.png")
+    words = f"--ckpt {runs['deraining']} --transform {tmp_path / 'mine'} --out {tmp_path / 'out'}"
+    pan_eval.main(words.split())
+    assert f"16-bit grey images in {tmp_path / 'mine'}: 1 of 2" in capsys.readouterr().err
+
+
 def test_what_cannot_be_transformed_is_named_and_the_rest_is_written(runs, tmp_path):
     source, out = tmp_path / "mine", tmp_path / "out"
     noise(source / "a.png", 64, 64, "L")

@@ -233,6 +233,20 @@ def test_signals_finish_the_step_save_and_print_the_command(
     assert checkpoint("x")["step"] == 9 and logged("x") == [2, 4, 6, 8, 9]
 
 
+def test_a_second_ctrl_c_stops_at_once_and_names_what_is_left(here, monkeypatch, no_curves):
+    twice = signal.SIGINT, signal.SIGINT
+
+    def update_k(*args, original=train.update_k):
+        for number in twice if read_log("x/log.jsonl") else ():  # in a step after a save
+            os.kill(os.getpid(), number)
+        return original(*args)
+
+    monkeypatch.setattr(train, "update_k", update_k)
+    with pytest.raises(KeyboardInterrupt, match=re.escape("x/last.pt at step 2")):
+        run_began(*SMOKE, "--steps", 9, "--save-every", 2, "--out", "x")
+    assert checkpoint("x")["step"] == 2
+
+
 def test_the_printed_command_keeps_the_steps_that_a_resumption_asked_for(
     here, monkeypatch, no_curves, capsys
 ):
@@ -1004,3 +1018,21 @@ def test_newest_checkpoint(here):
         path.touch()
         os.utime(path, (1e9 - age, 1e9 - age))
     assert runs.newest_checkpoint("toy") == Path("runs/toy/a/last.pt")
+
+
+def test_a_log_that_cannot_be_written_is_named():
+    with pytest.raises(
+        UserError, match="can't write /dev/full: No space left on device. Make room"
+    ):
+        runs.append_line("/dev/full", "{}")
+
+
+def test_a_line_cut_short_by_a_full_disk_costs_no_other_line(tmp_path):
+    log = tmp_path / "log.jsonl"
+    runs.append_line(log, '{"step": 1}')
+    with open(log, "a") as f:
+        f.write('{"st')
+    runs.append_line(log, '{"step": 3}')
+    runs.append_line(log, '{"step": 4}')
+    assert [line["step"] for line in read_log(log)] == [1, 3, 4]
+    assert log.read_text().count("\n") == 4
