@@ -76,6 +76,7 @@ def ablation(quick):
         "SAGAN − SN": f"{sagan} --spectral none",
         "SAGAN − TTUR": f"--method sagan {one_rate}",
         "SAGAN − TTUR − attention": f"--method sagan {one_rate} --attention none",
+        "SAGAN − TTUR − SN": f"--method sagan {one_rate} --spectral none",
         "SAGAN + WGAN-GP": both,
         "SAGAN + WGAN-GP, SN in D": f"{both} --spectral gd",
         "SAGAN + WGAN-GP − attention": f"{both} --attention none",
