@@ -31,7 +31,11 @@ def run_main(main):
         sys.exit(_fail(e))
     except KeyboardInterrupt as e:
         print(". ".join(["stopped by Ctrl-C", *map(str, e.args)]), file=sys.stderr)
-        sys.exit(128 + signal.SIGINT)
+        _end_by_ctrl_c()
+    except SystemExit as e:
+        if e.code == 128 + signal.SIGINT:  # stopped in its loop, and has saved
+            _end_by_ctrl_c()
+        raise
     except OSError as e:
         if e.errno not in ADVICE:
             raise
@@ -48,6 +52,14 @@ def run_main(main):
         )
     finally:
         warnings.formatwarning = python
+
+
+def _end_by_ctrl_c():
+    """End by the signal itself: only then a shell ends the loop or script that this stands in."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def _one_line(python, message, category, *where):

@@ -7,9 +7,9 @@
   python -m mdma.eval --generated FILE --reference FILE   of two files of jets, no checkpoint
 
 Writes eval_<step>.json (with --split valid eval_<step>_valid.json), table1.md and figures beside
-the checkpoint; of one in results/, into runs/mdma/<its name>. The networks have no train and eval
-modes that differ. A checkpoint alone can generate: it holds the distribution of n and the scale of
-the features.
+the checkpoint; of one in results/, into runs/mdma/<its name>; of one where nothing can be written,
+into runs/mdma/<its run's name>-<digits>. The networks have no train and eval modes that differ. A
+checkpoint alone can generate: it holds the distribution of n and the scale of the features.
 
 Files are .hdf5, .h5, .npz or JetClass's .root, see the head of jets.py, of any generator. Their
 results are named after --generated and stand beside it, or in --out. Nothing is overwritten.

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -653,12 +654,19 @@ def test_a_full_gpu_gets_one_line_and_what_helps(capsys):
     assert lines[0].startswith("error: the GPU's memory is full: give a smaller --batch-size, ")
 
 
-@pytest.mark.parametrize("words", [(), ("The last good checkpoint is last.pt at step 4",)])
-def test_ctrl_c_gets_one_line(capsys, words):
-    with pytest.raises(SystemExit) as e:
-        run_main(lambda: (_ for _ in ()).throw(KeyboardInterrupt(*words)))
-    said = ". ".join(["stopped by Ctrl-C", *words])
-    assert e.value.code == 130 and capsys.readouterr().err == f"{said}\n"
+@pytest.mark.parametrize(
+    "stop, said",
+    [
+        ("raise KeyboardInterrupt", "stopped by Ctrl-C\n"),
+        ("raise KeyboardInterrupt('It is at step 4')", "stopped by Ctrl-C. It is at step 4\n"),
+        ("sys.exit(130)", ""),  # what the loop of a training has said itself
+    ],
+)
+def test_ctrl_c_gets_one_line_and_ends_a_shells_loop(python, stop, said):
+    script = f"import sys\nfrom common.cli import run_main\ndef main():\n    {stop}\nrun_main(main)"
+    done = python("-c", script)
+    # not an exit status of 130, after which a shell starts the next one of a loop
+    assert done.returncode == -signal.SIGINT and done.stderr == said
 
 
 @pytest.mark.parametrize(
