@@ -431,7 +431,7 @@ def test_tracker_of_a_folder_is_of_rank_0_alone(pictures, here, monkeypatch):
     monkeypatch.setattr(
         sagan_train, "Tracker", lambda *args: seen.append(args) or (lambda batches, n: {})
     )
-    monkeypatch.setattr(sagan_train, "init_processes", lambda device: (1, 1))
+    monkeypatch.setattr(sagan_train, "init_processes", lambda *given: (1, 1))
     (here / "Y/samples").mkdir(parents=True)
     train("sagan_wgangp", pictures / "unlabelled", "Y", "--fid-samples", "16")
     assert not seen
