@@ -965,7 +965,7 @@ def test_the_twins_deviations_are_each_features_own(monkeypatch):
 @pytest.mark.parametrize("checkpoint, slots", [("t30.pt", 30), ("t150.pt", 150)])
 def test_a_shipped_checkpoint_makes_jets_like_held_out_ones(checkpoint, slots):
     """W1M of generated against simulated test jets (PYTHIA, the 30 hardest particles): within 3 times that of two
-    real samples of the same size (1.5 and 2.2 when this was written), far from an untrained G's.
+    real samples of the same size (1.5 and 1.7 when this was written), far from an untrained G's.
     """
     root = Path(__file__).resolve().parent
     with np.load(root / "data" / "pythia_top30_test_2000.npz") as f:
